@@ -1,0 +1,1 @@
+"""Data sets: embedded Fashion-MNIST, image folders with the layout of ImageNet, compositions."""

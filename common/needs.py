@@ -1,0 +1,55 @@
+"""What a claim needs before it can be measured, and how a user provides it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that a machine may or may not have.
+
+    Attributes:
+        name: the key under which claims ask for it.
+        tier: cost class: ``"nothing"``, ``"embedded"``, ``"data"`` (a data set that the user brings) or
+            ``"checkpoint"``.
+        option: the command-line option that provides it, empty where none is needed.
+        remedy: one clause that tells how to provide it.
+    """
+
+    name: str
+    tier: str
+    option: str
+    remedy: str
+
+
+def _folder(name: str, what: str) -> Need:
+    return Need(name, "data", f"--{name}", f"--{name} DIR ({what})")
+
+
+#: Every need by its name, cheapest first.
+NEEDS: dict[str, Need] = {
+    need.name: need
+    for need in (
+        Need(
+            "embedded",
+            "embedded",
+            "",
+            "Fashion-MNIST (found or fetched by itself; see ./reproduce.sh doctor)",
+        ),
+        Need("checkpoint", "checkpoint", "--checkpoint", "--checkpoint FILE (released or own weights)"),
+        _folder("imagenet", "ImageNet-1k with a val folder of 1,000 class folders"),
+        _folder("imagenet-c", "ImageNet-C as corruption/severity/class folders"),
+        _folder("imagenet-a", "ImageNet-A, 200 class folders"),
+        _folder("imagenet-r", "ImageNet-R, 200 class folders"),
+        _folder("imagenet-sketch", "ImageNet-Sketch, 1,000 class folders"),
+        _folder("imagenet-v2", "ImageNet-V2 matched-frequency, 1,000 class folders"),
+        _folder("stylized-imagenet", "Stylized-ImageNet with a val folder"),
+        _folder("objectnet", "ObjectNet, one folder per object"),
+        _folder("coco", "COCO 2017 with annotations, train2017 and val2017"),
+        _folder("ade20k", "ADEChallengeData2016"),
+    )
+}
+
+#: Needs that are a folder which the user names.
+FOLDERS: tuple[str, ...] = tuple(need.name for need in NEEDS.values() if need.tier == "data")

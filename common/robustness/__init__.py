@@ -1,0 +1,1 @@
+"""Robustness instruments: corruptions, attacks, occlusion, metrics, benchmark sets."""

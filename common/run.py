@@ -1,0 +1,202 @@
+"""A run: a paper's claims measured one after the other, each result on disk as soon as it exists."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.declaration import Claim, Paper
+from common.errors import UserError
+from common.files import write_atomic
+from common.measurement import Result, from_json, to_json
+from common.needs import NEEDS
+from common.progress import console
+
+EVENTS = "events.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a user asks of a run.
+
+    Attributes:
+        quick: smaller budgets everywhere, for CI.
+        seeds: trainings per trained number, or None for the claim's own default (3, or 2 when quick).
+        epochs: epochs of embedded trainings, or None for the recipe's.
+        device: torch device.
+        seed: first seed; the others count up from it.
+        folders: data sets that the user named, by need (``{"imagenet": Path(...)}``).
+        checkpoint: weights to evaluate, or None.
+        model: timm name of the model in ``checkpoint``, with a weight tag where the manifest has one; or None.
+        limit: evaluate on this many images at most, or None for all.
+        batch_size: images per batch in full-scale evaluation.
+        workers: loader processes in full-scale evaluation.
+    """
+
+    quick: bool = False
+    seeds: int | None = None
+    epochs: int | None = None
+    device: str = "cpu"
+    seed: int = 0
+    folders: dict[str, Path] = field(default_factory=dict)
+    checkpoint: Path | None = None
+    model: str | None = None
+    limit: int | None = None
+    batch_size: int = 64
+    workers: int = 2
+
+    def missing(self, claim: Claim) -> list[str]:
+        """Remedies for what ``claim`` needs and the user has not given; empty when it can be measured."""
+        have = {"embedded", *self.folders}
+        if self.checkpoint is not None:
+            have.add("checkpoint")
+        return [NEEDS[need].remedy for need in claim.needs if need not in have]
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON-able values, paths resolved."""
+        return {
+            **{name: getattr(self, name) for name in ("quick", "seeds", "epochs", "device", "seed", "model", "limit")},
+            "folders": {name: str(path.resolve()) for name, path in sorted(self.folders.items())},
+            "checkpoint": str(self.checkpoint.resolve()) if self.checkpoint else None,
+        }
+
+
+@dataclass(frozen=True)
+class ClaimState:
+    """How the measurement of a claim ended.
+
+    Attributes:
+        claim: the claim's name.
+        state: ``done``, ``not measured``, ``failed`` or ``interrupted``.
+        reason: for all but ``done``: one clause or sentence.
+        seconds: time spent.
+    """
+
+    claim: str
+    state: str
+    reason: str = ""
+    seconds: float = 0.0
+
+
+class Run:
+    """A run folder and what is recorded in it.
+
+    Args:
+        paper: whose claims are measured.
+        settings: what the user asked for.
+        folder: made if missing. A run that was interrupted goes on in its own folder.
+    """
+
+    def __init__(self, paper: Paper, settings: Settings, folder: Path) -> None:
+        self.paper = paper
+        self.settings = settings
+        self.folder = folder
+        self.results: dict[str, list[Result]] = {}
+        self.states: dict[str, ClaimState] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._read_events()
+
+    def seeds(self, *, default: int = 3, quick: int = 2) -> range:
+        """The seeds to train with."""
+        count = self.settings.seeds or (quick if self.settings.quick else default)
+        return range(self.settings.seed, self.settings.seed + count)
+
+    def memo(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return the JSON-able value stored under ``key``, or compute and store it.
+
+        For the expensive parts of a claim (a training, a cell of an evaluation), so that an interrupted run goes on
+        where it was. ``key`` must name everything in the run that the value depends on; settings are part of it.
+        """
+        label = json.dumps([key, self.settings.to_json()], sort_keys=True)
+        path = self.folder / "memo" / f"{hashlib.sha256(label.encode()).hexdigest()[:24]}.json"
+        if path.exists():
+            return json.loads(path.read_text())["value"]
+        value = compute()
+        write_atomic(path, json.dumps({"key": key, "value": value}))
+        return value
+
+    def execute(self, claims: tuple[Claim, ...] | None = None) -> None:
+        """Measure ``claims`` (all of the paper's by default) and record every result at once.
+
+        Claims that are done already are skipped; those whose needs are not met are recorded as not measured with
+        the remedy. A claim that fails is recorded with its reason, and the others are measured all the same.
+
+        Raises:
+            KeyboardInterrupt: after the interruption has been recorded.
+        """
+        for claim in self.paper.claims if claims is None else claims:
+            if self.states.get(claim.name, ClaimState(claim.name, "")).state == "done":
+                continue
+            self.results[claim.name] = []
+            missing = self.settings.missing(claim)
+            if missing:
+                self._record_state(ClaimState(claim.name, "not measured", "needs " + " and ".join(missing)))
+                continue
+            console.print(f"[bold]{claim.name}[/bold]: {claim.statement}", highlight=False)
+            self._record_state(self._measure(claim))
+
+    def _measure(self, claim: Claim) -> ClaimState:
+        start = time.monotonic()
+
+        def state(name: str, reason: str = "") -> ClaimState:
+            return ClaimState(claim.name, name, reason, round(time.monotonic() - start, 2))
+
+        try:
+            for result in measuring_function(self.paper, claim)(self):
+                self.results[claim.name].append(result)
+                self._append({"claim": claim.name, **to_json(result)})
+        except KeyboardInterrupt:
+            self._record_state(state("interrupted", "stopped by the user"))
+            raise
+        except UserError as error:
+            return state("failed", str(error))
+        except Exception as error:
+            write_atomic(self.folder / "errors" / f"{claim.name}.txt", traceback.format_exc())
+            return state("failed", f"{type(error).__name__}: {error} (see errors/{claim.name}.txt in the run folder)")
+        return state("done")
+
+    def _record_state(self, state: ClaimState) -> None:
+        self.states[state.claim] = state
+        self._append({"kind": "claim", **state.__dict__})
+
+    def _append(self, event: dict[str, Any]) -> None:
+        with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read_events(self) -> None:
+        """Take up what an earlier call recorded; results of a claim that did not end are measured again."""
+        pending: dict[str, list[Result]] = {}
+        path = self.folder / EVENTS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        for number, line in enumerate(lines):
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                if number == len(lines) - 1:
+                    # The process died while it wrote this line: the claim is measured again.
+                    write_atomic(path, "".join(f"{kept}\n" for kept in lines[:-1]))
+                    break
+                raise UserError(f"{path}, line {number + 1} is damaged; choose another --output.") from None
+            name = event.pop("claim")
+            if event["kind"] == "claim":
+                event.pop("kind")
+                self.states[name] = ClaimState(name, **event)
+                self.results[name] = pending.pop(name, [])
+            else:
+                pending.setdefault(name, []).append(from_json(event))
+
+
+def measuring_function(paper: Paper, claim: Claim) -> Callable[[Run], Iterator[Result]]:
+    """The function that measures ``claim``: a shared instrument, or the paper's own in ``claims.py``."""
+    module, _, name = (claim.measured_by or f"{paper.package}.claims:{claim.name}").partition(":")
+    return getattr(importlib.import_module(module), name)

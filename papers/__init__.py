@@ -1,0 +1,81 @@
+"""One package per paper; discovery, and registration of every paper's models with timm.
+
+Importing this package makes every declared model known to ``timm.create_model``. A paper's model code is imported
+when one of its models is built, so the cost of the import grows with the number of declarations only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from timm.models import is_model, register_model
+
+from common.declaration import Model, Paper
+from common.errors import UserError, nearest
+
+
+@lru_cache(maxsize=1)
+def all_papers() -> dict[str, Paper]:
+    """Every paper by its slug, in alphabetical order. A package here is a paper if it declares ``PAPER``."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        if not module.ispkg:
+            continue
+        package = importlib.import_module(f"{__name__}.{module.name}")
+        paper: Paper = dataclasses.replace(package.PAPER, folder=Path(package.__path__[0]))
+        if paper.package != package.__name__:
+            raise UserError(
+                f"{paper.folder / '__init__.py'} declares the slug {paper.slug!r}; its folder must be called "
+                f"{paper.slug.replace('-', '_')!r}."
+            )
+        found[paper.slug] = paper
+    return dict(sorted(found.items()))
+
+
+def find(slug: str) -> Paper:
+    """Return the declaration of the paper called ``slug``.
+
+    Raises:
+        UserError: no paper has that slug; names the nearest one.
+    """
+    papers = all_papers()
+    if slug not in papers:
+        raise UserError(f"There is no paper {slug!r}.{nearest(slug, papers)} ./reproduce.sh list shows all papers.")
+    return papers[slug]
+
+
+def paper_of_model(name: str) -> Paper | None:
+    """The paper that declares the timm model ``name``, or None."""
+    return next((p for p in all_papers().values() if any(m.name == name for m in p.models)), None)
+
+
+def _entrypoint(paper: Paper, model: Model) -> Callable[..., Any]:
+    """A timm entrypoint that imports the paper's model code when it is called."""
+
+    def build(pretrained: bool = False, **kwargs: Any) -> Any:
+        module = importlib.import_module(f"{paper.package}.model")
+        return module.create(model.name, pretrained=pretrained, **kwargs)
+
+    build.__name__ = build.__qualname__ = model.name
+    build.__doc__ = f"{model.name} of {paper.title!r} ({paper.venue})."
+    build.__module__ = __name__
+    return build
+
+
+def _register() -> None:
+    for paper in all_papers().values():
+        for model in paper.models:
+            if model.from_timm:
+                continue
+            if is_model(model.name):
+                raise UserError(f"{paper.slug}: a model called {model.name!r} is already registered; rename one.")
+            register_model(_entrypoint(paper, model))
+
+
+_register()
