@@ -39,12 +39,13 @@ class Model:
         name: timm's name, unique among all papers.
         released: the variant's name in the released implementation and in the parity fixtures, or empty where
             nothing was released for it.
-        from_timm: True where timm itself has the architecture, so that the paper adds no code for it.
+        defined_by: empty where the paper's own ``model.py`` builds it; ``timm`` or another paper's slug where the
+            architecture is already there and this paper only measures it.
     """
 
     name: str
     released: str = ""
-    from_timm: bool = False
+    defined_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class Paper:
         repository: the released implementation, or empty.
         commit: the commit of it that we compare with, or empty.
         licence: licence of the released code; ``none stated`` means that nothing of it may be copied.
-        models: what it adds to timm's registry, and timm's models that it is about.
+        models: what it adds to timm's registry, and the models of others that it is measured beside.
         claims: in the order in which they are measured and reported.
         deviations: known differences between publication, release and our code.
         builds_on: slugs of the papers whose manifests and models this one is measured against.

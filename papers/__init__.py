@@ -51,8 +51,11 @@ def find(slug: str) -> Paper:
 
 
 def paper_of_model(name: str) -> Paper | None:
-    """The paper that declares the timm model ``name``, or None."""
-    return next((p for p in all_papers().values() if any(m.name == name for m in p.models)), None)
+    """The paper that defines the timm model ``name``, or None."""
+    for paper in all_papers().values():
+        if any(model.name == name and not model.defined_by for model in paper.models):
+            return paper
+    return None
 
 
 def _entrypoint(paper: Paper, model: Model) -> Callable[..., Any]:
@@ -71,7 +74,7 @@ def _entrypoint(paper: Paper, model: Model) -> Callable[..., Any]:
 def _register() -> None:
     for paper in all_papers().values():
         for model in paper.models:
-            if model.from_timm:
+            if model.defined_by:
                 continue
             if is_model(model.name):
                 raise UserError(f"{paper.slug}: a model called {model.name!r} is already registered; rename one.")
