@@ -112,6 +112,10 @@ class NotHereError(Exception):
     """One source does not have the data; the text says why, in a clause."""
 
 
+class DamagedError(NotHereError):
+    """One source has the data, but not with the bytes that it should have."""
+
+
 def data_folder() -> Path:
     """Return where data is kept: the environment variable ``RESIGHT_DATA``, or ``data/`` in the checkout."""
     named = os.environ.get("RESIGHT_DATA")
@@ -136,7 +140,7 @@ def load_fashion_mnist(folder: Path | None = None) -> FashionMNIST:
             files, source = route(folder)
         except NotHereError as refusal:
             refusals.append(str(refusal))
-            if route is not _from_data_folder or "damaged" in str(refusal):
+            if route is not _from_data_folder or isinstance(refusal, DamagedError):
                 _say(f"Fashion-MNIST: {refusal}")
             continue
         if route is not _from_data_folder:
@@ -173,18 +177,21 @@ Files = dict[str, bytearray]
 
 
 def _from_data_folder(folder: Path) -> tuple[Files, str]:
-    refusals = []
+    damaged = []
     for place in _places(folder):
         try:
             files, compressed = _read_folder(place)
-        except NotHereError as refusal:
-            refusals.append(str(refusal))
-            continue
-        if compressed:
-            _keep(files, folder)
-        return files, str(place)
-    damaged = [refusal for refusal in refusals if "damaged" in refusal]
-    raise NotHereError("; ".join(damaged) or f"it is not in {folder}")
+        except DamagedError as refusal:
+            damaged.append(str(refusal))
+        except NotHereError:
+            pass
+        else:
+            if compressed:
+                _keep(files, folder)
+            return files, str(place)
+    if damaged:
+        raise DamagedError("; ".join(damaged))
+    raise NotHereError(f"it is not in {folder}")
 
 
 def _from_debian_package(folder: Path) -> tuple[Files, str]:
@@ -242,6 +249,7 @@ def _private_apt(work: Path) -> tuple[str, ...]:
         (work / part).mkdir(parents=True)
     return (
         *("-o", f"Dir::State={work / 'state'}"),
+        *("-o", f"Dir::State::lists={work / 'state/lists'}"),
         *("-o", "Dir::State::status=/var/lib/dpkg/status"),
         *("-o", f"Dir::Cache={work / 'cache'}"),
         *("-o", "Acquire::Languages=none"),
@@ -336,9 +344,9 @@ def _read_folder(folder: Path) -> tuple[Files, bool]:
             else:
                 raise NotHereError(f"{folder} has no {name}")
         except (OSError, EOFError, ValueError) as error:
-            raise NotHereError(f"{folder / name} is damaged or cannot be read ({_one_line(error)})") from error
+            raise DamagedError(f"{folder / name} is damaged or cannot be read ({_one_line(error)})") from error
         if hashlib.sha256(content).hexdigest() != checksum:
-            raise NotHereError(f"{path} is damaged (its SHA-256 is not {checksum[:12]}...)")
+            raise DamagedError(f"{path} is damaged (its SHA-256 is not {checksum[:12]}...)")
         files[name] = content
     return files, compressed
 
