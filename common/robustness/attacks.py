@@ -1,0 +1,315 @@
+"""Adversarial attacks in pixel space: FGSM, PGD, patch PGD and AutoAttack behind one signature.
+
+Every attack is a frozen set of settings that is called as ``attack(model, images, labels, generator=...)`` and
+returns adversarial images. ``model`` takes images in [0, 1] (see ``common.robustness.normalisation.Normalized``),
+so ``epsilon`` and ``step`` are in pixel units whatever the model's normalisation is. The model should be in eval
+mode, unless the attack is part of a training step.
+
+Sources: FGSM, Goodfellow et al., arXiv 1412.6572; PGD, Madry et al., arXiv 1706.06083; AutoAttack, Croce and Hein,
+arXiv 2003.01690; the patch attack, Gu et al., arXiv 2111.10659. The settings in ``PROTOCOLS`` are those of the
+released evaluations of RVT (arXiv 2105.07926) and VARS (arXiv 2204.10962).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.robustness.draws import Randomness, draw
+from common.robustness.normalisation import check_range
+
+Norm = Literal["linf", "l2"]
+
+
+class Attack(Protocol):
+    """What all attacks have in common."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        generator: Randomness | None = None,
+        draws: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Adversarial images of the shape and type of ``images``.
+
+        Args:
+            model: takes images in [0, 1], returns logits ``(B, K)``.
+            images: ``(B, C, H, W)`` in [0, 1].
+            labels: ``(B,)`` int64: the true classes, or the classes to reach where the attack is targeted.
+            generator: where random numbers come from: a generator, or one seed an image.
+            draws: the random numbers themselves, by name, instead of ``generator``.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pgd:
+    """Projected gradient ascent on the cross-entropy within a ball around each image.
+
+    With one step, no random start and ``step == epsilon`` this is FGSM (``l_inf``) or the normalised gradient step
+    (``l_2``).
+
+    Attributes:
+        epsilon: radius of the ball, in pixel units (1.0 is white minus black); for ``l2`` over the whole image.
+        step: length of a step: the change of each pixel (``linf``) or of the image (``l2``).
+        steps: number of gradient steps.
+        norm: ``linf`` or ``l2``.
+        random_start: start from a point drawn uniformly from the ball. Draws: ``start_uniform01`` (B, C, H, W) in
+            [0, 1) for ``linf``; ``start_normal`` (B, C, H, W) and ``start_radius01`` (B,) for ``l2``.
+        targeted: descend towards the given labels instead of ascending away from them.
+    """
+
+    epsilon: float
+    step: float
+    steps: int
+    norm: Norm = "linf"
+    random_start: bool = False
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("linf", "l2"):
+            raise UserError(f"norm {self.norm!r} is not known; use 'linf' or 'l2'.")
+        if self.epsilon < 0 or self.step < 0 or self.steps < 0:
+            raise UserError("epsilon, step and steps must not be negative.")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        generator: Randomness | None = None,
+        draws: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """See ``Attack``."""
+        check_batch(images, labels)
+        images = images.detach()
+        adversarial = images
+        if self.random_start:
+            adversarial = (images + self._start(images, generator, draws or {})).clamp(0, 1)
+        for _ in range(self.steps):
+            gradient = loss_gradient(model, adversarial, labels)
+            if self.targeted:
+                gradient = -gradient
+            if self.norm == "linf":
+                moved = adversarial + self.step * gradient.sign()
+                adversarial = torch.minimum(torch.maximum(moved, images - self.epsilon), images + self.epsilon)
+            else:
+                direction = gradient / _lengths(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+                change = adversarial + self.step * direction - images
+                adversarial = images + change * _shrink(change, self.epsilon)
+            adversarial = adversarial.clamp(0, 1)
+        return adversarial
+
+    def _start(self, images: Tensor, generator: Randomness | None, draws: Mapping[str, Tensor]) -> Tensor:
+        shape = images.shape
+        if self.norm == "linf":
+            uniform = _given(draws, "start_uniform01", shape, images)
+            if uniform is None:
+                uniform = draw(torch.rand, shape, generator, images)
+            return self.epsilon * (2 * uniform - 1)
+        normal = _given(draws, "start_normal", shape, images)
+        radius = _given(draws, "start_radius01", shape[:1], images)
+        if normal is None:
+            normal = draw(torch.randn, shape, generator, images)
+        if radius is None:
+            radius = draw(torch.rand, shape[:1], generator, images)
+        # The volume within radius r grows as r^d, so u^(1/d) makes the point uniform in the ball.
+        share = radius ** (1 / images[0].numel())
+        return self.epsilon * share.view(-1, 1, 1, 1) * normal / _lengths(normal)
+
+
+def fgsm(epsilon: float, *, norm: Norm = "linf", targeted: bool = False) -> Pgd:
+    """The fast gradient sign method: one full step from the image itself."""
+    return Pgd(epsilon=epsilon, step=epsilon, steps=1, norm=norm, targeted=targeted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchPgd:
+    """Projected gradient ascent on one square patch, whose pixels may take any value in [0, 1].
+
+    The patch starts from the image. Where it lies is drawn for each image from the cells of a grid of ``size``
+    pixels, which for a vision transformer with that patch size means: exactly one of its tokens (Gu et al., arXiv
+    2111.10659, attack patches aligned with the tokens).
+
+    Attributes:
+        size: side of the patch in pixels.
+        step: change of each attacked pixel per step.
+        steps: number of gradient steps.
+        aligned: draw the position from the grid; otherwise from all positions where the patch fits.
+        targeted: descend towards the given labels.
+    """
+
+    size: int
+    step: float = 2 / 255
+    steps: int = 40
+    aligned: bool = True
+    targeted: bool = False
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        generator: Randomness | None = None,
+        draws: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """See ``Attack``. Draws: ``position01`` (B, 2) in [0, 1), vertical and horizontal."""
+        check_batch(images, labels)
+        mask = patch_mask(images, self.size, aligned=self.aligned, generator=generator, draws=draws)
+        adversarial = images.detach()
+        sign = -1 if self.targeted else 1
+        for _ in range(self.steps):
+            gradient = loss_gradient(model, adversarial, labels)
+            adversarial = (adversarial + sign * self.step * gradient.sign() * mask).clamp(0, 1)
+        return adversarial
+
+
+def patch_mask(
+    images: Tensor,
+    size: int,
+    *,
+    aligned: bool = True,
+    generator: Randomness | None = None,
+    draws: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """One square of ones an image on zeros, ``(B, 1, H, W)``, of the type of ``images``.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        size: side of the square in pixels.
+        aligned: the square is a cell of the grid of ``size`` pixels; otherwise it lies anywhere.
+        generator: where the positions are drawn from.
+        draws: ``position01`` (B, 2) in [0, 1) instead.
+    """
+    batch, _, height, width = images.shape
+    if not 0 < size <= min(height, width):
+        raise UserError(f"a patch of {size} pixels does not fit into images of {height}x{width}.")
+    position = _given(draws or {}, "position01", (batch, 2), images)
+    if position is None:
+        position = draw(torch.rand, (batch, 2), generator, images)
+    extent = torch.tensor([height, width], device=images.device)
+    places = extent // size if aligned else extent - size + 1
+    first = (position * places).long() * (size if aligned else 1)
+    rows = torch.arange(height, device=images.device) - first[:, :1]
+    columns = torch.arange(width, device=images.device) - first[:, 1:]
+    inside = ((rows >= 0) & (rows < size))[:, :, None] & ((columns >= 0) & (columns < size))[:, None, :]
+    return inside[:, None].to(images.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack:
+    """The standard ensemble of Croce and Hein through their own package: APGD-CE, APGD-T, FAB-T and Square.
+
+    Needs the package ``pyautoattack`` (``pip install 'resight[attacks]'``).
+
+    Attributes:
+        epsilon: radius in pixel units.
+        norm: ``linf`` or ``l2``.
+        attacks: names of the package's attacks to run instead of the standard four, e.g. ``("apgd-ce",)``.
+    """
+
+    epsilon: float
+    norm: Norm = "linf"
+    attacks: tuple[str, ...] = ()
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        generator: Randomness | None = None,
+        draws: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """See ``Attack``; the generator gives one seed for the whole batch, and there are no named draws."""
+        check_batch(images, labels)
+        if draws:
+            raise UserError("AutoAttack draws its random numbers itself; pass a generator instead of draws.")
+        seed = int(draw(torch.rand, (len(images),), generator, torch.zeros(1, dtype=torch.float64))[0] * 2**31)
+        try:
+            package: Any = importlib.import_module("pyautoattack")
+        except ImportError:
+            raise UserError(
+                "AutoAttack needs the package pyautoattack; install it with: pip install 'resight[attacks]'."
+            ) from None
+        devices = [images.device] if images.is_cuda else []
+        # The package seeds torch's global generators.
+        with torch.random.fork_rng(devices=devices), torch.autocast(images.device.type, enabled=False):
+            adversary = package.AutoAttack(
+                model,
+                norm={"linf": "Linf", "l2": "L2"}[self.norm],
+                eps=self.epsilon,
+                seed=seed,
+                version="custom" if self.attacks else "standard",
+                attacks=list(self.attacks) or None,
+                device=images.device,
+            )
+            found = adversary.run_standard_evaluation(images.detach(), labels, batch_size=len(images))
+        adversarial = found[0] if isinstance(found, tuple) else found
+        return adversarial.detach().clamp(0, 1)
+
+
+#: The settings under which printed numbers were measured, by the metric that they belong to.
+PROTOCOLS: dict[str, Pgd] = {
+    "fgsm_top1": fgsm(1 / 255),
+    "pgd_top1": Pgd(epsilon=1 / 255, step=0.5 / 255, steps=5, random_start=True),
+    "pgd_eps4_top1": Pgd(epsilon=4 / 255, step=8 / 3 / 255, steps=3, random_start=True),
+}
+
+
+def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of each image's cross-entropy with respect to that image, in the precision of ``images``.
+
+    The loss is summed over the batch, so an image's gradient does not depend on what else is in the batch and does
+    not underflow. Parameters get no gradients. Autocast is off, as in the released evaluations. The loss itself is
+    computed in double precision: in single precision the gradient of a very confident prediction is rounding noise,
+    and its sign would lead the attack anywhere.
+    """
+    leaf = images.detach().requires_grad_(True)
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        loss = F.cross_entropy(model(leaf).double(), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return gradient
+
+
+def check_batch(images: Tensor, labels: Tensor) -> None:
+    """Raise a ``UserError`` unless ``images`` are ``(B, C, H, W)`` in [0, 1] and ``labels`` ``(B,)`` integers."""
+    if images.ndim != 4:
+        raise UserError(f"images have shape {tuple(images.shape)}; attacks need a batch (B, C, H, W).")
+    if labels.shape != images.shape[:1] or labels.is_floating_point():
+        raise UserError(
+            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; {len(images)} class indices are needed."
+        )
+    check_range(images)
+
+
+def _given(draws: Mapping[str, Tensor], name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+    numbers = draws.get(name)
+    if numbers is None:
+        return None
+    if tuple(numbers.shape) != tuple(shape):
+        raise UserError(f"draws {name!r} have shape {tuple(numbers.shape)} where {tuple(shape)} is needed.")
+    return numbers.to(like)
+
+
+def _lengths(batch: Tensor) -> Tensor:
+    """L2 norm of each image, ``(B, 1, 1, 1)``."""
+    return batch.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def _shrink(change: Tensor, epsilon: float) -> Tensor:
+    """Factors ``(B, 1, 1, 1)`` of at most 1 that bring each change to a length of at most ``epsilon``."""
+    tiny = torch.finfo(change.dtype).tiny
+    return (epsilon / _lengths(change).clamp_min(tiny)).clamp(max=1)

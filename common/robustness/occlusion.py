@@ -1,0 +1,140 @@
+"""Occlusion and shuffling of patches (Naseer et al., Intriguing Properties of Vision Transformers, arXiv 2105.10497).
+
+All functions take images ``(B, C, H, W)`` in pixel space, before normalisation: a dropped patch is black, not the
+mean colour. A grid of ``(rows, columns)`` tiles divides the image evenly; tiles are numbered row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.robustness.draws import Randomness
+
+#: ``(rows, columns)``, or one number for both.
+Grid = int | tuple[int, int]
+
+#: Tiles that the publication drops of 196: 0, 10, ... 90 per cent, rounded down.
+DROP_SHARES = tuple(tenths / 10 for tenths in range(10))
+
+
+def random_drop(
+    images: Tensor,
+    count: int,
+    *,
+    grid: Grid = 14,
+    offset: int = 0,
+    generator: Randomness | None = None,
+    draws: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Images with ``count`` random tiles black.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        count: number of tiles to drop, at most rows x columns.
+        grid: of the tiles; 14 is the grid of 16-pixel patches at 224 pixels.
+        offset: shift the dropped area down and right by so many pixels; the first rows and columns stay as they
+            are. The publication uses half a patch to drop across the borders of tokens.
+        generator: a generator drops the same tiles in the whole batch, as the released evaluation; one seed an image
+            drops others in each.
+        draws: ``dropped`` (count,) or (B, count), tile indices, instead of ``generator``.
+    """
+    rows, columns = grid_of(images, grid)
+    tiles = rows * columns
+    if not 0 <= count <= tiles:
+        raise UserError(f"{count} tiles cannot be dropped from a grid of {rows}x{columns}; use 0 to {tiles}.")
+    if draws is not None:
+        dropped = draws["dropped"].to(images.device)
+    else:
+        dropped = _permutations(tiles, generator)[..., :count].to(images.device)
+    kept = torch.ones((*dropped.shape[:-1], tiles), dtype=images.dtype, device=images.device)
+    kept = kept.scatter(-1, dropped, 0).reshape(-1, 1, rows, columns)
+    mask = _to_pixels(kept, images)
+    if offset:
+        shifted = torch.ones_like(mask)
+        shifted[..., offset:, offset:] = mask[..., :-offset, :-offset]
+        mask = shifted
+    return images * mask
+
+
+def salient_tiles(attention: Tensor, share: float) -> Tensor:
+    """The most attended tiles that together hold about ``share`` of the attention.
+
+    Args:
+        attention: ``(B, N)``, not negative; the publication takes the class token's attention to the patches in head
+            1 (the second) of the last block of DINO ViT-S/16. It is normalised to a sum of 1 here.
+        share: of the attention mass (not of the tiles), in [0, 1].
+
+    Returns:
+        ``(B, N)`` bool: from the smallest up, tiles whose cumulative share of the mass exceeds ``1 - share``.
+    """
+    ascending, order = attention.sort(dim=1)
+    mass = (ascending / ascending.sum(dim=1, keepdim=True)).cumsum(dim=1)
+    return torch.zeros_like(attention, dtype=torch.bool).scatter(1, order, mass > 1 - share)
+
+
+def drop_tiles(images: Tensor, dropped: Tensor, *, grid: Grid = 14) -> Tensor:
+    """Images with the tiles black where ``dropped`` ``(B, rows * columns)`` is true.
+
+    With ``salient_tiles(attention, share)`` this is the salient drop, with its complement the non-salient drop.
+    """
+    rows, columns = grid_of(images, grid)
+    if dropped.shape != (len(images), rows * columns):
+        raise UserError(
+            f"the choice of tiles has shape {tuple(dropped.shape)} where {(len(images), rows * columns)} is needed."
+        )
+    return images * _to_pixels((~dropped).to(images.dtype).view(-1, 1, rows, columns), images)
+
+
+def shuffle_tiles(
+    images: Tensor,
+    *,
+    grid: Grid,
+    generator: Randomness | None = None,
+    draws: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Images whose tiles are permuted: tile ``k`` of the result is tile ``permutation[k]`` of the image.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        grid: of the tiles.
+        generator: a generator gives one permutation for the batch, as the released evaluation; one seed an image
+            gives each its own.
+        draws: ``permutation`` (N,) or (B, N) instead of ``generator``.
+    """
+    rows, columns = grid_of(images, grid)
+    batch, channels, height, width = images.shape
+    permutation = draws["permutation"] if draws is not None else _permutations(rows * columns, generator)
+    permutation = permutation.to(images.device).expand(batch, -1)
+    tiles = images.view(batch, channels, rows, height // rows, columns, width // columns)
+    tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    tiles = tiles[torch.arange(batch, device=images.device)[:, None], permutation]
+    tiles = tiles.unflatten(1, (rows, columns)).permute(0, 3, 1, 4, 2, 5)
+    return tiles.reshape(images.shape)
+
+
+def grid_of(images: Tensor, grid: Grid) -> tuple[int, int]:
+    """``(rows, columns)`` of ``grid``, checked to divide the images evenly."""
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    height, width = images.shape[-2:]
+    if rows < 1 or columns < 1 or height % rows or width % columns:
+        raise UserError(f"a grid of {rows}x{columns} tiles does not divide images of {height}x{width} pixels evenly.")
+    return rows, columns
+
+
+def _to_pixels(tiles: Tensor, images: Tensor) -> Tensor:
+    """Repeat values ``(B, 1, rows, columns)`` over the pixels of their tile."""
+    height, width = images.shape[-2:]
+    return tiles.repeat_interleave(height // tiles.shape[2], 2).repeat_interleave(width // tiles.shape[3], 3)
+
+
+def _permutations(length: int, randomness: Randomness | None) -> Tensor:
+    """One permutation ``(length,)`` from a generator, or one a seed ``(B, length)``."""
+    if randomness is None:
+        raise UserError("this needs random numbers: pass generator=torch.Generator().manual_seed(...) or its draws.")
+    if isinstance(randomness, torch.Generator):
+        return torch.randperm(length, generator=randomness, device=randomness.device)
+    return torch.stack([torch.randperm(length, generator=torch.Generator().manual_seed(int(s))) for s in randomness])

@@ -1,0 +1,259 @@
+"""Attacks: parity with the released evaluations, closed forms, and the properties that make them attacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.robustness.attacks import PROTOCOLS, AutoAttack, PatchPgd, Pgd, fgsm, patch_mask
+from common.robustness.normalisation import Normalized
+
+FIXTURES = Path(__file__).parents[1] / "parity" / "attacks"
+EPSILON = 8 / 255
+
+
+def recorded(name: str) -> tuple[dict, dict[str, Tensor], nn.Module]:
+    """A fixture's notes, its arrays, and its linear classifier on images in [0, 1]."""
+    notes = json.loads((FIXTURES / f"{name}.json").read_text())
+    with np.load(FIXTURES / f"{name}.npz") as file:
+        arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+    linear = nn.Linear(*reversed(arrays["w1"].shape))
+    linear.load_state_dict({"weight": arrays["w1"], "bias": arrays["b1"]})
+    settings = notes["settings_as_evaluated"]
+    model = Normalized(nn.Sequential(nn.Flatten(), linear), settings["mean"], settings["std"])
+    return notes, arrays, model.eval()
+
+
+@pytest.mark.parametrize(("name", "metric"), [("attack_fgsm", "fgsm_top1"), ("attack_pgd", "pgd_top1")])
+def test_equals_released_attack(name: str, metric: str) -> None:
+    notes, arrays, model = recorded(name)
+    attack = PROTOCOLS[metric]
+    case = notes["this_case"]
+    assert attack.epsilon == pytest.approx(case["eps_pixels"])
+    assert attack.step == pytest.approx(case["alpha_pixels"], rel=1e-6)
+    assert (attack.steps, attack.random_start, attack.norm) == (case["steps"], case["random_start"], "linf")
+    images = arrays["x_uint8"].float() / 255
+    draws = {"start_uniform01": arrays["start_uniform01"]} if attack.random_start else None
+    adversarial = attack(model, images, arrays["y"], draws=draws)
+    # Fixtures are in units of normalised images.
+    difference = (adversarial - model.mean) / model.std - arrays["x_adv"]
+    assert difference.abs().max() / arrays["x_adv"].abs().max() < 1e-5
+    with torch.no_grad():
+        logits = model(adversarial)
+    assert (logits - arrays["logits_adv"]).abs().max() / arrays["logits_adv"].abs().max() < 1e-5
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    """A small convolutional classifier with fixed random weights, on images in [0, 1]."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.GELU(), nn.Conv2d(8, 16, 3, 2), nn.GELU(), nn.Flatten(), nn.LazyLinear(10)
+        )
+        layers(torch.zeros(1, 3, 16, 16))
+    return Normalized(layers).eval()
+
+
+@pytest.fixture
+def batch(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1], extremes included, and the classes that the network gives them."""
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[0] = 0
+    images[1] = 1
+    with torch.no_grad():
+        return images, network(images).argmax(1)
+
+
+ATTACKS = [
+    fgsm(EPSILON),
+    fgsm(1.0, norm="l2"),
+    Pgd(epsilon=EPSILON, step=EPSILON / 2, steps=4, random_start=True),
+    Pgd(epsilon=1.0, step=0.5, steps=4, norm="l2", random_start=True),
+]
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: f"{a.norm}-{a.steps}")
+def test_stays_in_ball_and_range(attack: Pgd, targeted: bool, network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    attack = Pgd(**{**attack.__dict__, "targeted": targeted})
+    before = images.clone()
+    adversarial = attack(network, images, labels, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(images, before)
+    assert adversarial.shape == images.shape
+    assert not adversarial.requires_grad
+    assert 0 <= adversarial.min() <= adversarial.max() <= 1
+    change = (adversarial - images).flatten(1)
+    size = change.abs().amax(1) if attack.norm == "linf" else change.norm(dim=1)
+    assert (size <= attack.epsilon * (1 + 1e-5)).all()
+    assert (size > 0.1 * attack.epsilon).all()
+    assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_more_steps_are_never_weaker(norm: str, network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    epsilon = 2 / 255 if norm == "linf" else 0.3
+    for seed in range(3):
+        losses, errors = [], []
+        for steps in (0, 1, 2, 4, 8, 16):
+            attack = Pgd(epsilon=epsilon, step=epsilon / 4, steps=steps, norm=norm, random_start=True)
+            adversarial = attack(network, images, labels, generator=torch.Generator().manual_seed(seed))
+            with torch.no_grad():
+                logits = network(adversarial)
+            losses.append(nn.functional.cross_entropy(logits, labels).item())
+            errors.append((logits.argmax(1) != labels).sum().item())
+        assert losses == sorted(losses)
+        assert errors == sorted(errors)
+        assert losses[-1] > losses[0]
+
+
+def test_targeted_attack_reaches_its_class(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    targets = (labels + 1) % 10
+    attack = Pgd(epsilon=0.3, step=0.02, steps=60, targeted=True)
+    with torch.no_grad():
+        reached = network(attack(network, images, targets)).argmax(1)
+    assert (reached == targets).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_closed_form_on_linear_model(norm: str, steps: int) -> None:
+    """Of two classes with logits w.x, the strongest point of the ball is where the gradient w1 - w0 points."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(2, 3 * 8 * 8, generator=generator)
+    linear = nn.Linear(3 * 8 * 8, 2)
+    linear.load_state_dict({"weight": weights, "bias": torch.zeros(2)})
+    std = (0.2, 0.5, 1.0)
+    model = Normalized(nn.Sequential(nn.Flatten(), linear), (0.5, 0.4, 0.3), std).eval()
+    images = 0.4 + 0.2 * torch.rand(4, 3, 8, 8, generator=generator)
+    labels = torch.tensor([0, 1, 0, 1])
+    epsilon = 0.05
+    toward = (weights[1] - weights[0]).view(3, 8, 8) / torch.tensor(std).view(3, 1, 1)
+    direction = toward.sign() if norm == "linf" else toward / toward.norm()
+    signs = torch.where(labels == 0, 1.0, -1.0).view(-1, 1, 1, 1)
+    expected = images + epsilon * signs * direction
+    attack = Pgd(epsilon=epsilon, step=epsilon, steps=steps, norm=norm)
+    assert torch.allclose(attack(model, images, labels), expected, atol=1e-6)
+    # Aiming at the other class is the same as leaving this one.
+    aimed = Pgd(epsilon=epsilon, step=epsilon, steps=steps, norm=norm, targeted=True)
+    assert torch.allclose(aimed(model, images, 1 - labels), expected, atol=1e-6)
+
+
+def test_pixel_units_do_not_depend_on_normalisation(batch: tuple[Tensor, Tensor], network: nn.Module) -> None:
+    """Folding the normalisation into the first layer changes nothing but rounding."""
+    images, labels = batch
+    layers = network.model
+    with torch.no_grad():
+        first = layers[0]
+        folded = nn.Conv2d(3, 8, 3, 2)
+        folded.weight.copy_(first.weight / network.std.view(1, -1, 1, 1))
+        folded.bias.copy_(first.bias - (first.weight * (network.mean / network.std).view(1, -1, 1, 1)).sum((1, 2, 3)))
+    plain = nn.Sequential(folded, *layers[1:]).eval()
+    attack = fgsm(EPSILON)
+    agree = attack(network, images, labels) == attack(plain, images, labels)
+    assert agree.float().mean() > 0.995
+
+
+def test_seeds_make_results_independent_of_batching(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    for attack in (ATTACKS[2], ATTACKS[3], PatchPgd(size=4, steps=2)):
+        together = attack(network, images, labels, generator=range(6))
+        apart = torch.cat([attack(network, images[i : i + 1], labels[i : i + 1], generator=[i]) for i in range(6)])
+        assert torch.allclose(together, apart, atol=1e-5)
+
+
+def test_random_start_is_uniform_in_ball(network: nn.Module) -> None:
+    images = torch.full((512, 3, 4, 4), 0.5)
+    labels = torch.zeros(512, dtype=torch.long)
+    generator = torch.Generator().manual_seed(0)
+    start = Pgd(epsilon=0.1, step=0, steps=0, random_start=True)(network, images, labels, generator=generator) - 0.5
+    assert start.abs().max() <= 0.1 + 1e-6
+    assert start.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
+    start = Pgd(epsilon=0.1, step=0, steps=0, norm="l2", random_start=True)(
+        network, images, labels, generator=generator
+    )
+    # Radii of points uniform in a ball of d dimensions: (r / epsilon)^d is uniform in [0, 1].
+    share = ((start - 0.5).flatten(1).norm(dim=1) / 0.1) ** 48
+    assert share.mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_patch_attack_changes_one_patch_only(aligned: bool, network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    generator = torch.Generator().manual_seed(0)
+    adversarial = PatchPgd(size=4, steps=3, step=0.1, aligned=aligned)(network, images, labels, generator=generator)
+    changed = (adversarial != images).any(1)
+    for image in changed:
+        rows, columns = image.any(1).nonzero(), image.any(0).nonzero()
+        assert rows.max() - rows.min() < 4
+        assert columns.max() - columns.min() < 4
+        if aligned:
+            assert rows.min() // 4 == rows.max() // 4
+            assert columns.min() // 4 == columns.max() // 4
+    assert 0 <= adversarial.min() <= adversarial.max() <= 1
+
+
+def test_patch_positions_cover_the_image() -> None:
+    images = torch.zeros(2, 3, 8, 12)
+    first = patch_mask(images, 4, draws={"position01": torch.tensor([[0.0, 0.0], [0.999, 0.999]])})
+    assert first.sum().item() == 2 * 16
+    assert first[0, 0, :4, :4].all()
+    assert first[1, 0, 4:, 8:].all()
+    free = patch_mask(images, 4, aligned=False, draws={"position01": torch.tensor([[0.999, 0.999], [0.5, 0.5]])})
+    assert free[0, 0, 4:, 8:].all()
+    assert free[1, 0, 2:6, 4:8].all()
+
+
+def test_autoattack_is_at_least_as_strong_as_pgd(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    pytest.importorskip("pyautoattack")
+    images, labels = batch
+    epsilon = 2 / 255
+    state = torch.random.get_rng_state()
+    attack = AutoAttack(epsilon=epsilon, attacks=("apgd-ce",))
+    adversarial = attack(network, images, labels, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert (adversarial - images).abs().max() <= epsilon + 1e-6
+    reference = Pgd(epsilon=epsilon, step=epsilon / 4, steps=20)(network, images, labels)
+    with torch.no_grad():
+        survivors = (network(adversarial).argmax(1) == labels).sum()
+        assert survivors <= (network(reference).argmax(1) == labels).sum()
+
+
+def test_autoattack_without_its_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, network: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyautoattack", None)
+    with pytest.raises(UserError, match=r"resight\[attacks\]"):
+        AutoAttack(epsilon=0.1)(network, *batch, generator=torch.Generator())
+
+
+def test_user_errors(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    attack = PROTOCOLS["pgd_top1"]
+    with pytest.raises(UserError, match="generator"):
+        attack(network, images, labels)
+    with pytest.raises(UserError, match="5 seeds for 6 images"):
+        attack(network, images, labels, generator=range(5))
+    with pytest.raises(UserError, match=r"\[0, 1\] is needed"):
+        attack(network, 2 * images - 1, labels, generator=range(6))
+    with pytest.raises(UserError, match=r"\[0, 1\] is needed"):
+        attack(network, images * float("nan"), labels, generator=range(6))
+    with pytest.raises(UserError, match="divide by 255"):
+        network((images * 255).byte())
+    with pytest.raises(UserError, match="6 class indices"):
+        attack(network, images, labels[:3], generator=range(6))
+    with pytest.raises(UserError, match="does not fit"):
+        PatchPgd(size=17)(network, images, labels, generator=range(6))
+    with pytest.raises(UserError, match="'l1' is not known"):
+        Pgd(epsilon=1, step=1, steps=1, norm="l1")
+    with pytest.raises(UserError, match="start_uniform01"):
+        attack(network, images, labels, draws={"start_uniform01": torch.rand(1)})
