@@ -1,0 +1,70 @@
+"""Confidence intervals: known answers and coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from common.statistics import mean_interval, paired_bootstrap, paired_interval, wilson
+
+
+def test_mean_interval_of_three_seeds() -> None:
+    estimate = mean_interval([1.0, 2.0, 3.0])
+    # Student's t quantile 0.975 with 2 degrees of freedom is 4.302653; the standard error is 1 / sqrt(3).
+    half = 4.302653 / math.sqrt(3)
+    assert estimate.value == 2
+    assert estimate.interval == pytest.approx((2 - half, 2 + half), rel=1e-6)
+
+
+def test_one_value_has_no_interval() -> None:
+    assert mean_interval([5.0]).interval is None
+
+
+def test_wilson_known_answer() -> None:
+    # 81 of 263: the worked example of Newcombe (Statistics in Medicine 17, 1998, method 3).
+    estimate = wilson(81, 263)
+    assert estimate.interval == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(0, 10).low == 0
+    assert wilson(10, 10).high == 1
+    assert 0 < wilson(0, 10).high < 0.35
+
+
+def test_pairing_removes_what_pairs_share() -> None:
+    noise = np.random.default_rng(0).normal(0, 10, 5)
+    estimate = paired_interval(noise + 1.0, noise)
+    assert estimate.interval == pytest.approx((1, 1))
+    assert mean_interval(noise + 1.0).low < mean_interval(noise).high
+
+
+def test_coverage_of_t_interval() -> None:
+    rng = np.random.default_rng(0)
+    covered = [mean_interval(rng.normal(3, 2, 4)) for _ in range(1000)]
+    share = np.mean([e.low <= 3 <= e.high for e in covered])
+    assert 0.93 < share < 0.97
+
+
+def test_paired_bootstrap_agrees_with_t_for_many_pairs() -> None:
+    rng = np.random.default_rng(1)
+    a, b = (rng.random(4000) < 0.8), (rng.random(4000) < 0.75)
+    bootstrap, t = paired_bootstrap(a, b), paired_interval(a, b)
+    assert bootstrap.value == pytest.approx(t.value)
+    assert bootstrap.interval == pytest.approx(t.interval, abs=1e-3)
+    assert paired_bootstrap(a, b) == bootstrap
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: mean_interval([]),
+        lambda: paired_interval([1.0], [1.0, 2.0]),
+        lambda: paired_bootstrap([1.0], [1.0]),
+        lambda: wilson(3, 2),
+        lambda: wilson(0, 0),
+    ],
+)
+def test_bad_samples_are_named(call) -> None:
+    with pytest.raises(UserError):
+        call()
