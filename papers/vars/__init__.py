@@ -1,0 +1,120 @@
+"""VARS: Visual Attention Emerges from Recurrent Sparse Reconstruction."""
+
+from common.declaration import Claim, Deviation, Model, Paper
+from common.robustness.full_scale import CLAIMS as FULL_SCALE
+
+_RVT = tuple(f"rvt_{size}{star}" for size in ("tiny", "small", "base") for star in ("", "_plus"))
+_DEIT = tuple(f"deit_{size}" for size in ("tiny", "small", "base"))
+_RELEASED_NAME = {"performer": "perf", "vars_s": "vars_s", "vars_d": "vars_d", "vars_sd": "vars_sd"}
+
+
+def _released(attention: str, host: str) -> str:
+    """The released code combines VARS with the RVT hosts without star only."""
+    return f"{host}_{_RELEASED_NAME[attention]}" if host in _RVT and not host.endswith("_plus") else ""
+
+
+PAPER = Paper(
+    slug="vars",
+    title="Visual Attention Emerges from Recurrent Sparse Reconstruction",
+    authors=("Baifeng Shi", "Yale Song", "Neel Joshi", "Trevor Darrell", "Xin Wang"),
+    venue="ICML 2022",
+    year=2022,
+    kind="architecture",
+    arxiv="2204.10962",
+    summary=(
+        "Replaces self-attention by a recurrent attractor network that solves a sparse reconstruction of its input; "
+        "self-attention is its special case of one step without sparsity; vision transformers become more robust."
+    ),
+    repository="https://github.com/bfshi/VARS",
+    commit="651eb51",
+    licence="none stated",
+    bibtex="""@inproceedings{shi2022visual,
+  title     = {Visual Attention Emerges from Recurrent Sparse Reconstruction},
+  author    = {Shi, Baifeng and Song, Yale and Joshi, Neel and Darrell, Trevor and Wang, Xin},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2022}
+}""",
+    builds_on=("rvt",),
+    models=(
+        *(Model(name=host, released=f"{host}_self_att", defined_by="rvt") for host in _RVT),
+        *(Model(name=f"{host}_patch16_224", defined_by="timm") for host in _DEIT),
+        *(
+            Model(name=f"{attention}_{host}", released=_released(attention, host))
+            for attention in _RELEASED_NAME
+            for host in (*_RVT, *_DEIT)
+        ),
+    ),
+    claims=(
+        Claim(
+            name="size",
+            statement="Parameters and multiply-adds of the hosts are the printed ones; those of every VARS variant beside them.",
+            kind="numbers",
+            settles=(("-", "params"), ("-", "flops")),
+        ),
+        Claim(
+            name="identity",
+            statement="Self-attention is VARS with a single step and no sparsity.",
+            kind="identity",
+        ),
+        Claim(
+            name="sparse_reconstruction",
+            statement="The recurrent dynamics minimise a sparse reconstruction of the input.",
+            kind="identity",
+        ),
+        Claim(
+            name="robustness",
+            statement="At equal budget VARS is more robust than self-attention.",
+            kind="ordering",
+            needs=("embedded",),
+        ),
+        Claim(
+            name="attention_maps",
+            statement="The attention of VARS falls on the object, also under corruption, more than self-attention does.",
+            kind="ordering",
+            needs=("embedded",),
+        ),
+        Claim(
+            name="cost",
+            statement="VARS costs little more than self-attention.",
+            kind="cost",
+        ),
+        Claim(
+            name="shrinkage",
+            statement="The released shrinkage (GELU) and the publication's soft threshold give the same accuracy and robustness.",
+            kind="deviation",
+            needs=("embedded",),
+        ),
+        Claim(
+            name="patch_augmentation",
+            statement=(
+                "Patch-wise augmentation of the host makes it more robust; as released, where the gradient of the "
+                "augmented loss is discarded, it can only act through batch statistics."
+            ),
+            kind="deviation",
+            needs=("embedded",),
+            measured_by="papers.rvt.claims:patch_augmentation",
+        ),
+        *FULL_SCALE,
+    ),
+    deviations=(
+        Deviation(
+            name="shrinkage",
+            publication="soft threshold, sign(x) max(|x| - lambda, 0)",
+            released="VARS-D and VARS-SD: sign(x) GELU(|x| - lambda); VARS-S: the soft threshold",
+            ours="the released form, since released weights were trained with it",
+            switch='shrinkage="gelu" | "soft"',
+            effect="shrinkage",
+        ),
+        Deviation(
+            name="lipschitz_refresh",
+            publication="a step size within the Lipschitz bound of the dictionary",
+            released=(
+                "VARS-S: an estimate refreshed every 100 steps with momentum 0.1 through model.module, which fails in "
+                "training on a single device; VARS-D and VARS-SD: the largest row sum of the Gram matrix plus one"
+            ),
+            ours="the released estimates; the module refreshes its own after optimizer steps, on any number of devices",
+            switch="none",
+            effect="Same estimate at the same steps.",
+        ),
+    ),
+)
