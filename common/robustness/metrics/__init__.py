@@ -1,0 +1,1 @@
+"""Robustness metrics with the constants of their sources, one subject a module."""

@@ -1,0 +1,86 @@
+"""Calibration: does a confidence of 80 per cent mean right in 80 of 100 cases?
+
+All functions take ``confidence`` (the largest softmax probability) and ``correct`` (0 or 1), each ``(N,)``.
+Sources: expected calibration error, Guo et al., arXiv 1706.04599; the errors over bins of equal count, AURRA and
+soft F1, as released with ImageNet-A (Hendrycks et al., arXiv 1907.07174), ImageNet-R and PixMix.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torchmetrics.functional.classification import binary_calibration_error
+
+from common.errors import UserError
+
+#: Examples in a bin of the released evaluations.
+BIN_SIZE = 100
+
+
+def ece(confidence: Any, correct: Any, bins: int = 15) -> float:
+    """Expected calibration error over ``bins`` intervals of equal width, in [0, 1]."""
+    confidence, correct = _checked(confidence, correct)
+    return float(
+        binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct).int(), n_bins=bins, norm="l1")
+    )
+
+
+def adaptive_calibration_error(
+    confidence: Any,
+    correct: Any,
+    *,
+    norm: Literal["rms", "mad", "max"] = "rms",
+    bin_size: int = BIN_SIZE,
+    last_bin: bool = False,
+) -> float:
+    """Calibration error over consecutive bins of ``bin_size`` examples sorted by confidence, in [0, 1].
+
+    Args:
+        confidence: largest softmax probabilities.
+        correct: 0 or 1.
+        norm: root mean square, mean absolute or largest gap between a bin's confidence and accuracy.
+        bin_size: examples in a bin; what remains joins the last bin.
+        last_bin: the released evaluations, and so the printed numbers, leave out the last bin (the most confident
+            examples) although they divide by all N; True counts it, as the publications define the error.
+    """
+    confidence, correct = _checked(confidence, correct)
+    n = confidence.size
+    count = n // bin_size
+    if count < 2:
+        raise UserError(f"{n} examples are too few for bins of {bin_size}; give at least {2 * bin_size}.")
+    order = np.argsort(confidence, kind="stable")
+    starts = np.arange(count) * bin_size
+    sizes = np.diff(np.append(starts, n))
+    gaps = np.abs(np.add.reduceat(confidence[order] - correct[order], starts)) / sizes
+    if not last_bin:
+        gaps, sizes = gaps[:-1], sizes[:-1]
+    if norm == "rms":
+        return float(np.sqrt(np.sum(sizes / n * gaps**2)))
+    if norm == "mad":
+        return float(np.sum(sizes / n * gaps))
+    return float(gaps.max())
+
+
+def aurra(confidence: Any, correct: Any) -> float:
+    """Area under the response rate accuracy curve: mean over k of the accuracy of the k most confident examples."""
+    confidence, correct = _checked(confidence, correct)
+    sorted_correct = correct[np.argsort(-confidence, kind="stable")]
+    return float(np.mean(np.cumsum(sorted_correct) / np.arange(1, correct.size + 1)))
+
+
+def soft_f1(confidence: Any, correct: Any) -> float:
+    """Soft F1 of detecting wrong predictions by low confidence: 2 sum((1-c) w) / sum((1-c) + w)."""
+    confidence, correct = _checked(confidence, correct)
+    doubt, wrong = 1 - confidence, 1 - correct
+    return float(2 * np.sum(doubt * wrong) / np.sum(doubt + wrong))
+
+
+def _checked(confidence: Any, correct: Any) -> tuple[np.ndarray, np.ndarray]:
+    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if confidence.ndim != 1 or confidence.shape != correct.shape or confidence.size == 0:
+        raise UserError(f"confidence {confidence.shape} and correct {correct.shape} must be of one length, above 0.")
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise UserError("confidences must lie in [0, 1]; pass softmax probabilities, not logits.")
+    return confidence, correct
