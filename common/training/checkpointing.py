@@ -1,0 +1,119 @@
+"""The working folder of a run: what a killed run needs to go on as if nothing had happened.
+
+Checkpoints are named by the optimizer step; the newest two are kept. A new one is written beside the old ones and
+appears under its name only when it is whole, so a kill or a full disk at any moment leaves the last good one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import UserError
+from common.files import write_atomic
+
+FORMAT = 1
+KEEP = 2
+_NAME = re.compile(r"step-(\d{9})\.pt")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, oldest first."""
+    return sorted(path for path in (folder / "checkpoints").glob("step-*.pt") if _NAME.fullmatch(path.name))
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state after ``step`` steps, then remove all but the newest two checkpoints.
+
+    Raises:
+        OSError: it could not be written; the earlier checkpoints are as they were.
+    """
+    path = folder / "checkpoints" / f"step-{step:09d}.pt"
+    write_atomic(path, lambda file: torch.save({"format": FORMAT, "step": step, **state}, file))
+    for old in checkpoints(folder)[:-KEEP]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(folder: Path, *, previous: bool = False) -> tuple[Path, dict[str, Any]] | None:
+    """Read the newest checkpoint of a run, or the one before it.
+
+    Args:
+        folder: the working folder.
+        previous: take the second newest.
+
+    Returns:
+        Its path and state (tensors on the CPU), or None where the folder has no checkpoint.
+
+    Raises:
+        UserError: the file is damaged, of another version, or there is no previous one.
+    """
+    found = checkpoints(folder)
+    if not found:
+        return None
+    if previous and len(found) < 2:
+        raise UserError(f"{folder} has one checkpoint only ({found[0].name}), and no previous one.")
+    path = found[-2] if previous else found[-1]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        remedy = (
+            "continue from the previous one with --from-previous"
+            if len(found) > 1 and not previous
+            else "remove it to start again"
+        )
+        raise UserError(f"The checkpoint {path} is damaged ({_first_line(error)}); {remedy}.") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path} is not a training checkpoint of this version; choose another --output folder.")
+    return path, state
+
+
+def check_same_run(path: Path, stored: dict[str, Any], current: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another recipe, model or data set.
+
+    Args:
+        path: the checkpoint.
+        stored: what it says under ``"run"``.
+        current: the same for this run.
+
+    Raises:
+        UserError: they differ; the sentence names the first difference.
+    """
+    for part in ("recipe", "model", "data", "hooks"):
+        old, new = stored.get(part), current.get(part)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
+            what = f"{part}, where {key} is {old.get(key)!r} and not {new.get(key)!r}"
+        else:
+            what = f"{part}, {old!r} and not {new!r}"
+        raise UserError(
+            f"The checkpoint {path} was written with another {what}; "
+            "repeat that run's command to continue it, or choose another --output folder."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
+
+
+def save_weights(path: Path, state: dict[str, Any]) -> None:
+    """Write the final weights, ``{"model": state dict, ...}``, as one file that loads with ``weights_only=True``.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    write_atomic(path, lambda file: torch.save(state, file))
+
+
+def describe_model(model: torch.nn.Module) -> dict[str, Any]:
+    """Return what a checkpoint must fit: the class, and a SHA-256 of the names and shapes of all tensors."""
+    shapes = "\n".join(f"{name} {tuple(tensor.shape)}" for name, tensor in model.state_dict().items())
+    return {"class": type(model).__name__, "tensors": hashlib.sha256(shapes.encode()).hexdigest()}

@@ -1,0 +1,87 @@
+"""Placing a run on devices and processes with accelerate, and its state as one whole from all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+
+from common.errors import UserError
+from common.training.recipe import Recipe
+
+_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def make_accelerator(recipe: Recipe, device: str, *, compile: str, fsdp: bool) -> Accelerator:
+    """Return accelerate's view of the devices; under torchrun or ``accelerate launch`` it joins the other processes.
+
+    Args:
+        recipe: gives the precision.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"`` (the best there is).
+        compile: backend of torch.compile, or empty.
+        fsdp: shard parameters, gradients and optimizer state (FSDP2).
+
+    Raises:
+        UserError: the machine has no such device, or it cannot do what the recipe or the options ask for.
+    """
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device not in ("auto", *present):
+        raise UserError(f"There is no device {device}; choose cpu, cuda, mps or auto.")
+    if device != "auto" and not present[device]:
+        raise UserError(f"This machine has no {device} device; choose --device cpu, or auto for the best there is.")
+    on_cpu = device == "cpu" or (device == "auto" and not present["cuda"] and not present["mps"])
+    if on_cpu and recipe.precision == "float16":
+        raise UserError(
+            "The recipe trains in float16, which needs a GPU; on the CPU say --set precision=float32 (or bfloat16)."
+        )
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process may train again with other settings
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision=_PRECISION[recipe.precision],
+        dynamo_backend=compile or None,
+        fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2) if fsdp else None,
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def whole_state(
+    model: nn.Module, plain_model: nn.Module, optimizer: Any, *, sharded: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state dicts of model and optimizer; of a sharded model they are gathered (call on every process)."""
+    if not sharded:
+        return plain_model.state_dict(), optimizer.state_dict()
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model_state, optimizer_state = get_state_dict(model, optimizer.optimizer, options=options)
+    return model_state, optimizer_state  # type: ignore[return-value]
+
+
+def restore_state(
+    model: nn.Module,
+    plain_model: nn.Module,
+    optimizer: Any,
+    model_state: dict[str, Tensor],
+    optimizer_state: dict[str, Any],
+    *,
+    sharded: bool,
+) -> None:
+    """Load what `whole_state` returned, strictly."""
+    if not sharded:
+        plain_model.load_state_dict(model_state)
+        optimizer.load_state_dict(optimizer_state)
+        return
+    set_state_dict(
+        model,
+        optimizer.optimizer,
+        model_state_dict=dict(model_state),
+        optim_state_dict=optimizer_state,
+        options=StateDictOptions(full_state_dict=True, cpu_offload=True),
+    )

@@ -1,0 +1,87 @@
+"""How a paper changes a training step without touching the loop.
+
+A paper derives from `Hook` and overrides what it needs; the loop calls the hooks of a run in the order given. A
+module of the model needs no hook to be told of an optimizer step: each module that has a method
+``on_optimizer_step(step: int)`` is called after every step (steps count from 1), which works alike for a plain and
+for a distributed model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from common.training.loop import Run
+
+
+@dataclass
+class Batch:
+    """One forward pass of the training loop; hooks change it in place."""
+
+    images: Tensor  # (B, C, H, W), normalised; mixed where the recipe mixes
+    labels: Tensor  # (B,), class indices before mixing
+    targets: Tensor  # (B,) class indices, or (B, classes) probabilities after mixing
+    outputs: Any = None  # what the model returned
+    logits: Any = None  # (B, classes); the first element of ``outputs`` where that is a tuple
+
+
+class Hook:
+    """Base of the hooks; each method does nothing unless overridden."""
+
+    def start(self, run: Run) -> None:
+        """Before the first step of this process: ``run.model`` and ``run.device`` are ready."""
+
+    def on_batch(self, run: Run, batch: Batch) -> None:
+        """Before the forward pass: change images and targets (mixing, an adversarial inner loop, an extra pass)."""
+
+    def on_output(self, run: Run, batch: Batch) -> None:
+        """After the forward pass and before the loss: change logits or targets (labels mixed by attention)."""
+
+    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+        """Return the loss to be minimised, a scalar (a consistency or distillation term added)."""
+        return loss
+
+    def on_step(self, run: Run) -> None:
+        """After each step of the optimizer; ``run.step`` is the number of steps done."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must survive a resume, as tensors and plain data."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+
+class ExtraPass(Hook):
+    """Train on a changed copy of each batch as well, in a pass of its own before the clean one.
+
+    Args:
+        change: images (B, C, H, W), normalised, to changed images of the same shape.
+        gradient: ``"kept"`` adds the gradient of the loss on the changed images to that of the clean loss.
+            ``"discarded"`` runs the changed images through the model for its batch statistics alone: what code does
+            that back-propagates the extra loss and then clears the gradients, at a third of the cost.
+    """
+
+    def __init__(self, change: Callable[[Tensor], Tensor], gradient: str = "kept") -> None:
+        if gradient not in ("kept", "discarded"):
+            raise UserError(f"The gradient of an extra pass is kept or discarded, not {gradient!r}.")
+        self.change = change
+        self.gradient = gradient
+
+    def on_batch(self, run: Run, batch: Batch) -> None:
+        """Make the extra pass."""
+        images = self.change(batch.images)
+        if self.gradient == "discarded":
+            with torch.no_grad():
+                run.model(images)
+            return
+        extra = Batch(images, batch.labels, batch.targets)
+        with run.accelerator.no_sync(run.model):  # the clean pass's backward sums over processes
+            run.backward(run.loss(extra))

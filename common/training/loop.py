@@ -1,0 +1,282 @@
+"""The training loop: plain PyTorch, placed on devices by accelerate.
+
+A run is a function of model, recipe, data and seed. Each draw comes from the seed and a counter (see `randomness`),
+so a checkpoint is small, and a resumed run equals an uninterrupted one bit for bit (on the CPU; on a GPU as far as
+its kernels are deterministic).
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.progress import track
+from common.training.checkpointing import describe_model
+from common.training.data import TrainingData, make_plan
+from common.training.devices import make_accelerator
+from common.training.distillation import with_distillation
+from common.training.evaluation import evaluate
+from common.training.hooks import Batch, Hook
+from common.training.interrupts import Interrupts
+from common.training.logs import RunLog
+from common.training.optimisation import Schedule, make_loss, make_optimizer
+from common.training.options import Options, TrainingResult
+from common.training.preparation import Preparation
+from common.training.randomness import preserved_global_state, seed_global
+from common.training.recipe import Recipe
+from common.training.resume import last_good, resume, save, save_trained
+
+#: On an accelerator, losses are fetched and checked once in this many steps; on the CPU at each step.
+STEPS_BETWEEN_CHECKS = 20
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run stopped at a whole step on the user's request; its text says how to go on."""
+
+
+def train(
+    model: nn.Module,
+    recipe: Recipe,
+    data: TrainingData,
+    *,
+    seed: int | None = None,
+    folder: Path | str | None = None,
+    hooks: Sequence[Hook] = (),
+    options: Options | None = None,
+) -> TrainingResult:
+    """Train ``model`` in place.
+
+    Args:
+        model: a classifier, images (B, C, H, W) to logits (B, recipe.num_classes).
+        recipe: what to compute.
+        data: training and validation images, e.g. `common.training.data.TensorData`.
+        seed: instead of the recipe's.
+        folder: working folder; a run that it holds is continued. None: keep nothing.
+        hooks: the paper's changes to a step.
+        options: device, logging and the like.
+
+    Raises:
+        UserError: the data does not fit the recipe, a checkpoint is damaged or of another run, or the loss is not
+            finite (the sentence names step, learning rate and the last good checkpoint).
+        Interrupted: SIGINT or SIGTERM arrived; a checkpoint has been written.
+    """
+    with preserved_global_state():
+        run = Run(model, recipe, data, recipe.seed if seed is None else seed, folder, hooks, options or Options())
+        try:
+            return run.finish()
+        finally:
+            run.log.close()
+            run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)  # takes autocast off the user's model
+
+
+class Run:
+    """A run in progress; hooks read ``model``, ``device``, ``recipe``, ``accelerator``, ``step`` and ``epoch``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        data: TrainingData,
+        seed: int,
+        folder: Path | str | None,
+        hooks: Sequence[Hook],
+        options: Options,
+    ) -> None:
+        if data.num_classes != recipe.num_classes:
+            raise UserError(
+                f"The data holds {data.num_classes} classes, but the recipe is written for {recipe.num_classes}: "
+                f"give the full data set, or say --set num_classes={data.num_classes}."
+            )
+        self.recipe, self.data, self.seed, self.options = recipe, data, seed, options
+        self.hooks = with_distillation(recipe, hooks)
+        self.folder = None if folder is None else Path(folder)
+        self.accelerator = make_accelerator(recipe, options.device, compile=options.compile, fsdp=options.fsdp)
+        self.device = self.accelerator.device
+        self.rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.main = self.rank == 0
+        self.plan = make_plan(
+            recipe, seed=seed, device_batch=options.device_batch, rank=self.rank, world=world, device=self.device
+        )
+        self.steps_per_epoch = data.steps_per_epoch(recipe)
+        self.total_steps = self.steps_per_epoch * recipe.total_epochs
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self._pending: list[tuple[Tensor, float]] = []  # loss and learning rate of the steps not yet checked
+        self.loss_sum = 0.0  # of the steps of this epoch that are checked
+        self.last_rate = 0.0
+
+        self.plain_model = model.to(self.device).train()
+        self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        optimizer = make_optimizer(model, recipe)
+        self.schedule = Schedule(optimizer, recipe, self.steps_per_epoch)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.criterion, self.prepare = make_loss(recipe), Preparation(recipe, self.device)
+        listeners = (getattr(module, "on_optimizer_step", None) for module in model.modules())
+        self._listeners = [listener for listener in listeners if callable(listener)]
+        self.identity: dict[str, Any] = {
+            "recipe": recipe.as_dict() | {"seed": seed},
+            "model": describe_model(model),
+            "data": data.describe(),
+            "hooks": [type(hook).__name__ for hook in self.hooks],
+        }
+        resume(self)
+        self.log = RunLog(
+            self.folder if self.main else None,
+            self.say,
+            tensorboard=options.tensorboard,
+            wandb=options.wandb if self.main else "",
+            settings=self.identity | {"deviates": bool(recipe.changes), "batch": self.plan.describe()},
+            step=self.step,
+        )
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, from 0."""
+        return self.step // self.steps_per_epoch
+
+    def say(self, line: str) -> None:
+        """Tell the user, once however many processes there are."""
+        if self.main:
+            self.options.say(line)
+
+    def finish(self) -> TrainingResult:
+        """Do all steps that are left."""
+        start = epoch_start = time.perf_counter()
+        self.say(f"{self.recipe.describe()}\n  {self.plan.describe()}; seed {self.seed}; {self.device}")
+        for hook in self.hooks:
+            hook.start(self)
+        first, epoch_first = self.step, self.step
+        steps: Iterable[int] = range(first, self.total_steps)
+        if self.options.progress and self.main:
+            steps = track(steps, self.options.progress, total=self.total_steps - first)
+        batches: Iterator[tuple[Tensor, Tensor]] = iter(())
+        with Interrupts() if self.folder else nullcontext() as interrupts:
+            for step in steps:
+                within = step % self.steps_per_epoch
+                if step == first or within == 0:
+                    batches = self.data.training_batches(self.recipe, self.plan, self.epoch, within)
+                self._train_step(batches)
+                if within == self.steps_per_epoch - 1:
+                    self._end_epoch((self.step - epoch_first) / (time.perf_counter() - epoch_start))
+                    save(self)
+                    epoch_first, epoch_start = self.step, time.perf_counter()
+                elif self.options.checkpoint_steps and self.step % self.options.checkpoint_steps == 0:
+                    save(self)
+                if interrupts is not None and interrupts.received and self.step < self.total_steps:
+                    self._stop(interrupts.received)
+        save_trained(self)
+        last = self.history[-1] if self.history else {}
+        metrics = {key: last[key] for key in last if key.removeprefix("ema_") in ("top1", "top5", "loss")}
+        seconds = time.perf_counter() - start
+        ema = self.ema.module if self.ema else None
+        return TrainingResult(self.history, metrics, seconds, self.step, self.recipe, self.folder, ema)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Run the model on a batch and return the loss, a scalar; fills in ``outputs`` and ``logits``."""
+        batch.outputs = self.model(batch.images)
+        batch.logits = batch.outputs[0] if isinstance(batch.outputs, tuple | list) else batch.outputs
+        for hook in self.hooks:
+            hook.on_output(self, batch)
+        loss = self.criterion(batch.logits, batch.targets)
+        for hook in self.hooks:
+            loss = hook.on_loss(self, batch, loss)
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss``, weighted for accumulation and scaled for the precision."""
+        self.accelerator.backward(loss / self.plan.accumulation if self.plan.accumulation > 1 else loss)
+
+    def _train_step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """Do one step of the optimizer: the passes of this process, then the update."""
+        rate = self.schedule.set_rate(self.step)
+        total = torch.zeros((), device=self.device)
+        for part in range(self.plan.accumulation):
+            images, labels = next(batches)
+            seed_global(self.seed, "step", self.step, part, self.rank)
+            batch = self.prepare.training(images, labels)
+            for hook in self.hooks:
+                hook.on_batch(self, batch)
+            last = part == self.plan.accumulation - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self.loss(batch)
+                self.backward(loss)
+            total += loss.detach() / self.plan.accumulation
+        if self.recipe.clip_gradient:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_gradient)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self._listeners:
+            seed_global(self.seed, "listeners", self.step)  # alike on all processes
+            for listener in self._listeners:
+                listener(self.step)
+        if self.ema is not None:
+            self.ema.update(self.plain_model)
+        for hook in self.hooks:
+            hook.on_step(self)
+        self._pending.append((total, rate))
+        if self.device.type == "cpu" or len(self._pending) >= STEPS_BETWEEN_CHECKS:
+            self.check_losses()
+
+    def check_losses(self) -> None:
+        """Fetch the losses since the last check, as means over the processes; all processes stop at the same step."""
+        if not self._pending:
+            return
+        losses = self.accelerator.reduce(torch.stack([loss for loss, _ in self._pending]), "mean").tolist()
+        first = self.step - len(losses) + 1
+        for step, (loss, (_, rate)) in enumerate(zip(losses, self._pending, strict=True), start=first):
+            if not math.isfinite(loss):
+                self.stop_diverged(f"The loss is {loss}", step, rate)
+            self.loss_sum += loss
+            self.log.point(step, {"loss": loss, "learning_rate": rate})
+        self.last_rate = self._pending[-1][1]
+        self._pending.clear()
+
+    def stop_diverged(self, what: str, step: int, rate: float) -> NoReturn:
+        """Stop with a sentence that names step, learning rate and the checkpoint that is left."""
+        raise UserError(
+            f"{what} at step {step} of {self.total_steps} (epoch {(step - 1) // self.steps_per_epoch + 1}, learning "
+            f"rate {rate:.3g}): lower the rate or clip the gradient with --set; {last_good(self.folder)}."
+        )
+
+    def _end_epoch(self, steps_per_second: float) -> None:
+        """Evaluate and log; ``step`` already counts the epoch's last step."""
+        self.check_losses()
+        row: dict[str, float] = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "learning_rate": self.last_rate,
+            "train_loss": self.loss_sum / self.steps_per_epoch,
+        }
+        self.loss_sum = 0.0
+        if self.epoch % self.recipe.evaluate_every == 0 or self.step == self.total_steps:
+            sharded = self.options.fsdp  # a sharded model must run on all processes together
+            row |= self._evaluate(self.model if sharded else self.plain_model)
+            if self.ema is not None:
+                row |= {f"ema_{key}": value for key, value in self._evaluate(self.ema.module).items()}
+        row["images_per_second"] = steps_per_second * self.recipe.total_batch
+        self.history.append(row)
+        self.log.epoch(self.history)
+        shown = ", ".join(f"{key} {row[key]:.4g}" for key in row if key not in ("epoch", "step"))
+        self.say(f"epoch {self.epoch}/{self.recipe.total_epochs}: {shown}")
+
+    def _evaluate(self, model: nn.Module) -> dict[str, float]:
+        batches = self.data.validation_batches(self.recipe, self.plan)
+        with self.accelerator.autocast():
+            return evaluate(model, batches, self.prepare.normalise, lambda sums: self.accelerator.reduce(sums, "sum"))
+
+    def _stop(self, signal_number: int) -> None:
+        if not self.options.fsdp:  # gathering shards needs all processes at the same step
+            save(self)
+        name = signal.Signals(signal_number).name
+        raise Interrupted(f"Stopped by {name} after step {self.step}; the same command goes on from there.")

@@ -1,0 +1,107 @@
+"""Optimizer, schedule and loss of a recipe, from timm."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, get_optimizer_class
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+
+from common.errors import UserError, nearest
+from common.training.recipe import Recipe
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return timm's optimizer; biases, norms and ``model.no_weight_decay()`` are not decayed.
+
+    Raises:
+        UserError: timm knows no optimizer of that name.
+    """
+    try:
+        accepted = inspect.signature(get_optimizer_class(recipe.optimizer, bind_defaults=False)).parameters
+    except ValueError:
+        from timm.optim import list_optimizers
+
+        hint = nearest(recipe.optimizer, map(str, list_optimizers()))
+        raise UserError(f"timm has no optimizer {recipe.optimizer}.{hint}") from None
+    extra: dict[str, Any] = {}
+    if "betas" in accepted:
+        extra["betas"] = recipe.optimizer_betas
+    if "eps" in accepted:
+        extra["eps"] = recipe.optimizer_epsilon
+    if "fused" in accepted:
+        extra["fused"] = True  # one kernel for all tensors: the same update with the least overhead
+    return create_optimizer_v2(
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.rate("learning_rate"),
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        layer_decay=recipe.layer_decay if recipe.layer_decay != 1 else None,
+        **extra,
+    )
+
+
+class Schedule:
+    """The learning rate as a function of the step alone, so that nothing has to be stored to resume it."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> None:
+        self.optimizer, self.steps_per_epoch = optimizer, steps_per_epoch
+        self.by_epoch = recipe.schedule_unit == "epoch"
+        try:
+            self.scheduler, _ = create_scheduler_v2(
+                optimizer,
+                sched=recipe.schedule,
+                num_epochs=recipe.epochs,
+                warmup_epochs=recipe.warmup_epochs,  # type: ignore[arg-type]  # fractions are fine by step
+                warmup_lr=recipe.rate("warmup_learning_rate"),
+                min_lr=recipe.rate("min_learning_rate"),
+                cooldown_epochs=recipe.cooldown_epochs,
+                step_on_epochs=self.by_epoch,
+                updates_per_epoch=steps_per_epoch,
+            )
+        except (AssertionError, ValueError) as error:
+            raise UserError(f"timm cannot make the schedule {recipe.schedule} ({error}).") from None
+        if recipe.schedule == "plateau":
+            raise UserError("The schedule plateau depends on measured accuracy; use cosine, step or another of timm's.")
+
+    def set_rate(self, step: int) -> float:
+        """Set the learning rate of the step ``step`` (from 0) and return its largest over the parameter groups."""
+        if self.scheduler is not None:
+            if not self.by_epoch:
+                self.scheduler.step_update(step)
+            elif step % self.steps_per_epoch == 0:
+                self.scheduler.step(step // self.steps_per_epoch)
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    def restore(self, step: int) -> None:
+        """Set the rate that holds at ``step`` when a run resumes in the middle of an epoch."""
+        if self.scheduler is not None and self.by_epoch:
+            self.scheduler.step(step // self.steps_per_epoch)
+
+
+def make_mixing(recipe: Recipe) -> Mixup | None:
+    """Return timm's mixup/cutmix, or None where the recipe does not mix."""
+    if not recipe.mixes:
+        return None
+    return Mixup(
+        mixup_alpha=recipe.mixup,
+        cutmix_alpha=recipe.cutmix,
+        prob=recipe.mix_probability,
+        switch_prob=recipe.mix_switch_probability,
+        mode=recipe.mix_mode,
+        label_smoothing=recipe.label_smoothing,
+        num_classes=recipe.num_classes,
+    )
+
+
+def make_loss(recipe: Recipe) -> nn.Module:
+    """Return cross-entropy: with mixed targets, with label smoothing, or plain."""
+    if recipe.mixes:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(recipe.label_smoothing) if recipe.label_smoothing else nn.CrossEntropyLoss()
