@@ -19,8 +19,12 @@ from common.files import write_atomic
 from common.measurement import Result, from_json, to_json
 from common.needs import NEEDS
 from common.progress import console
+from common.provenance import collect
 
 EVENTS = "events.jsonl"
+
+#: Settings that may be added when a run goes on: they make more claims measurable and change none that is measured.
+_ADDABLE = ("folders", "checkpoint", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,15 @@ class Run:
         paper: whose claims are measured.
         settings: what the user asked for.
         folder: made if missing. A run that was interrupted goes on in its own folder.
+
+    Attributes:
+        results: what each claim yielded, in order.
+        states: how the measurement of each claim ended.
+        calls: provenance of each call of ``execute``, the first one first.
+        call_of: for each claim, the index in ``calls`` of the call that measured it.
+
+    Raises:
+        UserError: the folder holds a run of another paper or with other settings, or its record is damaged.
     """
 
     def __init__(self, paper: Paper, settings: Settings, folder: Path) -> None:
@@ -101,13 +114,21 @@ class Run:
         self.folder = folder
         self.results: dict[str, list[Result]] = {}
         self.states: dict[str, ClaimState] = {}
+        self.calls: list[dict[str, Any]] = []
+        self.call_of: dict[str, int] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._read_events()
+        self._check_same_run()
 
     def seeds(self, *, default: int = 3, quick: int = 2) -> range:
         """The seeds to train with."""
         count = self.settings.seeds or (quick if self.settings.quick else default)
         return range(self.settings.seed, self.settings.seed + count)
+
+    def key(self, text: str) -> str:
+        """A file name for what ``text`` and the settings of this run name together."""
+        label = json.dumps([text, self.settings.to_json()], sort_keys=True)
+        return hashlib.sha256(label.encode()).hexdigest()[:24]
 
     def memo(self, key: str, compute: Callable[[], Any]) -> Any:
         """Return the JSON-able value stored under ``key``, or compute and store it.
@@ -115,13 +136,13 @@ class Run:
         For the expensive parts of a claim (a training, a cell of an evaluation), so that an interrupted run goes on
         where it was. ``key`` must name everything in the run that the value depends on; settings are part of it.
         """
-        label = json.dumps([key, self.settings.to_json()], sort_keys=True)
-        path = self.folder / "memo" / f"{hashlib.sha256(label.encode()).hexdigest()[:24]}.json"
+        path = self.folder / "memo" / f"{self.key(key)}.json"
         if path.exists():
             return json.loads(path.read_text())["value"]
-        value = compute()
-        write_atomic(path, json.dumps({"key": key, "value": value}))
-        return value
+        # The value goes through JSON now as it would later, so that a resumed run sees the same types.
+        record = json.dumps({"key": key, "value": compute()})
+        write_atomic(path, record)
+        return json.loads(record)["value"]
 
     def execute(self, claims: tuple[Claim, ...] | None = None) -> None:
         """Measure ``claims`` (all of the paper's by default) and record every result at once.
@@ -132,10 +153,11 @@ class Run:
         Raises:
             KeyboardInterrupt: after the interruption has been recorded.
         """
+        self._record_call()
         for claim in self.paper.claims if claims is None else claims:
             if self.states.get(claim.name, ClaimState(claim.name, "")).state == "done":
                 continue
-            self.results[claim.name] = []
+            self._begin(claim)
             missing = self.settings.missing(claim)
             if missing:
                 self._record_state(ClaimState(claim.name, "not measured", "needs " + " and ".join(missing)))
@@ -161,7 +183,19 @@ class Run:
         except Exception as error:
             write_atomic(self.folder / "errors" / f"{claim.name}.txt", traceback.format_exc())
             return state("failed", f"{type(error).__name__}: {error} (see errors/{claim.name}.txt in the run folder)")
+        if not self.results[claim.name]:
+            return state("failed", "it ended without a result")
         return state("done")
+
+    def _record_call(self) -> None:
+        self.calls.append({"paper": self.paper.slug, **collect(self.settings.to_json())})
+        self._append({"kind": "call", **self.calls[-1]})
+
+    def _begin(self, claim: Claim) -> None:
+        """Forget what an earlier call measured of a claim that it did not finish."""
+        self.results[claim.name] = []
+        self.call_of[claim.name] = len(self.calls) - 1
+        self._append({"kind": "begin", "claim": claim.name})
 
     def _record_state(self, state: ClaimState) -> None:
         self.states[state.claim] = state
@@ -174,26 +208,58 @@ class Run:
             os.fsync(file.fileno())
 
     def _read_events(self) -> None:
-        """Take up what an earlier call recorded; results of a claim that did not end are measured again."""
-        pending: dict[str, list[Result]] = {}
+        """Take up what earlier calls recorded; results of a claim that was cut off are kept and measured again."""
         path = self.folder / EVENTS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if not path.exists():
+            return
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = text.splitlines()
         for number, line in enumerate(lines):
             try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                if number == len(lines) - 1:
-                    # The process died while it wrote this line: the claim is measured again.
-                    write_atomic(path, "".join(f"{kept}\n" for kept in lines[:-1]))
-                    break
-                raise UserError(f"{path}, line {number + 1} is damaged; choose another --output.") from None
-            name = event.pop("claim")
-            if event["kind"] == "claim":
-                event.pop("kind")
-                self.states[name] = ClaimState(name, **event)
-                self.results[name] = pending.pop(name, [])
+                self._take_up(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                if number < len(lines) - 1:
+                    raise UserError(f"{path}, line {number + 1} is damaged; choose another --output.") from None
+                # The process died while it wrote the last line: the claim is measured again.
+                lines.pop()
+        mended = "".join(f"{line}\n" for line in lines)
+        if mended != text:
+            # A last line without its end would swallow the next event.
+            write_atomic(path, mended)
+
+    def _take_up(self, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "call":
+            self.calls.append({name: value for name, value in event.items() if name != "kind"})
+        elif kind == "begin":
+            name = event["claim"]
+            self.results[name] = []
+            self.call_of[name] = len(self.calls) - 1
+            self.states[name] = ClaimState(name, "interrupted", "the run was cut off")
+        elif kind == "claim":
+            state = ClaimState(**{name: value for name, value in event.items() if name != "kind"})
+            self.states[state.claim] = state
+        else:
+            self.results[event.pop("claim")].append(from_json(event))
+
+    def _check_same_run(self) -> None:
+        """Refuse to mix numbers that were measured with other settings."""
+        if not self.calls:
+            return
+        other = "choose another --output"
+        if self.calls[-1]["paper"] != self.paper.slug:
+            raise UserError(f"{self.folder} holds a run of {self.calls[-1]['paper']}, not {self.paper.slug}; {other}.")
+        for name, now in self.settings.to_json().items():
+            before = self.calls[-1]["settings"].get(name)
+            if name == "folders":
+                same = all(now.get(need) == folder for need, folder in (before or {}).items())
             else:
-                pending.setdefault(name, []).append(from_json(event))
+                same = before == now or (name in _ADDABLE and before is None)
+            if not same:
+                raise UserError(
+                    f"{self.folder} was measured with {name} = {before}, now it is {now}; give the same options, "
+                    f"or {other}."
+                )
 
 
 def measuring_function(paper: Paper, claim: Claim) -> Callable[[Run], Iterator[Result]]:

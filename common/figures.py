@@ -1,0 +1,133 @@
+"""Figures for reports: matplotlib, drawn without a display, returned as SVG text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Colours that can be told apart with the common forms of colour blindness (Okabe and Ito), on light and on dark.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
+#: Lines and text between light and dark, so that one figure serves both.
+INK = "#808080"
+
+_STYLE = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": "medium",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": None,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "grid.color": INK,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@contextmanager
+def figure(name: str, width: float = 7.0, height: float = 3.5) -> Iterator[Figure]:
+    """A figure in the house style, without touching matplotlib's global state.
+
+    Args:
+        name: seeds the ids in the SVG, so that figures of one report never share ids and equal data gives equal text.
+        width, height: in inches.
+    """
+    import matplotlib
+    from cycler import cycler
+    from matplotlib.figure import Figure
+
+    style = {**_STYLE, "axes.prop_cycle": cycler(color=COLOURS), "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def to_svg(drawn: Figure) -> str:
+    """The figure as SVG text without XML declaration; call it inside the ``figure`` context."""
+    text = io.StringIO()
+    drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def intervals(
+    name: str,
+    panels: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    xlabel: str,
+    zero: bool = False,
+) -> str:
+    """Estimates with intervals as dots and bars, a panel a quantity and a row a model.
+
+    Args:
+        name: of the figure.
+        panels: title -> row label -> (value, low, high).
+        xlabel: with unit.
+        zero: draw a line at zero, for differences.
+    """
+    rows: Sequence[str] = list(next(iter(panels.values())))
+    with figure(name, width=2.3 * len(panels) + 1.2, height=0.35 * len(rows) + 1.1) as drawn:
+        axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (title, estimates) in zip(axes, panels.items(), strict=True):
+            for position, row in enumerate(rows):
+                value, low, high = estimates[row]
+                colour = COLOURS[position % len(COLOURS)]
+                axis.plot([low, high], [position, position], color=colour, linewidth=2, solid_capstyle="round")
+                axis.plot([value], [position], "o", color=colour, markersize=5)
+            if zero:
+                axis.axvline(0, color=INK, linewidth=0.8, linestyle="--")
+            axis.set_title(title)
+            axis.set_yticks(range(len(rows)), rows)
+            axis.set_ylim(len(rows) - 0.5, -0.5)
+            axis.grid(axis="x")
+        drawn.supxlabel(xlabel, fontsize="medium")
+        return to_svg(drawn)
+
+
+def curves(
+    name: str,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    logy: bool = False,
+    logx: bool = False,
+    markers: bool = True,
+) -> str:
+    """Lines over a common axis.
+
+    Args:
+        name: of the figure.
+        lines: label -> (x, y).
+        xlabel, ylabel: with units.
+        logy, logx: logarithmic axes.
+        markers: mark the points.
+    """
+    with figure(name, width=5.5) as drawn:
+        axis = drawn.subplots()
+        for position, (label, (x, y)) in enumerate(lines.items()):
+            colour = COLOURS[position % len(COLOURS)]
+            axis.plot(x, y, color=colour, label=label, marker="o" if markers else "", markersize=3.5, linewidth=1.5)
+        axis.set_xlabel(xlabel)
+        axis.set_ylabel(ylabel)
+        if logy:
+            axis.set_yscale("log")
+        if logx:
+            axis.set_xscale("log")
+        axis.grid()
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return to_svg(drawn)
