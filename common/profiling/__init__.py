@@ -1,0 +1,20 @@
+"""What a model costs: parameters, multiply-adds, time and peak memory."""
+
+from common.profiling.counting import Flops, Parameters, flops, parameters
+from common.profiling.memory import peak_memory
+from common.profiling.timing import Comparison, Cost, Spread, compare_cost, cost, forward, training_step
+
+__all__ = [
+    "Comparison",
+    "Cost",
+    "Flops",
+    "Parameters",
+    "Spread",
+    "compare_cost",
+    "cost",
+    "flops",
+    "forward",
+    "parameters",
+    "peak_memory",
+    "training_step",
+]
