@@ -1,0 +1,144 @@
+"""``corrupt``: check the arguments, split the batch, run the corruption, restore the dtype."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+
+from . import blur, digital, noise, spatter, weather
+from .draws import Draws, given_draws, image_seeds, slice_draws, stream_seed
+from .frost_textures import read_pictures
+from .parameters import CORRUPTIONS, EXTRA, Parameters, check_name, parameters_for, scale_for
+
+#: Quality of the JPEG files that ImageNet-C is distributed as.
+STORED_QUALITY = 85
+#: On the CPU a thread works on about this many values at a time, so that they stay in its cache.
+CHUNK_VALUES = 3 * 224 * 224
+#: Smaller images than this have no room for the largest blur of the 32-pixel set.
+SMALLEST_SIDE = 8
+
+_MODULES = (noise, blur, weather, digital, spatter)
+_FUNCTIONS: dict[str, Callable[[Tensor, Parameters, Draws], Tensor]] = {
+    name: getattr(module, name) for name in CORRUPTIONS + EXTRA for module in _MODULES if hasattr(module, name)
+}
+
+
+def corrupt(
+    images: Tensor,
+    name: str,
+    severity: int,
+    *,
+    generator: torch.Generator | None = None,
+    seeds: Sequence[int] | Tensor | None = None,
+    draws: Mapping[str, object] | None = None,
+    jpeg: bool = False,
+    scale: str | None = None,
+    frost_photos: Path | str | None = None,
+) -> Tensor:
+    """Corrupt a batch of images as ImageNet-C does.
+
+    ImageNet-C is made of 8-bit images: float images are rounded to 8 bits first, and the result, cut to 8 bits as
+    in the original, comes back in the dtype of the input. What happens to an image depends on its seed only, not on
+    the batch that it is in. Values for one seed differ between CPU and GPU, whose generators differ.
+
+    Args:
+        images: ``(B, 3, H, W)``, uint8, or float in [0, 1]; any device. Height and width are at least 8 and may
+            differ; lengths in pixels are not scaled with the size.
+        name: one of ``CORRUPTIONS`` or ``EXTRA``.
+        severity: 1 (mildest) to 5.
+        generator: draws one seed per image; default torch's global generator.
+        seeds: one seed per image instead, e.g. its index in the data set.
+        draws: explicit random draws by name, with or without a leading batch axis, in place of random ones; each
+            corruption's docstring lists its own.
+        jpeg: also store the result as JPEG of quality 85, as the distributed ImageNet-C is. Reported mCE contains
+            this step.
+        scale: ``"imagenet"`` or ``"cifar"`` parameters; default by size, "cifar" up to 64 pixels.
+        frost_photos: folder with the original's frost pictures; default stand-ins with the same statistics.
+
+    Returns:
+        The corrupted images, same shape, dtype and device.
+
+    Raises:
+        UserError: an argument is not as described.
+
+    Source: Hendrycks and Dietterich, ICLR 2019, appendix A, and the authors' scripts.
+    """
+    check_name(name)
+    _check_images(images)
+    height, width = images.shape[-2:]
+    parameters = parameters_for(name, severity, scale or scale_for(height, width))
+    own = [stream_seed(seed, name, severity) for seed in image_seeds(len(images), generator, seeds)]
+    explicit = given_draws(draws, images.device)
+    if f"glass_{severity}" in explicit:
+        explicit["glass"] = explicit.pop(f"glass_{severity}")
+    pictures = read_pictures(str(frost_photos)) if frost_photos is not None and name == "frost" else None
+    levels = images if images.dtype == torch.uint8 else (images * 255).round_().clamp_(0, 255).to(torch.uint8)
+    out = torch.empty_like(levels, memory_format=torch.contiguous_format)
+
+    def run(start: int, stop: int) -> None:
+        part = slice_draws(explicit, start, stop, len(images))
+        chunk = levels[start:stop].contiguous()
+        result = _FUNCTIONS[name](chunk, parameters, Draws(own[start:stop], images.device, part, pictures))
+        out[start:stop] = digital.jpeg(result, STORED_QUALITY) if jpeg else result
+
+    with torch.no_grad():
+        if images.device.type == "cpu":
+            _in_threads(run, len(images), max(1, CHUNK_VALUES // (3 * height * width)))
+        elif len(images):
+            run(0, len(images))
+    return out if images.dtype == torch.uint8 else out.to(images.dtype).div_(255)
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise UserError(
+            f"Images have shape {tuple(images.shape)}; give (B, 3, H, W), grey ones with the channel repeated."
+        )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise UserError(f"Images are {images.dtype}; give uint8, or float in [0, 1].")
+    if min(images.shape[-2:]) < SMALLEST_SIDE:
+        raise UserError(
+            f"Images have {images.shape[-2]} x {images.shape[-1]} pixels; give at least {SMALLEST_SIDE} x {SMALLEST_SIDE}."
+        )
+    if images.is_floating_point() and images.numel() and not (0 <= float(images.min()) and float(images.max()) <= 1):
+        raise UserError(
+            f"Float images range from {float(images.min()):.4g} to {float(images.max()):.4g}; give values in [0, 1], "
+            "before normalisation."
+        )
+
+
+def _in_threads(run: Callable[[int, int], None], images: int, chunk: int) -> None:
+    starts = range(0, images, chunk)
+    workers = min(torch.get_num_threads(), len(starts))
+    if workers <= 1:
+        for start in starts:
+            run(start, min(start + chunk, images))
+    else:
+        list(_pool(workers, os.getpid()).map(lambda start: run(start, min(start + chunk, images)), starts))
+
+
+@cache
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """Threads that each run torch's operators on one core; made anew in a forked process."""
+    threads = torch.get_num_threads()
+    ready = threading.Barrier(workers + 1)
+
+    def single() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(workers, "corrupt", initializer=single)
+    for _ in range(workers):
+        pool.submit(lambda: None)
+    ready.wait()
+    torch.set_num_threads(threads)  # set_num_threads acts on its own thread and on threads to come
+    return pool

@@ -1,0 +1,140 @@
+"""Frost pictures: random stand-ins with the statistics of the original's, or the original's own from a folder."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from common.errors import UserError
+
+from .draws import Draws
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: The pictures that ImageNet-C draws from (its script has a sixth, which it never uses).
+ORIGINAL_FILES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
+
+
+def crops(height: int, width: int, stride: int, draws: Draws) -> Tensor:
+    """One random crop of a random frost picture per image.
+
+    Args:
+        height: rows of the crop.
+        width: columns of the crop.
+        stride: the pictures are shrunk by this first, by taking every ``stride``-th pixel.
+        draws: ``frost_ints`` and ``frost_photo_bgr``, or neither.
+
+    Returns:
+        float32 ``(B, 3, H, W)``, grey levels.
+    """
+    own = draws.given.get("frost_photo_bgr")
+    if own is not None:
+        own = own if own.ndim == 4 else own.expand(len(draws), *own.shape)
+        pictures = [shrink(picture.permute(2, 0, 1).flip(0), stride) for picture in own]
+    else:
+        pictures = [shrink(picture, stride) for picture in draws.frost_pictures or stand_ins()]
+    pictures = [cover(picture, height, width).to(draws.device) for picture in pictures]
+    if draws.has("frost_ints"):
+        places = draws.given["frost_ints"].expand(len(draws), 3).tolist()
+    else:
+        places = []
+        for index, down, right in draws.uniform("frost_place", 3).tolist():
+            picture = pictures[int(index * len(pictures))]
+            rows, columns = picture.shape[1] - height, picture.shape[2] - width
+            places.append((int(index * len(pictures)), int(down * rows), int(right * columns)))
+    out = torch.empty(len(draws), 3, height, width, device=draws.device)
+    for image, (index, row, column) in enumerate(places):
+        picture = pictures[index] if own is None else pictures[image]
+        crop = picture[:, row : row + height, column : column + width]
+        if crop.shape[1:] != (height, width):
+            raise UserError(
+                f"A frost crop of {height} x {width} from row {row}, column {column} leaves its picture of "
+                f"{picture.shape[1]} x {picture.shape[2]}; give smaller frost_ints."
+            )
+        out[image] = crop
+    return out
+
+
+def shrink(picture: Tensor, stride: int) -> Tensor:
+    """Shrink ``(3, rows, columns)`` by an odd factor: the pixel in the middle of every ``stride`` x ``stride`` block.
+
+    This is what OpenCV's bilinear resize by 1 / stride reads.
+    """
+    return picture[:, stride // 2 :: stride, stride // 2 :: stride]
+
+
+def cover(picture: Tensor, height: int, width: int) -> Tensor:
+    """Enlarge ``(3, rows, columns)`` where it is smaller than the image that it has to cover."""
+    factor = max(height / picture.shape[1], width / picture.shape[2])
+    if factor <= 1:
+        return picture
+    size = [int(np.ceil(length * factor)) for length in picture.shape[1:]]
+    return F.interpolate(picture[None].float(), size=size, mode="bilinear", align_corners=False)[0].to(torch.uint8)
+
+
+@cache
+def read_pictures(folder: str) -> tuple[Tensor, ...]:
+    """The original's five frost pictures, uint8 ``(3, rows, columns)`` each.
+
+    Raises:
+        UserError: one is missing or no image.
+    """
+    pictures = []
+    for name in ORIGINAL_FILES:
+        try:
+            with Image.open(Path(folder) / name) as image:
+                pictures.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+        except OSError as error:
+            raise UserError(
+                f"Frost picture {Path(folder) / name} cannot be read ({error}); the folder must hold "
+                f"{', '.join(ORIGINAL_FILES)} of the ImageNet-C scripts."
+            ) from error
+    return tuple(pictures)
+
+
+@cache
+def stand_ins() -> tuple[Tensor, ...]:
+    """Five random pictures with the statistics in ``frost.toml``, always the same; uint8 ``(3, rows, columns)``."""
+    with Path(__file__).with_name("frost.toml").open("rb") as file:
+        described = tomllib.load(file)["picture"]
+    return tuple(_synthesise(statistics, seed) for seed, statistics in enumerate(described))
+
+
+def _synthesise(statistics: dict[str, list[float]], seed: int) -> Tensor:
+    rows, columns = (int(length) for length in statistics["size"])
+    rng = np.random.Generator(np.random.PCG64(seed))
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.fftfreq(columns)[None, :])
+    frequency[0, 0] = 1e-9
+    shares = np.array(statistics["power"])
+    octave = np.clip(np.floor(-np.log2(frequency) - 0.5), 0, len(shares) - 1).astype(int)
+    octave[0, 0] = len(shares) - 1
+    amplitude = np.sqrt(shares / np.bincount(octave.ravel(), minlength=len(shares)))[octave]
+    amplitude[0, 0] = 0
+
+    def field() -> NDArray[np.float64]:
+        values = np.fft.ifft2(np.fft.fft2(rng.standard_normal((rows, columns))) * amplitude).real
+        ranks = values.argsort(axis=None).argsort().reshape(values.shape) / (values.size - 1)
+        shaped = np.interp(ranks, [0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1], statistics["quantiles"])
+        return (shaped - shaped.mean()) / shaped.std()
+
+    red_green, red_blue, green_blue = statistics["correlation"]
+    correlation = np.array([[1, red_green, red_blue], [red_green, 1, green_blue], [red_blue, green_blue, 1]])
+    # The first factor is what the channels share; it takes the shape of the luminance.
+    values, vectors = np.linalg.eigh(correlation)
+    mixing = vectors * np.sqrt(values.clip(min=0))
+    mixing *= np.sign(mixing.sum(axis=0))
+    fields = np.stack([field().ravel() for _ in range(3)])
+    coloured = mixing[:, ::-1] @ fields
+    levels = coloured * np.array(statistics["std"])[:, None] + np.array(statistics["mean"])[:, None]
+    return torch.from_numpy(levels.round().clip(0, 255).astype(np.uint8).reshape(3, rows, columns))

@@ -1,0 +1,164 @@
+"""Spatter: drops of water or splashes of mud, with the image processing that the water needs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import filters
+from .draws import Draws
+from .filters import pad, to_bytes
+from .parameters import Parameters
+
+WATER = (175 / 255, 238 / 255, 238 / 255)
+MUD = (63 / 255, 42 / 255, 20 / 255)
+#: Distances from the edges are cut at this many pixels.
+FARTHEST = 20.0
+#: Steps of OpenCV's 5 x 5 distance (Borgefors 1986): the offset, up to symmetry, and the length given to it.
+CHAMFER = (((0, 1), 1.0), ((1, 1), 1.4), ((1, 2), 2.1969))
+
+
+def spatter(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
+    """Water (severities 1 to 3) or mud (4 and 5). Draw: ``layer_normal`` (H, W), standard normal."""
+    layer = draws.normal("layer_normal", *x.shape[-2:]) * p["std"] + p["mean"]
+    layer = filters.gaussian(layer, p["sigma"])
+    wet = layer >= p["threshold"]
+    if p["mud"]:
+        cover = filters.gaussian((layer > p["threshold"]).float(), p["strength"])[:, None]
+        cover = torch.where(cover < 0.8, 0, cover)
+        colour = torch.tensor(MUD, device=x.device).view(1, 3, 1, 1) * 255
+        return to_bytes(torch.addcmul(x.float(), cover, colour - x))
+    levels = torch.where(wet, layer * 255, 0).clamp_(0, 255).floor_()
+    relief = levels * _relief(levels)
+    strongest = relief.amax((1, 2), keepdim=True)
+    cover = (relief / strongest.clamp(min=1e-9) * p["strength"])[:, None]
+    colour = torch.tensor(WATER, device=x.device).view(1, 3, 1, 1) * 255
+    return to_bytes(torch.addcmul(x.float(), cover, colour))
+
+
+def _relief(levels: Tensor) -> Tensor:
+    """Light and shade of the water's surface from the distance to its outlines, ``(B, H, W)`` grey levels."""
+    distance = chamfer_distance(canny(levels, 50, 150), FARTHEST)
+    height = equalise(_box3(distance).floor_())
+    padded = pad(height, 1, "reflect101")
+    rows, columns = levels.shape[-2:]
+    shaded = torch.zeros_like(height)
+    for (row, column), weight in (
+        ((0, 0), -2),
+        ((0, 1), -1),
+        ((1, 0), -1),
+        ((1, 1), 1),
+        ((1, 2), 1),
+        ((2, 1), 1),
+        ((2, 2), 2),
+    ):
+        shaded.add_(padded[:, row : row + rows, column : column + columns], alpha=weight)
+    return torch.round(_box3(shaded.clamp_(0, 255)))
+
+
+def _box3(x: Tensor) -> Tensor:
+    """Mean over 3 x 3 pixels, border reflect101."""
+    padded = pad(x, 1, "reflect101")
+    across = padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]
+    return (across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]) / 9
+
+
+def canny(levels: Tensor, low: int, high: int) -> Tensor:
+    """Canny edges with a 3 x 3 Sobel filter and the L1 gradient, decided in integers as OpenCV does.
+
+    Args:
+        levels: whole grey levels ``(B, H, W)``.
+        low: weak edges are above this gradient.
+        high: strong edges are above this gradient; weak ones stay where they connect to strong ones.
+
+    Returns:
+        bool ``(B, H, W)``.
+    """
+    rows, columns = levels.shape[-2:]
+    g = pad(levels.to(torch.int16), 1, "edge")
+    across = g[:, :-2] + 2 * g[:, 1:-1] + g[:, 2:]
+    along = g[:, :, :-2] + 2 * g[:, :, 1:-1] + g[:, :, 2:]
+    dx = (across[:, :, 2:] - across[:, :, :-2]).int()
+    dy = (along[:, 2:] - along[:, :-2]).int()
+    size_x, size_y = dx.abs(), dy.abs()
+    magnitude = size_x + size_y
+    around = F.pad(magnitude, (1, 1, 1, 1))
+
+    def at(row: int, column: int) -> Tensor:
+        return around[:, 1 + row : 1 + row + rows, 1 + column : 1 + column + columns]
+
+    scaled = size_y << 15
+    flat = size_x * 13573  # tan(22.5 degrees) in units of 2^-15
+    steep = flat + (size_x << 16)
+    horizontal = (magnitude > at(0, -1)) & (magnitude >= at(0, 1))
+    vertical = (magnitude > at(-1, 0)) & (magnitude >= at(1, 0))
+    falling = (magnitude > at(-1, -1)) & (magnitude > at(1, 1))
+    rising = (magnitude > at(-1, 1)) & (magnitude > at(1, -1))
+    diagonal = torch.where((dx ^ dy) < 0, rising, falling)
+    ridge = torch.where(scaled < flat, horizontal, torch.where(scaled > steep, vertical, diagonal))
+    weak = ridge & (magnitude > low)
+    edges = weak & (magnitude > high)
+    while True:
+        grown = F.max_pool2d(edges.float(), 3, 1, 1).bool() & weak
+        if torch.equal(grown, edges):
+            return edges
+        edges = grown
+
+
+def chamfer_distance(edges: Tensor, farthest: float) -> Tensor:
+    """Distance of every pixel to the nearest edge pixel in steps of ``CHAMFER``, cut at ``farthest``.
+
+    A shortest path may take its steps in any order, so one direction after the other is relaxed, by doubling.
+
+    Args:
+        edges: bool ``(B, H, W)``.
+        farthest: largest distance of interest, in pixels.
+    """
+    distance = torch.where(edges, 0.0, farthest)
+    for (small, large), length in CHAMFER:
+        directions = {(small, large), (small, -large), (large, small), (large, -small)}
+        for row, column in {d if d > (0, 0) else (-d[0], -d[1]) for d in directions}:
+            steps = 1
+            while steps * length < farthest:
+                shift = (row * steps, column * steps)
+                before = distance
+                distance = distance.clone()
+                for sign in (1, -1):
+                    here, there = _overlap(distance.shape, sign * shift[0], sign * shift[1])
+                    torch.minimum(distance[here], before[there] + steps * length, out=distance[here])
+                steps *= 2
+    return distance
+
+
+def _overlap(shape: torch.Size, down: int, right: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Index of the pixels that have a neighbour at (down, right), and of those neighbours."""
+    _, rows, columns = shape
+    here = (
+        slice(None),
+        slice(max(0, -down), max(0, rows - max(0, down))),
+        slice(max(0, -right), max(0, columns - max(0, right))),
+    )
+    there = (
+        slice(None),
+        slice(max(0, down), max(0, rows + min(0, down))),
+        slice(max(0, right), max(0, columns + min(0, right))),
+    )
+    return here, there
+
+
+def equalise(levels: Tensor) -> Tensor:
+    """Histogram equalisation per image, as OpenCV's: the lowest level becomes 0, the others spread by their rank.
+
+    Args:
+        levels: whole grey levels, float ``(B, H, W)``.
+    """
+    flat = levels.flatten(1).long()
+    counts = torch.zeros(len(flat), 256, dtype=torch.long, device=levels.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat))
+    lowest = flat.amin(1, keepdim=True)
+    total = flat.shape[1] - counts.gather(1, lowest)
+    below = counts.cumsum(1) - counts.gather(1, lowest)
+    table = torch.round(below.clamp(min=0).float() * (255 / total.clamp(min=1).float())).clamp_(max=255)
+    table = torch.where(total > 0, table, lowest.float())
+    return table.gather(1, flat).view(levels.shape)
