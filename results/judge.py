@@ -1,0 +1,305 @@
+"""Verdicts: printed numbers beside measured ones, and what they say.
+
+A number that was measured is ``reproduced``, ``off`` or ``unclear``; one that was not is ``not measured`` or
+``failed``, with the reason. Nothing else exists, and only a comparison of two numbers gives ``reproduced``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+
+from common.declaration import Claim, Paper
+from common.manifest import half_unit, load_manifest
+from common.measurement import Weights
+from common.needs import NEEDS
+from common.run import ClaimState, Run
+from results.measured import of_run
+
+KEY = ["model", "dataset", "metric"]
+WEIGHTS: tuple[str, ...] = get_args(Weights)
+
+#: Outcomes of a printed number, the ones that need attention first.
+OUTCOMES = ("off", "failed", "unclear", "reproduced", "not measured")
+
+#: Verdicts of a finding, in the order of the report.
+FINDINGS = ("does not hold", "unclear", "holds")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a measured value may be from the printed one: ``width`` in the metric's unit, NaN if not judged."""
+
+    width: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A run and everything that it says.
+
+    Attributes:
+        run: what was judged.
+        rows: as ``judge`` returns it.
+        comparisons: one row a printed number and kind of weights that were measured: ``row`` (index in ``rows``),
+            ``weights``, ``measured``, ``low``, ``high``, ``seeds``, ``n``, ``difference``, ``tolerance``, ``reason``,
+            ``outcome``, ``explanation``.
+        own: measurements that no printed number corresponds to; columns of ``results.measured``.
+        findings: columns of ``results.measured``.
+        claims: one row a claim: ``claim``, ``statement``, ``kind``, ``state``, ``reason``, ``seconds``, ``options``
+            (of the command line, that make it measurable).
+        measured: everything that was measured, columns of ``results.measured``.
+    """
+
+    run: Run
+    rows: pd.DataFrame
+    comparisons: pd.DataFrame
+    own: pd.DataFrame
+    findings: pd.DataFrame
+    claims: pd.DataFrame
+    measured: pd.DataFrame
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of printed numbers by outcome, in the order of ``OUTCOMES``."""
+        return count(self.rows["outcome"], OUTCOMES)
+
+    @property
+    def finding_counts(self) -> dict[str, int]:
+        """Number of findings by verdict, in the order of ``FINDINGS``."""
+        return count(self.findings["verdict"], FINDINGS)
+
+    @property
+    def exit_status(self) -> int:
+        """0 nothing measured is off, 1 something is off, 2 the run could not be made or measured nothing."""
+        broken = self.findings["exact"] & (self.findings["verdict"] == "does not hold")
+        if broken.any() or (self.rows["outcome"] == "off").any():
+            return 1
+        unfinished = ~self.claims["state"].isin(["done", "not measured"])
+        if self.measured.empty or unfinished.any() or (self.rows["outcome"] == "failed").any():
+            return 2
+        return 0
+
+
+def judgement(run: Run) -> Judgement:
+    """Judge everything in ``run`` against the manifest of its paper and of the papers that it builds on."""
+    expected, measured = printed(run.paper), of_run(run)
+    numbers = measured[measured["kind"] == "measurement"]
+    rows, comparisons = _judge(expected, numbers, lambda row: _why_not(run, row))
+    keys = pd.MultiIndex.from_frame(expected[KEY])
+    return Judgement(
+        run=run,
+        rows=rows,
+        comparisons=comparisons,
+        own=numbers[~pd.MultiIndex.from_frame(numbers[KEY]).isin(keys)].reset_index(drop=True),
+        findings=measured[measured["kind"] == "finding"].reset_index(drop=True),
+        claims=_claims(run),
+        measured=measured,
+    )
+
+
+def judge(expected: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Judge printed numbers by what ``run`` measured.
+
+    Args:
+        expected: rows of one or several manifests as ``load_manifest`` returns them; a column ``paper`` says whose
+            they are, the run's own where it is missing.
+        run: in any state.
+
+    Returns:
+        One row a printed number: its columns, and ``none``, ``released``, ``trained`` (measured values by weights,
+        NaN where not measured), ``outcome`` (one of ``OUTCOMES``), ``verdict`` (the outcome, with the reason where
+        nothing was measured) and ``explanation`` (of a comparison, one sentence). Where several values were
+        measured, the worst one decides.
+    """
+    if "paper" not in expected:
+        expected = expected.assign(paper=run.paper.slug)
+    measured = of_run(run)
+    return _judge(expected, measured[measured["kind"] == "measurement"], lambda row: _why_not(run, row))[0]
+
+
+def judge_reference(expected: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """As ``judge``, for a stored table of measured numbers, of which no run is left to ask why one is missing."""
+    return _judge(expected, measured[measured["kind"] == "measurement"], lambda row: "not measured")[0]
+
+
+def printed(paper: Paper) -> pd.DataFrame:
+    """The manifest of ``paper`` and of the papers that it builds on, with a column ``paper``."""
+    tables = [load_manifest(paper.manifest).assign(paper=paper.slug)]
+    for slug in paper.builds_on:
+        manifest = replace(paper, slug=slug, folder=paper.folder.parent / slug.replace("-", "_")).manifest
+        tables.append(load_manifest(manifest).assign(paper=slug))
+    filled = [table for table in tables if not table.empty]
+    return pd.concat(filled, ignore_index=True) if filled else tables[0]
+
+
+def count(values: pd.Series, names: tuple[str, ...]) -> dict[str, int]:
+    """How often each of ``names`` is among ``values``."""
+    return {name: int((values == name).sum()) for name in names}
+
+
+@lru_cache(maxsize=1)
+def default_tolerances() -> pd.DataFrame:
+    """``results/tolerance.csv``: tolerance (a number, ``half unit`` or ``not judged``) and reason, by metric, weights."""
+    table = pd.read_csv(Path(__file__).with_name("tolerance.csv"), dtype=str, keep_default_na=False)
+    return table.set_index(["metric", "weights"]).sort_index()
+
+
+def tolerance(metric: str, weights: str, text: str, own: float) -> Tolerance:
+    """The tolerance of a printed number.
+
+    Args:
+        metric: name of the metric.
+        weights: where the measured weights come from.
+        text: the number as printed; a default is at least half a unit of its last digit.
+        own: the manifest's own tolerance, or NaN.
+    """
+    if not math.isnan(own):
+        return Tolerance(own, "stated in the manifest")
+    if (metric, weights) not in default_tolerances().index:
+        missing = f"no tolerance is stated for {metric} with weights {weights!r}: add a row to results/tolerance.csv"
+        return Tolerance(math.nan, missing)
+    width, reason = default_tolerances().loc[(metric, weights)]
+    if width == "not judged":
+        return Tolerance(math.nan, reason)
+    return Tolerance(half_unit(text) if width == "half unit" else max(float(width), half_unit(text)), reason)
+
+
+def compare(
+    printed: float,
+    value: float,
+    tolerance: float,
+    interval: tuple[float, float] | None,
+    *,
+    sampled: bool,
+) -> str:
+    """Compare a measured value with a printed one: ``reproduced``, ``off`` or ``unclear``.
+
+    Within the tolerance a value is reproduced, unless its interval is wider than the tolerance: then it would also
+    be within it by chance. Outside, it is off, unless the interval contains the printed value.
+
+    Args:
+        printed: the printed value.
+        value: the measured value.
+        tolerance: half width of what counts as the same; NaN where it is not known.
+        interval: 95 % confidence interval of the value where chance plays a part, else None.
+        sampled: whether the value comes from a part of the data; without an interval it then proves nothing.
+    """
+    if not math.isfinite(value) or math.isnan(tolerance):
+        return "unclear"
+    # Values such as 4.75 - 4.7 exceed 0.05 by a rounding of binary fractions.
+    near = abs(value - printed) <= tolerance + 1e-9 * max(1.0, abs(printed))
+    if interval is None:
+        return "unclear" if sampled else "reproduced" if near else "off"
+    low, high = interval
+    if near:
+        return "reproduced" if (high - low) / 2 <= tolerance + 1e-9 else "unclear"
+    return "unclear" if low <= printed <= high else "off"
+
+
+def _judge(
+    expected: pd.DataFrame, numbers: pd.DataFrame, why_not: Callable[[Any], str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows = expected.reset_index(drop=True)
+    joined = rows.assign(row=rows.index)[["row", *KEY, "value", "printed", "unit", "tolerance"]].merge(
+        numbers.rename(columns={"value": "measured", "unit": "measured_unit"}).drop(columns=["note"]), on=KEY
+    )
+    comparisons = pd.concat([joined, _assess(joined)], axis="columns")
+    comparisons = comparisons.drop(columns=["tolerance"]).rename(columns={"allowed": "tolerance"})
+    # The worst value of each kind of weights speaks for it, and the worst of those for the row.
+    comparisons["severity"] = comparisons["outcome"].map(OUTCOMES.index).astype(int)
+    comparisons = comparisons.sort_values(["row", "severity"], kind="stable")
+    worst = comparisons.drop_duplicates("row").set_index("row")
+    values = comparisons.drop_duplicates(["row", "weights"]).pivot(index="row", columns="weights", values="measured")
+    rows = rows.join(values.reindex(columns=list(WEIGHTS)).astype(float))
+    rows = rows.join(worst[["outcome", "explanation"]])
+    reasons = [why_not(row) if pd.isna(row.outcome) else str(row.outcome) for row in rows.itertuples()]
+    rows["outcome"] = pd.Series([reason.partition(":")[0] for reason in reasons], index=rows.index, dtype=object)
+    rows["verdict"] = pd.Series(reasons, index=rows.index, dtype=object)
+    rows["explanation"] = rows["explanation"].astype(object).fillna("")
+    return rows, comparisons.drop(columns=["severity"]).reset_index(drop=True)
+
+
+def _assess(joined: pd.DataFrame) -> pd.DataFrame:
+    """Tolerance, reason, difference, outcome and explanation of each comparison."""
+    records = []
+    for row in joined.itertuples():
+        allowed = tolerance(row.metric, row.weights, row.value, row.tolerance)
+        # All images of a set are the images that the printed number is over: drawing them has no error. A part of
+        # them (``--limit``, ``--quick``), another training, and a measured time have one.
+        sampled = (pd.notna(row.limit) or row.quick) and row.weights != "none"
+        chance = sampled or row.weights != "released"
+        interval = (row.low, row.high) if chance and pd.notna(row.low) else None
+        difference = row.measured - row.printed
+        if row.measured_unit != row.unit:
+            outcome, why = "failed", f"measured in {row.measured_unit!r}, printed in {row.unit!r}"
+        else:
+            outcome = compare(row.printed, row.measured, allowed.width, interval, sampled=sampled)
+            why = f"{difference:+.4g} from the printed {row.value}; "
+            if math.isnan(allowed.width):
+                why += allowed.reason
+            else:
+                why += f"tolerance {allowed.width:g} ({allowed.reason})"
+                if outcome == "unclear":
+                    why += (
+                        f"; 95 % interval {interval[0]:.4g} to {interval[1]:.4g}"
+                        if interval
+                        else "; measured on a part of the data, without an interval"
+                    )
+        records.append((allowed.width, allowed.reason, difference, outcome, why))
+    return pd.DataFrame(
+        records, columns=["allowed", "reason", "difference", "outcome", "explanation"], index=joined.index
+    )
+
+
+def _why_not(run: Run, row: Any) -> str:
+    """Why a printed number was not measured: ``not measured: ...`` or ``failed: ...``."""
+    claims = [claim for claim in run.paper.claims if claim.covers(row.dataset, row.metric)]
+    if not claims:
+        elsewhere = f"; ask ./reproduce.sh {row.paper}" if row.paper != run.paper.slug else ""
+        return f"not measured: no claim of {run.paper.slug} measures {row.metric} on {row.dataset}{elsewhere}"
+    # A failure must be seen whatever other claims say; else the claim that needs least is the one to tell of.
+    order = ("failed", "interrupted", "", "not measured", "done")
+    states = {claim.name: run.states.get(claim.name, ClaimState(claim.name, "")) for claim in claims}
+    claim = min(claims, key=lambda claim: (order.index(states[claim.name].state), len(claim.needs)))
+    state = states[claim.name]
+    if state.state == "failed":
+        return f"failed: {claim.name}: {' '.join(state.reason.split())}"
+    if state.state == "not measured":
+        return f"not measured: {state.reason}"
+    if state.state == "done" and "checkpoint" in claim.needs:
+        return "not measured: needs --checkpoint FILE and --model of this model"
+    if state.state == "done":
+        return f"not measured: {claim.name} gave no {row.metric} for {row.model}"
+    return f"not measured: needs {claim.name} to be finished (--resume)"
+
+
+def _claims(run: Run) -> pd.DataFrame:
+    records = []
+    for claim in run.paper.claims:
+        state = run.states.get(claim.name, ClaimState(claim.name, "not reached", "the run ended before it"))
+        records.append(
+            {
+                "claim": claim.name,
+                "statement": claim.statement,
+                "kind": claim.kind,
+                "state": state.state,
+                "reason": state.reason,
+                "seconds": state.seconds,
+                "options": options(claim),
+            }
+        )
+    columns = ["claim", "statement", "kind", "state", "reason", "seconds", "options"]
+    return pd.DataFrame(records, columns=columns)
+
+
+def options(claim: Claim) -> str:
+    """What the command line must say for ``claim`` to be measured, e.g. ``--imagenet DIR --checkpoint FILE``."""
+    needs = (NEEDS[name] for name in claim.needs)
+    return " ".join(f"{need.option} {'FILE' if need.tier == 'checkpoint' else 'DIR'}" for need in needs if need.option)
