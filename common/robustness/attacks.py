@@ -13,7 +13,7 @@ released evaluations of RVT (arXiv 2105.07926) and VARS (arXiv 2204.10962).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.robustness.draws import Randomness, draw
+from common.robustness.draws import draw
 from common.robustness.normalisation import check_range
 
 Norm = Literal["linf", "l2"]
@@ -37,7 +37,8 @@ class Attack(Protocol):
         images: Tensor,
         labels: Tensor,
         *,
-        generator: Randomness | None = None,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
         draws: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Adversarial images of the shape and type of ``images``.
@@ -46,8 +47,9 @@ class Attack(Protocol):
             model: takes images in [0, 1], returns logits ``(B, K)``.
             images: ``(B, C, H, W)`` in [0, 1].
             labels: ``(B,)`` int64: the true classes, or the classes to reach where the attack is targeted.
-            generator: where random numbers come from: a generator, or one seed an image.
-            draws: the random numbers themselves, by name, instead of ``generator``.
+            generator: where random numbers are drawn from.
+            seeds: one seed an image instead, which makes the result independent of the batch that it is in.
+            draws: the random numbers themselves, by name, instead.
         """
         ...
 
@@ -88,7 +90,8 @@ class Pgd:
         images: Tensor,
         labels: Tensor,
         *,
-        generator: Randomness | None = None,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
         draws: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """See ``Attack``."""
@@ -96,7 +99,7 @@ class Pgd:
         images = images.detach()
         adversarial = images
         if self.random_start:
-            adversarial = (images + self._start(images, generator, draws or {})).clamp(0, 1)
+            adversarial = (images + self._start(images, generator, seeds, draws or {})).clamp(0, 1)
         for _ in range(self.steps):
             gradient = loss_gradient(model, adversarial, labels)
             if self.targeted:
@@ -111,19 +114,27 @@ class Pgd:
             adversarial = adversarial.clamp(0, 1)
         return adversarial
 
-    def _start(self, images: Tensor, generator: Randomness | None, draws: Mapping[str, Tensor]) -> Tensor:
+    def _start(
+        self,
+        images: Tensor,
+        generator: torch.Generator | None,
+        seeds: Sequence[int] | None,
+        draws: Mapping[str, Tensor],
+    ) -> Tensor:
         shape = images.shape
         if self.norm == "linf":
             uniform = _given(draws, "start_uniform01", shape, images)
             if uniform is None:
-                uniform = draw(torch.rand, shape, generator, images)
+                uniform = draw(torch.rand, shape, images, generator, seeds)
             return self.epsilon * (2 * uniform - 1)
         normal = _given(draws, "start_normal", shape, images)
         radius = _given(draws, "start_radius01", shape[:1], images)
         if normal is None:
-            normal = draw(torch.randn, shape, generator, images)
+            normal = draw(torch.randn, shape, images, generator, seeds)
         if radius is None:
-            radius = draw(torch.rand, shape[:1], generator, images)
+            # Other seeds than the direction's, so that radius and direction are independent.
+            others = None if seeds is None else [(int(seed) + 1) * 2**32 - 1 for seed in seeds]
+            radius = draw(torch.rand, shape[:1], images, generator, others)
         # The volume within radius r grows as r^d, so u^(1/d) makes the point uniform in the ball.
         share = radius ** (1 / images[0].numel())
         return self.epsilon * share.view(-1, 1, 1, 1) * normal / _lengths(normal)
@@ -162,12 +173,13 @@ class PatchPgd:
         images: Tensor,
         labels: Tensor,
         *,
-        generator: Randomness | None = None,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
         draws: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """See ``Attack``. Draws: ``position01`` (B, 2) in [0, 1), vertical and horizontal."""
         check_batch(images, labels)
-        mask = patch_mask(images, self.size, aligned=self.aligned, generator=generator, draws=draws)
+        mask = patch_mask(images, self.size, aligned=self.aligned, generator=generator, seeds=seeds, draws=draws)
         adversarial = images.detach()
         sign = -1 if self.targeted else 1
         for _ in range(self.steps):
@@ -181,7 +193,8 @@ def patch_mask(
     size: int,
     *,
     aligned: bool = True,
-    generator: Randomness | None = None,
+    generator: torch.Generator | None = None,
+    seeds: Sequence[int] | None = None,
     draws: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """One square of ones an image on zeros, ``(B, 1, H, W)``, of the type of ``images``.
@@ -191,6 +204,7 @@ def patch_mask(
         size: side of the square in pixels.
         aligned: the square is a cell of the grid of ``size`` pixels; otherwise it lies anywhere.
         generator: where the positions are drawn from.
+        seeds: one seed an image instead.
         draws: ``position01`` (B, 2) in [0, 1) instead.
     """
     batch, _, height, width = images.shape
@@ -198,7 +212,7 @@ def patch_mask(
         raise UserError(f"a patch of {size} pixels does not fit into images of {height}x{width}.")
     position = _given(draws or {}, "position01", (batch, 2), images)
     if position is None:
-        position = draw(torch.rand, (batch, 2), generator, images)
+        position = draw(torch.rand, (batch, 2), images, generator, seeds)
     extent = torch.tensor([height, width], device=images.device)
     places = extent // size if aligned else extent - size + 1
     first = (position * places).long() * (size if aligned else 1)
@@ -230,14 +244,15 @@ class AutoAttack:
         images: Tensor,
         labels: Tensor,
         *,
-        generator: Randomness | None = None,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
         draws: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """See ``Attack``; the generator gives one seed for the whole batch, and there are no named draws."""
         check_batch(images, labels)
         if draws:
             raise UserError("AutoAttack draws its random numbers itself; pass a generator instead of draws.")
-        seed = int(draw(torch.rand, (len(images),), generator, torch.zeros(1, dtype=torch.float64))[0] * 2**31)
+        seed = int(draw(torch.rand, (len(images),), torch.zeros(1, dtype=torch.float64), generator, seeds)[0] * 2**31)
         try:
             package: Any = importlib.import_module("pyautoattack")
         except ImportError:

@@ -6,13 +6,13 @@ mean colour. A grid of ``(rows, columns)`` tiles divides the image evenly; tiles
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.robustness.draws import Randomness
+from common.robustness.draws import permutations
 
 #: ``(rows, columns)``, or one number for both.
 Grid = int | tuple[int, int]
@@ -27,7 +27,8 @@ def random_drop(
     *,
     grid: Grid = 14,
     offset: int = 0,
-    generator: Randomness | None = None,
+    generator: torch.Generator | None = None,
+    seeds: Sequence[int] | None = None,
     draws: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Images with ``count`` random tiles black.
@@ -38,9 +39,9 @@ def random_drop(
         grid: of the tiles; 14 is the grid of 16-pixel patches at 224 pixels.
         offset: shift the dropped area down and right by so many pixels; the first rows and columns stay as they
             are. The publication uses half a patch to drop across the borders of tokens.
-        generator: a generator drops the same tiles in the whole batch, as the released evaluation; one seed an image
-            drops others in each.
-        draws: ``dropped`` (count,) or (B, count), tile indices, instead of ``generator``.
+        generator: drops the same tiles in the whole batch, as the released evaluation.
+        seeds: one seed an image instead, which drops others in each.
+        draws: ``dropped`` (count,) or (B, count), tile indices, instead.
     """
     rows, columns = grid_of(images, grid)
     tiles = rows * columns
@@ -49,7 +50,7 @@ def random_drop(
     if draws is not None:
         dropped = draws["dropped"].to(images.device)
     else:
-        dropped = _permutations(tiles, generator)[..., :count].to(images.device)
+        dropped = permutations(tiles, generator, seeds)[..., :count].to(images.device)
     kept = torch.ones((*dropped.shape[:-1], tiles), dtype=images.dtype, device=images.device)
     kept = kept.scatter(-1, dropped, 0).reshape(-1, 1, rows, columns)
     mask = _to_pixels(kept, images)
@@ -93,7 +94,8 @@ def shuffle_tiles(
     images: Tensor,
     *,
     grid: Grid,
-    generator: Randomness | None = None,
+    generator: torch.Generator | None = None,
+    seeds: Sequence[int] | None = None,
     draws: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Images whose tiles are permuted: tile ``k`` of the result is tile ``permutation[k]`` of the image.
@@ -101,13 +103,13 @@ def shuffle_tiles(
     Args:
         images: ``(B, C, H, W)``.
         grid: of the tiles.
-        generator: a generator gives one permutation for the batch, as the released evaluation; one seed an image
-            gives each its own.
-        draws: ``permutation`` (N,) or (B, N) instead of ``generator``.
+        generator: draws one permutation for the batch, as the released evaluation.
+        seeds: one seed an image instead, which gives each its own.
+        draws: ``permutation`` (N,) or (B, N) instead.
     """
     rows, columns = grid_of(images, grid)
     batch, channels, height, width = images.shape
-    permutation = draws["permutation"] if draws is not None else _permutations(rows * columns, generator)
+    permutation = draws["permutation"] if draws is not None else permutations(rows * columns, generator, seeds)
     permutation = permutation.to(images.device).expand(batch, -1)
     tiles = images.view(batch, channels, rows, height // rows, columns, width // columns)
     tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
@@ -129,12 +131,3 @@ def _to_pixels(tiles: Tensor, images: Tensor) -> Tensor:
     """Repeat values ``(B, 1, rows, columns)`` over the pixels of their tile."""
     height, width = images.shape[-2:]
     return tiles.repeat_interleave(height // tiles.shape[2], 2).repeat_interleave(width // tiles.shape[3], 3)
-
-
-def _permutations(length: int, randomness: Randomness | None) -> Tensor:
-    """One permutation ``(length,)`` from a generator, or one a seed ``(B, length)``."""
-    if randomness is None:
-        raise UserError("this needs random numbers: pass generator=torch.Generator().manual_seed(...) or its draws.")
-    if isinstance(randomness, torch.Generator):
-        return torch.randperm(length, generator=randomness, device=randomness.device)
-    return torch.stack([torch.randperm(length, generator=torch.Generator().manual_seed(int(s))) for s in randomness])

@@ -166,8 +166,8 @@ def test_pixel_units_do_not_depend_on_normalisation(batch: tuple[Tensor, Tensor]
 def test_seeds_make_results_independent_of_batching(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
     for attack in (ATTACKS[2], ATTACKS[3], PatchPgd(size=4, steps=2)):
-        together = attack(network, images, labels, generator=range(6))
-        apart = torch.cat([attack(network, images[i : i + 1], labels[i : i + 1], generator=[i]) for i in range(6)])
+        together = attack(network, images, labels, seeds=range(6))
+        apart = torch.cat([attack(network, images[i : i + 1], labels[i : i + 1], seeds=[i]) for i in range(6)])
         assert torch.allclose(together, apart, atol=1e-5)
 
 
@@ -242,17 +242,17 @@ def test_user_errors(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UserError, match="generator"):
         attack(network, images, labels)
     with pytest.raises(UserError, match="5 seeds for 6 images"):
-        attack(network, images, labels, generator=range(5))
+        attack(network, images, labels, seeds=range(5))
     with pytest.raises(UserError, match=r"\[0, 1\] is needed"):
-        attack(network, 2 * images - 1, labels, generator=range(6))
+        attack(network, 2 * images - 1, labels, seeds=range(6))
     with pytest.raises(UserError, match=r"\[0, 1\] is needed"):
-        attack(network, images * float("nan"), labels, generator=range(6))
+        attack(network, images * float("nan"), labels, seeds=range(6))
     with pytest.raises(UserError, match="divide by 255"):
         network((images * 255).byte())
     with pytest.raises(UserError, match="6 class indices"):
-        attack(network, images, labels[:3], generator=range(6))
+        attack(network, images, labels[:3], seeds=range(6))
     with pytest.raises(UserError, match="does not fit"):
-        PatchPgd(size=17)(network, images, labels, generator=range(6))
+        PatchPgd(size=17)(network, images, labels, seeds=range(6))
     with pytest.raises(UserError, match="'l1' is not known"):
         Pgd(epsilon=1, step=1, steps=1, norm="l1")
     with pytest.raises(UserError, match="start_uniform01"):

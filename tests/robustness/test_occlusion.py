@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.robustness.attacks import patch_mask
+from common.robustness.corruptions import corrupt
 from common.robustness.occlusion import drop_tiles, random_drop, salient_tiles, shuffle_tiles
+from common.robustness.patch_corruption import corrupt_patch
 
 FIXTURES = Path(__file__).parents[1] / "parity" / "occlusion"
 
@@ -81,20 +84,28 @@ def test_drop_removes_exactly_so_many_tiles(count: int, images: Tensor) -> None:
 def test_randomness_of_batch_and_of_each_image(images: Tensor) -> None:
     whole = random_drop(images, 98, generator=torch.Generator().manual_seed(0))
     assert torch.equal(whole[0] == 0, whole[1] == 0)
-    each = random_drop(images, 98, generator=[4, 5])
+    each = random_drop(images, 98, seeds=[4, 5])
     assert not torch.equal(each[0] == 0, each[1] == 0)
-    assert torch.equal(each[1:], random_drop(images[1:], 98, generator=[5]))
-    assert torch.equal(
-        shuffle_tiles(images, grid=14, generator=[4, 5])[1:], shuffle_tiles(images[1:], grid=14, generator=[5])
-    )
+    assert torch.equal(each[1:], random_drop(images[1:], 98, seeds=[5]))
+    assert torch.equal(shuffle_tiles(images, grid=14, seeds=[4, 5])[1:], shuffle_tiles(images[1:], grid=14, seeds=[5]))
 
 
 def test_user_errors(images: Tensor) -> None:
     with pytest.raises(UserError, match="does not divide"):
-        random_drop(images, 1, grid=15, generator=[0, 1])
+        random_drop(images, 1, grid=15, seeds=[0, 1])
     with pytest.raises(UserError, match="cannot be dropped"):
-        random_drop(images, 197, generator=[0, 1])
+        random_drop(images, 197, seeds=[0, 1])
     with pytest.raises(UserError, match="generator"):
         shuffle_tiles(images, grid=14)
     with pytest.raises(UserError, match="choice of tiles"):
         drop_tiles(images, torch.zeros(2, 14, dtype=torch.bool))
+
+
+def test_corrupted_patch_is_cut_from_the_corrupted_image(images: Tensor) -> None:
+    pixels = (images * 255).byte()
+    whole = corrupt(pixels, "gaussian_noise", 5, seeds=[1, 2])
+    result = corrupt_patch(pixels, "gaussian_noise", 5, size=16, seeds=[1, 2])
+    mask = patch_mask(images, 16, seeds=[1, 2]).bool()
+    assert mask.flatten(1).sum(1).tolist() == [256, 256]
+    assert torch.equal(result, torch.where(mask, whole, pixels))
+    assert not torch.equal(result, pixels)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import binary_calibration_error
 
 from common.errors import UserError
 
@@ -21,6 +20,8 @@ BIN_SIZE = 100
 
 def ece(confidence: Any, correct: Any, bins: int = 15) -> float:
     """Expected calibration error over ``bins`` intervals of equal width, in [0, 1]."""
+    from torchmetrics.functional.classification import binary_calibration_error  # here: importing it takes seconds
+
     confidence, correct = _checked(confidence, correct)
     return float(
         binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct).int(), n_bins=bins, norm="l1")

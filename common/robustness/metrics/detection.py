@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 
 class Detection(NamedTuple):
@@ -27,6 +26,8 @@ def detection(score_unknown: Any, score_known: Any, *, recall: float = 0.95) -> 
     Returns:
         Area under the ROC curve, average precision, false positive rate.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # here: importing it takes seconds
+
     score = np.concatenate([np.asarray(score_unknown, dtype=float), np.asarray(score_known, dtype=float)])
     unknown = np.zeros(score.size, dtype=int)
     unknown[: len(score_unknown)] = 1
