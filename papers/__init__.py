@@ -1,7 +1,8 @@
 """One package per paper; discovery, and registration of every paper's models with timm.
 
 Importing this package makes every declared model known to ``timm.create_model``. A paper's model code is imported
-when one of its models is built, so the cost of the import grows with the number of declarations only.
+when one of its models is built, so the cost of the import grows with the number of declarations only. The command
+line (``python -m papers``) registers when a command needs models, so that its other commands do not wait for torch.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-from timm.models import is_model, register_model
 
 from common.declaration import Model, Paper
 from common.errors import UserError, nearest
@@ -22,10 +22,10 @@ from common.errors import UserError, nearest
 
 @lru_cache(maxsize=1)
 def all_papers() -> dict[str, Paper]:
-    """Every paper by its slug, in alphabetical order. A package here is a paper if it declares ``PAPER``."""
+    """Every paper by its slug, in alphabetical order. Every package here is one, but for the command line's."""
     found = {}
     for module in pkgutil.iter_modules(__path__):
-        if not module.ispkg:
+        if not module.ispkg or module.name.startswith("_"):
             continue
         package = importlib.import_module(f"{__name__}.{module.name}")
         paper: Paper = dataclasses.replace(package.PAPER, folder=Path(package.__path__[0]))
@@ -71,7 +71,15 @@ def _entrypoint(paper: Paper, model: Model) -> Callable[..., Any]:
     return build
 
 
-def _register() -> None:
+@lru_cache(maxsize=1)
+def register_models() -> None:
+    """Make every model that a paper defines known to ``timm.create_model``.
+
+    Raises:
+        UserError: two models have the same name.
+    """
+    from timm.models import is_model, register_model
+
     for paper in all_papers().values():
         for model in paper.models:
             if model.defined_by:
@@ -81,4 +89,6 @@ def _register() -> None:
             register_model(_entrypoint(paper, model))
 
 
-_register()
+# While the package is being located for ``python -m papers``, Python has "-m" as the program's name.
+if sys.argv[:1] != ["-m"]:
+    register_models()

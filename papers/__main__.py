@@ -1,0 +1,69 @@
+"""The command line: ``./reproduce.sh`` sets up the environment and runs this (``python -m papers``)."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from common.errors import UserError
+from papers._commands import dispatch
+
+#: Failures of the machine, not of the code: shown as one sentence.
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        argv: arguments after the program's name; ``sys.argv`` by default.
+
+    Returns:
+        Exit status: 0 done and nothing off; 1 something is off; 2 could not be done; 130 interrupted.
+    """
+    try:
+        return dispatch(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone: what Python still holds back must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"{error.strerror}{where}; make room or choose another folder, and call again.")
+
+
+def _fail(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 2
+
+
+def _terminate(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def entry() -> int:
+    """Run this process' command line: what ``python -m papers`` and the installed ``resight`` do."""
+    # A batch system's SIGTERM keeps what has been measured, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+    # reproduce.sh starts in the checkout, so that the checkout's code runs; paths are relative to where it was called.
+    os.chdir(os.environ.pop("RESIGHT_CALLED_FROM", "."))
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

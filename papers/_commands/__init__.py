@@ -1,0 +1,88 @@
+"""What can be asked on the command line: one module a command, found through ``COMMANDS``.
+
+A command's module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit status; it is imported when
+the command is called, and ``args.words`` is the command line as it was typed. What is asked of a paper (``vars``,
+``vars train``) has the paper as the first argument of ``run``. ``help.txt`` lists everything; ``reproduce.sh`` prints
+it without any Python.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError, nearest
+from papers._commands.arguments import Parser
+
+PROGRAM = "./reproduce.sh"
+HELP = Path(__file__).with_name("help.txt")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        module: where its ``add_arguments`` and ``run`` are.
+        summary: what it does, one sentence.
+        models: whether it builds models, so that they have to be registered with timm first.
+    """
+
+    module: str
+    summary: str
+    models: bool = False
+
+
+COMMANDS: dict[str, Command] = {
+    "list": Command("papers._commands.list", "Show the papers, their kind, state and verdicts."),
+    "cite": Command("papers._commands.cite", "Print the BibTeX of a paper and of resight."),
+    "doctor": Command("papers._commands.doctor", "Show what is installed, which data is found, what claims need."),
+    "test": Command("papers._commands.test", "Run the linter, the format check, the type check and the tests."),
+}
+
+#: What can be asked of a paper; the empty word is the paper alone.
+OF_PAPER: dict[str, Command] = {
+    "": Command("papers._commands.reproduce", "Measure the claims of {title!r} ({venue}) and report.", models=True),
+}
+
+
+def dispatch(argv: list[str]) -> int:
+    """Run what ``argv`` asks for and return its exit status.
+
+    Raises:
+        UserError: there is no such command or paper, or its options are wrong.
+    """
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        print(HELP.read_text(encoding="utf-8"), end="")
+        return 0
+    word, *rest = argv
+    if word in COMMANDS:
+        return _call(COMMANDS[word], word, rest)
+
+    import papers
+
+    known = papers.all_papers()
+    if word not in known:
+        hint = nearest(word, [*COMMANDS, *known])
+        raise UserError(f"There is no paper or command {word!r}.{hint} {PROGRAM} list shows the papers.")
+    paper = known[word]
+    action = rest[0] if rest and not rest[0].startswith("-") else ""
+    if action not in OF_PAPER:
+        raise UserError(f"{word} has no {action!r}.{nearest(action, OF_PAPER)} {PROGRAM} --help shows what there is.")
+    return _call(OF_PAPER[action], f"{word} {action}".rstrip(), rest[1:] if action else rest, paper)
+
+
+def _call(command: Command, words: str, rest: list[str], *paper: Any) -> int:
+    module = importlib.import_module(command.module)
+    summary = command.summary.format_map(vars(paper[0])) if paper else command.summary
+    parser = Parser(prog=f"{PROGRAM} {words}", description=summary)
+    module.add_arguments(parser)
+    args = parser.parse(rest)
+    args.words = [*words.split(), *rest]
+    if command.models:
+        import papers
+
+        papers.register_models()
+    return module.run(*paper, args)

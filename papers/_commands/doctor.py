@@ -1,0 +1,84 @@
+"""``./reproduce.sh doctor``: what this machine has, and what each claim still needs."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from rich.console import Console
+
+from common.needs import FOLDERS, NEEDS
+from common.run import Settings
+from papers._commands.arguments import existing_file, existing_folder
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the data that a run would be given."""
+    parser.epilog = "With the folders and the checkpoint of a run, shows what that run could measure."
+    parser.add_argument("--checkpoint", type=existing_file, metavar="FILE")
+    for name in FOLDERS:
+        parser.add_argument(f"--{name}", type=existing_folder, metavar="DIR")
+
+
+def run(args: Namespace) -> int:
+    """Print what is there, then for each paper which claims can be measured and what the others need."""
+    console = Console(highlight=False, soft_wrap=True)
+    _machine(console)
+    folders = {name: path for name in FOLDERS if (path := getattr(args, name.replace("-", "_"))) is not None}
+    _data(console, folders)
+    _claims(console, Settings(folders=folders, checkpoint=args.checkpoint))
+    return 0
+
+
+def _section(console: Console, title: str) -> None:
+    console.print(f"\n[bold]{title}[/bold]")
+
+
+def _machine(console: Console) -> None:
+    import torch
+
+    from common import provenance
+
+    console.print("[bold]Installed[/bold]")
+    for name, version in provenance.versions().items():
+        if name != "resight":
+            console.print(f"  {name} {version}")
+    _section(console, "Machine")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    hardware = provenance.hardware(device)
+    memory = f", {hardware['memory_gib']} GiB memory" if hardware["memory_gib"] else ""
+    console.print(f"  {hardware['system']}")
+    console.print(f"  {hardware['cpu']}, {hardware['cores']} cores{memory}")
+    console.print(f"  device: {device}" + (f", {hardware['accelerator']}" if hardware["accelerator"] else ""))
+    if torch.backends.mps.is_available():
+        console.print("  device: mps (with --device mps)")
+    free = shutil.disk_usage(provenance.PROJECT).free / 2**30
+    console.print(f"  disk: {free:.1f} GiB free in {provenance.PROJECT}")
+
+
+def _data(console: Console, folders: dict[str, Path]) -> None:
+    from common.data.fashion_mnist import find_fashion_mnist
+
+    _section(console, "Data")
+    console.print(f"  {find_fashion_mnist().sentence}", markup=False)
+    for name, path in folders.items():
+        root = path / "val" if (path / "val").is_dir() else path
+        count = sum(entry.is_dir() for entry in root.iterdir())
+        console.print(f"  {name}: {root.resolve()}, {count} folders in it", markup=False)
+    for name in FOLDERS:
+        if name not in folders:
+            console.print(f"  {name}: not given; {NEEDS[name].remedy}", markup=False)
+
+
+def _claims(console: Console, settings: Settings) -> None:
+    import papers
+
+    for slug, paper in papers.all_papers().items():
+        _section(console, f"Claims of {slug}")
+        groups: dict[str, list[str]] = {}
+        for claim in paper.claims:
+            missing = settings.missing(claim)
+            groups.setdefault(f"needs {' and '.join(missing)}" if missing else "can be measured", []).append(claim.name)
+        for state, names in groups.items():
+            console.print(f"  {', '.join(names)}: {state}", markup=False)

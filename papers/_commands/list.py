@@ -1,0 +1,26 @@
+"""``./reproduce.sh list``: the papers with their state, computed from manifests and reference results."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from rich.console import Console
+from rich.table import Table
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """There are no options."""
+
+
+def run(args: Namespace) -> int:
+    """Print one row a paper."""
+    import papers
+    import results
+
+    table = Table("paper", "kind", "venue", "state", box=None, pad_edge=False)
+    for slug, paper in papers.all_papers().items():
+        table.add_row(slug, paper.kind, paper.venue, str(results.summary(paper)))
+    console = Console(highlight=False)
+    # A log or a pipe has no width that rows would have to fit in.
+    console.print(table, width=None if console.is_terminal else 1000, crop=console.is_terminal)
+    return 0

@@ -1,0 +1,162 @@
+"""``./reproduce.sh SLUG``: measure the claims of a paper and write the report."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import ArgumentParser, Namespace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from common.declaration import Claim, Paper
+from common.errors import UserError, nearest
+from common.needs import FOLDERS, NEEDS
+from common.progress import console
+from common.run import Run, Settings
+from papers._commands.arguments import existing_file, existing_folder, whole_number
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options of a run."""
+    parser.epilog = (
+        "Without options, everything is measured that needs no more than the embedded data (Fashion-MNIST).\n"
+        "Exit status: 0 nothing measured is off; 1 something is off; 2 could not run; 130 interrupted."
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller budgets everywhere, for CI")
+    parser.add_argument("--claims", metavar="A,B", help="measure these claims only")
+    parser.add_argument("--seeds", type=whole_number(1), metavar="N", help="trainings per trained number (default: 3)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="the first seed (default: 0)")
+    parser.add_argument("--epochs", type=whole_number(1), metavar="N", help="epochs of trainings on embedded data")
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="cpu, cuda, mps or auto: cuda where there is one (default: auto)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="run folder (default: results/runs/SLUG/TIME below the checkout)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --output, or with the newest unfinished one"
+    )
+    full = parser.add_argument_group("full scale")
+    full.add_argument("--checkpoint", type=existing_file, metavar="FILE", help="released or own weights to evaluate")
+    full.add_argument("--model", metavar="NAME", help="timm name of the model in --checkpoint")
+    for name in FOLDERS:
+        remedy = NEEDS[name].remedy.partition("(")[2].removesuffix(")")
+        full.add_argument(f"--{name}", type=existing_folder, metavar="DIR", help=remedy)
+    full.add_argument("--limit", type=whole_number(1), metavar="N", help="evaluate on this many images at most")
+    full.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="(default: 64)")
+    full.add_argument(
+        "--workers", type=whole_number(0), default=2, metavar="N", help="processes that load images (default: 2)"
+    )
+
+
+def run(paper: Paper, args: Namespace) -> int:
+    """Measure, report, and say how to go on after an interruption."""
+    import results
+
+    claims = _claims(paper, args.claims)
+    settings = _settings(args)
+    measured = _open_run(paper, settings, claims, args)
+    command = _command_to_go_on(args.words, measured.folder)
+    try:
+        measured.execute(claims)
+    except KeyboardInterrupt:
+        results.write_all(measured)
+        console.print(f"Stopped. What was measured is kept; go on with\n  {command}", highlight=False, soft_wrap=True)
+        return 130
+    return results.write_all(measured)
+
+
+def _claims(paper: Paper, selection: str | None) -> tuple[Claim, ...]:
+    if not paper.claims:
+        raise UserError(f"{paper.slug} declares no claims; add them in {paper.folder / '__init__.py'}.")
+    if selection is None:
+        return paper.claims
+    known = {claim.name: claim for claim in paper.claims}
+    names = [name.strip() for name in selection.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"{paper.slug} has no claim {name!r}.{nearest(name, known)} Its claims are {', '.join(known)}."
+            )
+    if not names:
+        raise UserError(f"--claims names no claim; those of {paper.slug} are {', '.join(known)}.")
+    return tuple(claim for claim in paper.claims if claim.name in names)
+
+
+def _settings(args: Namespace) -> Settings:
+    folders = {name: getattr(args, name.replace("-", "_")) for name in FOLDERS}
+    return Settings(
+        quick=args.quick,
+        seeds=args.seeds,
+        epochs=args.epochs,
+        device=_device(args.device),
+        seed=args.seed,
+        folders={name: path for name, path in folders.items() if path is not None},
+        checkpoint=args.checkpoint,
+        model=args.model,
+        limit=args.limit,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"--device {name}: this machine has no such device; cpu works everywhere.") from None
+    return name
+
+
+def _open_run(paper: Paper, settings: Settings, claims: tuple[Claim, ...], args: Namespace) -> Run:
+    if args.output is not None:
+        if not args.resume and (args.output / "events.jsonl").exists():
+            raise UserError(
+                f"{args.output} already holds a run; add --resume to go on with it, or name another folder."
+            )
+        return Run(paper, settings, args.output)
+    base = runs_folder() / paper.slug
+    if args.resume:
+        return _newest_unfinished(paper, settings, claims, base)
+    stamp = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
+    folder, number = base / stamp, 1
+    while folder.exists():
+        number += 1
+        folder = base / f"{stamp}-{number}"
+    return Run(paper, settings, folder)
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: in the checkout, or below the current folder where resight is installed without one."""
+    return (CHECKOUT if (CHECKOUT / "reproduce.sh").exists() else Path.cwd()) / "results" / "runs"
+
+
+def _newest_unfinished(paper: Paper, settings: Settings, claims: tuple[Claim, ...], base: Path) -> Run:
+    refusal = None
+    for record in sorted(base.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            candidate = Run(paper, settings, record.parent)
+        except UserError as error:
+            refusal = refusal or error
+            continue
+        states = {claim.name: candidate.states.get(claim.name) for claim in claims}
+        if any(state is None or state.state in ("interrupted", "failed") for state in states.values()):
+            return candidate
+    if refusal is not None:
+        raise UserError(f"No run with these options is unfinished; of the others: {refusal}")
+    raise UserError(f"There is no unfinished run of {paper.slug} in {base}; call without --resume to start one.")
+
+
+def _command_to_go_on(words: list[str], folder: Path) -> str:
+    """The command line ``words``, made to resume ``folder``."""
+    kept: list[str] = []
+    for word, before in zip(words, ["", *words], strict=False):
+        if before != "--output" and word not in ("--output", "--resume") and not word.startswith("--output="):
+            kept.append(word)
+    return shlex.join(["./reproduce.sh", *kept, "--output", str(folder), "--resume"])
