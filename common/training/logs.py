@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common import provenance
 from common.errors import UserError
 from common.files import write_atomic
 
@@ -43,7 +44,8 @@ class RunLog:
         self._events: Any = None
         self._wandb: Any = None
         if folder is not None:
-            self._try("run.json", lambda: write_atomic(folder / "run.json", json.dumps(settings, indent=1) + "\n"))
+            record = json.dumps(provenance.collect(dict(settings)), indent=1) + "\n"
+            self._try("run.json", lambda: write_atomic(folder / "run.json", record))
         if folder is not None and tensorboard:
             self._try("TensorBoard", lambda: self._open_events(folder / "tensorboard", step))
         if wandb:

@@ -135,7 +135,7 @@ class Run:
             self.say,
             tensorboard=options.tensorboard,
             wandb=options.wandb if self.main else "",
-            settings=self.identity | {"deviates": bool(recipe.changes), "batch": self.plan.describe()},
+            settings=self.identity | {"device": str(self.device), "batch": self.plan.describe()},
             step=self.step,
         )
 

@@ -221,6 +221,7 @@ def load_recipe(
         if model and fnmatchcase(model, pattern)
     ]
     method: dict[str, Scalar] = {}
+    written_batch = 0
     if quick:
         overlays.append((f"{setting}.quick", _table(path, text, table, setting, "quick")))
     for name, overlay in overlays:
@@ -238,11 +239,13 @@ def load_recipe(
                     f"{nearest(key, method)}"
                 )
         method.update(changed)
+        if not name.endswith(".quick"):
+            written_batch = values.get("total_batch", 0)
     missing = [key for key in KEYS if key not in values]
     if missing:
         line = _line(text, setting, None)
         raise UserError(f"{path}:{line}: [{setting}] does not say {', '.join(missing)}; a recipe names every key.")
-    recipe = Recipe(**values, setting=setting, written_batch=values["total_batch"], method=method)
+    recipe = Recipe(**values, setting=setting, written_batch=written_batch, method=method)
     _check_together(recipe, lambda key: where[key])
     return _changed(recipe, changes)
 

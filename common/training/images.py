@@ -1,0 +1,355 @@
+"""Training data from files, read by timm: image folders, tar files, WebDataset shards, Hugging Face, TFDS.
+
+Each sample of an indexed data set draws its augmentation from (seed, epoch, position), so a batch is the same
+whatever the number of workers or processes, and after a resume.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import IterableImageDataset, create_dataset, create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+
+from common.errors import UserError
+from common.training.data import Plan, epoch_order, epoch_steps, validation_order
+from common.training.randomness import derive_seed, generator, seed_global
+from common.training.recipe import Recipe
+
+#: Names under which the two parts of an image folder or of a pair of tar files are found.
+TRAIN_NAMES = ("train", "training")
+VALIDATION_NAMES = ("val", "validation", "valid", "eval", "test")
+#: What reading a broken image may raise.
+READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+#: Images of a forward pass in evaluation.
+EVALUATION_BATCH = 128
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where timm finds images.
+
+    Args:
+        root: folder with ``train`` and ``val`` (a folder per class in each, as ImageNet), or with ``train.tar`` and
+            ``val.tar``; root of the shards; cache folder of Hugging Face or TFDS.
+        dataset: timm's name: empty for folder and tar, ``"wds/"``, ``"hfds/NAME"``, ``"hfids/NAME"``, ``"tfds/NAME"``.
+        train_split: name of the split, or the shards as ``"train-{0000..0099}.tar|100000"`` with their image count.
+        validation_split: likewise.
+        train_images: number of training images where a stream does not say it.
+        validation_images: number of validation images where a stream does not say it.
+    """
+
+    root: Path
+    dataset: str = ""
+    train_split: str = "train"
+    validation_split: str = "validation"
+    train_images: int = 0
+    validation_images: int = 0
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for an image that could not be read, on its way from a worker to the main process."""
+
+    name: str
+    reason: str
+
+
+class ImageData:
+    """Images from files for `common.training.loop.train`.
+
+    Args:
+        source: where they are.
+        recipe: decides crops, augmentation and the number of channels (one for each value of its ``mean``).
+        workers: processes that decode; 0: decode in the main process (streams use at least one).
+        skip_unreadable: take the next image in place of a training image that cannot be read, with a warning. In
+            evaluation an unreadable image always is an error, since leaving it out would change the metric.
+
+    Raises:
+        UserError: nothing is found there, or training and validation set name different classes.
+    """
+
+    def __init__(self, source: Source, recipe: Recipe, *, workers: int = 4, skip_unreadable: bool = False) -> None:
+        if recipe.train_crop == "padded":
+            raise UserError("Images from files are cropped by train_crop random_resized or none, not padded.")
+        self.source, self.workers, self.skip_unreadable = source, workers, skip_unreadable
+        self._mode = "L" if len(recipe.mean) == 1 else "RGB"
+        self._train = self._open(recipe, training=True)
+        self._validation = self._open(recipe, training=False)
+        self._loaders: dict[bool, tuple[DataLoader[Any], _Passes]] = {}
+        train_classes, validation_classes = _classes(self._train), _classes(self._validation)
+        if train_classes and validation_classes and train_classes != validation_classes:
+            odd = sorted(set(train_classes) ^ set(validation_classes), key=str)
+            raise UserError(
+                f"The training set of {source.root} has {len(train_classes)} classes and its validation set "
+                f"{len(validation_classes)}; {odd[0] if odd else 'their order'} is not in both: make them alike."
+            )
+        self.num_classes = len(train_classes) or recipe.num_classes
+
+    def describe(self) -> dict[str, Any]:
+        """Return the kind, the split names and the sizes; not the place, so that a data set may be moved."""
+        return {
+            "kind": self.source.dataset or "images",
+            "train_split": self.source.train_split,
+            "train_images": self._length(self._train),
+            "validation_images": self._length(self._validation),
+            "num_classes": self.num_classes,
+        }
+
+    def steps_per_epoch(self, recipe: Recipe) -> int:
+        """Return the optimizer steps of an epoch."""
+        if isinstance(self._train, IterableDataset) and recipe.repeated_augmentation > 1:
+            raise UserError(
+                "Repeated augmentation needs a data set with an order, and this one is a stream: unpack it into a "
+                "folder, or say --set repeated_augmentation=1."
+            )
+        return epoch_steps(self._length(self._train), recipe)
+
+    def training_batches(
+        self, recipe: Recipe, plan: Plan, epoch: int, first_step: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process's passes; a stream is read from the epoch's start and skipped up to ``first_step``."""
+        if isinstance(self._train, IterableDataset):
+            loader = self._stream(self._train, plan, epoch, training=True)
+            passes = iter(loader)
+            for _ in range(first_step * plan.accumulation):
+                next(passes, None)
+            yield from self._checked(self._refill(passes, loader, recipe, plan, epoch), plan, recipe)
+        else:
+            loader, sampler = self._indexed(plan, training=True)
+            order = epoch_order(len(self._train), recipe, plan.seed, epoch)
+            sampler.passes = _share_out(order, plan, epoch, first_step)
+            yield from self._checked(iter(loader), plan, recipe)
+
+    def validation_batches(self, recipe: Recipe, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process's share of the validation set."""
+        if isinstance(self._validation, IterableDataset):
+            loader = self._stream(self._validation, plan, 0, training=False)
+        else:
+            loader, sampler = self._indexed(plan, training=False)
+            order = validation_order(len(self._validation), plan)
+            sampler.passes = ([(index, 0, 0) for index in part.tolist()] for part in order.split(EVALUATION_BATCH))
+        yield from self._checked(iter(loader), plan, recipe)
+
+    def _open(self, recipe: Recipe, *, training: bool) -> Any:
+        """Return timm's data set for a split, wrapped so that its draws follow from the seed."""
+        source = self.source
+        root, split = source.root, source.train_split if training else source.validation_split
+        images = source.train_images if training else source.validation_images
+        if not source.dataset:
+            root = _part(root, TRAIN_NAMES if training else VALIDATION_NAMES)
+        options: dict[str, Any] = {"input_img_mode": self._mode, "seed": recipe.seed, "search_split": False}
+        if images:
+            options["num_samples"] = images
+        try:
+            dataset = create_dataset(
+                source.dataset, root=str(root), split=split, is_training=training, batch_size=1, **options
+            )
+        except (ImportError, RuntimeError, ValueError, AssertionError, OSError, KeyError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise UserError(
+                f"The split {split} of {source.dataset or root} cannot be opened ({type(error).__name__}: {reason})."
+            ) from None
+        transform = make_transform(recipe, training=training)
+        if isinstance(dataset, IterableImageDataset):
+            dataset.transform = _StreamTransform(transform)
+            return dataset
+        reader: Any = getattr(dataset, "reader")  # noqa: B009 (timm's annotation is the bare Dataset)
+        return _Indexed(
+            reader,
+            transform,
+            self._mode,
+            recipe.seed,
+            training and self.skip_unreadable,
+        )
+
+    @staticmethod
+    def _length(dataset: Any) -> int:
+        return int(dataset.reader.num_samples) if isinstance(dataset, IterableDataset) else len(dataset)
+
+    def _indexed(self, plan: Plan, *, training: bool) -> tuple[DataLoader[Any], _Passes]:
+        """Return the loader of an indexed data set, whose workers live as long as the run."""
+        if training not in self._loaders:
+            dataset = self._train if training else self._validation
+            dataset.seed = plan.seed
+            sampler = _Passes()
+            loader: DataLoader[Any] = DataLoader(
+                dataset,
+                batch_sampler=sampler,
+                num_workers=self.workers,
+                collate_fn=_collate,
+                pin_memory=plan.device.type == "cuda",
+                persistent_workers=self.workers > 0,
+            )
+            self._loaders[training] = (loader, sampler)
+        return self._loaders[training]
+
+    def _stream(self, dataset: Any, plan: Plan, epoch: int, *, training: bool) -> DataLoader[Any]:
+        """Return a loader with new workers for one epoch, so that nothing of an earlier epoch stays in them."""
+        workers = max(1, self.workers)
+        dataset.transform.start(plan.seed, epoch, plan.rank)
+        dataset.set_epoch(epoch)
+        dataset.set_loader_cfg(num_workers=workers)
+        return DataLoader(
+            dataset,
+            batch_size=plan.device_batch if training else EVALUATION_BATCH,
+            num_workers=workers,
+            collate_fn=_collate,
+            drop_last=training,
+            pin_memory=plan.device.type == "cuda",
+            generator=generator(plan.seed, "workers", epoch, plan.rank),
+        )
+
+    def _refill(
+        self, passes: Iterator[Any], loader: DataLoader[Any], recipe: Recipe, plan: Plan, epoch: int
+    ) -> Iterator[Any]:
+        """Yield a stream's passes, and say what is wrong where it ends too early."""
+        yield from passes
+        raise UserError(
+            f"{self.source.dataset}{self.source.root} ended before the {self._length(self._train)} images that its "
+            "split or --train-images states; correct the count."
+        )
+
+    def _checked(self, passes: Iterator[Any], plan: Plan, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+        for content in passes:
+            if isinstance(content, Unreadable):
+                raise UserError(
+                    f"The image {content.name} cannot be read ({content.reason}): repair or replace it, or leave out "
+                    "such images in training with --skip-unreadable."
+                )
+            images, labels = content
+            if int(labels.max()) >= recipe.num_classes:
+                raise UserError(
+                    f"The data has the label {int(labels.max())}, but the recipe is written for {recipe.num_classes} "
+                    "classes, from 0: give the full data set, or say --set num_classes=N."
+                )
+            yield images.to(plan.device, non_blocking=True), labels.to(plan.device, non_blocking=True)
+
+
+def make_transform(recipe: Recipe, *, training: bool) -> Callable[[Image.Image], np.ndarray[Any, Any]]:
+    """Return timm's transform to uint8 (C, H, W); normalising and erasing are done on the device."""
+    if not training:
+        return create_transform(
+            recipe.input_size,
+            interpolation=recipe.evaluation_interpolation,
+            crop_pct=recipe.evaluation_crop,
+            use_prefetcher=True,
+        )
+    return create_transform(
+        recipe.input_size,
+        is_training=True,
+        no_aug=recipe.train_crop == "none",
+        scale=recipe.crop_scale,  # type: ignore[arg-type]
+        ratio=recipe.crop_ratio,  # type: ignore[arg-type]
+        hflip=recipe.horizontal_flip,
+        color_jitter=recipe.color_jitter,
+        auto_augment=recipe.auto_augment or None,
+        interpolation=recipe.interpolation,
+        mean=recipe.mean,
+        std=recipe.std,
+        use_prefetcher=True,
+    )
+
+
+class _Indexed(Dataset[Any]):
+    """Images by (index, epoch, position); index -1 is padding."""
+
+    def __init__(self, reader: Any, transform: Callable[..., Any], mode: str, seed: int, skip: bool) -> None:
+        self.reader, self.transform, self.mode, self.seed, self.skip = reader, transform, mode, seed, skip
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[np.ndarray[Any, Any], int] | Unreadable:
+        index, epoch, position = key
+        for place in range(max(index, 0), max(index, 0) + len(self.reader)):
+            try:
+                file, label = self.reader[place % len(self.reader)]
+                with Image.open(file) as opened:
+                    image = opened.convert(self.mode)
+            except READ_ERRORS as error:
+                name = str(self.reader.filename(place % len(self.reader), absolute=True))
+                if not self.skip:
+                    return Unreadable(name, str(error))
+                _logger.warning("%s cannot be read (%s); the next image takes its place", name, error)
+                continue
+            seed_global(self.seed, "sample", epoch, position)
+            return self.transform(image), -1 if index < 0 else label
+        return Unreadable("every image", "none could be read")
+
+
+class _StreamTransform:
+    """A transform whose draws follow from the place of a sample in its worker's stream."""
+
+    def __init__(self, transform: Callable[..., Any]) -> None:
+        self.transform = transform
+        self._seed = self._count = 0
+
+    def start(self, seed: int, epoch: int, rank: int) -> None:
+        """Begin an epoch."""
+        self._seed, self._count = derive_seed(seed, "stream", epoch, rank), 0
+
+    def __call__(self, image: Image.Image) -> Any:
+        worker = get_worker_info()
+        seed_global(self._seed, "sample", 0 if worker is None else worker.id, self._count)
+        self._count += 1
+        return self.transform(image)
+
+
+class _Passes(Sampler[list[tuple[int, int, int]]]):
+    """Yields the passes that were set for an epoch, each a list of (index, epoch, position)."""
+
+    def __init__(self) -> None:
+        self.passes: Iterable[list[tuple[int, int, int]]] = ()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        return iter(self.passes)
+
+
+def _share_out(order: Tensor, plan: Plan, epoch: int, first_step: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield this process's passes of an epoch."""
+    positions = torch.arange(first_step * plan.total_batch + plan.rank, len(order), plan.world)
+    for part in positions.split(plan.device_batch):
+        indices = order[part].tolist()
+        yield [(index, epoch, position) for index, position in zip(indices, part.tolist(), strict=True)]
+
+
+def _collate(samples: list[tuple[np.ndarray[Any, Any], int] | Unreadable]) -> tuple[Tensor, Tensor] | Unreadable:
+    """Stack samples to uint8 (B, C, H, W) and int64 (B,)."""
+    good = []
+    for sample in samples:
+        if isinstance(sample, Unreadable):
+            return sample
+        good.append(sample)
+    images = np.stack([np.asarray(image) for image, _ in good])
+    return torch.from_numpy(images), torch.tensor([int(label) for _, label in good])
+
+
+def _part(root: Path, names: Sequence[str]) -> Path:
+    """Return the folder or tar file of one part of a data set."""
+    for name in names:
+        for path in (root / name, root / f"{name}.tar"):
+            if path.exists():
+                return path
+    raise UserError(
+        f"{root} has neither a folder {names[0]} with a folder of images per class, as ImageNet has, nor a file "
+        f"{names[0]}.tar."
+    )
+
+
+def _classes(dataset: Any) -> Mapping[Any, int]:
+    """Return the mapping of class names to labels, where the data set has one."""
+    for name in ("class_to_idx", "class_name_to_idx"):
+        if getattr(dataset.reader, name, None):
+            return dict(getattr(dataset.reader, name))
+    return {}
