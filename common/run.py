@@ -153,8 +153,9 @@ class Run:
         Raises:
             KeyboardInterrupt: after the interruption has been recorded.
         """
-        self._record_call()
-        for claim in self.paper.claims if claims is None else claims:
+        claims = self.paper.claims if claims is None else claims
+        self._record_call(claims)
+        for claim in claims:
             if self.states.get(claim.name, ClaimState(claim.name, "")).state == "done":
                 continue
             self._begin(claim)
@@ -187,8 +188,9 @@ class Run:
             return state("failed", "it ended without a result")
         return state("done")
 
-    def _record_call(self) -> None:
-        self.calls.append({"paper": self.paper.slug, **collect(self.settings.to_json())})
+    def _record_call(self, claims: tuple[Claim, ...]) -> None:
+        origin = collect(self.settings.to_json())
+        self.calls.append({"paper": self.paper.slug, "claims": [claim.name for claim in claims], **origin})
         self._append({"kind": "call", **self.calls[-1]})
 
     def _begin(self, claim: Claim) -> None:

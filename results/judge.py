@@ -6,6 +6,7 @@ A number that was measured is ``reproduced``, ``off`` or ``unclear``; one that w
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from common.manifest import half_unit, load_manifest
 from common.measurement import Weights
 from common.needs import NEEDS
 from common.run import ClaimState, Run
-from results.measured import of_run
+from results.measured import each, of_run
 
 KEY = ["model", "dataset", "metric"]
 WEIGHTS: tuple[str, ...] = get_args(Weights)
@@ -145,10 +146,10 @@ def count(values: pd.Series, names: tuple[str, ...]) -> dict[str, int]:
 
 
 @lru_cache(maxsize=1)
-def default_tolerances() -> pd.DataFrame:
-    """``results/tolerance.csv``: tolerance (a number, ``half unit`` or ``not judged``) and reason, by metric, weights."""
-    table = pd.read_csv(Path(__file__).with_name("tolerance.csv"), dtype=str, keep_default_na=False)
-    return table.set_index(["metric", "weights"]).sort_index()
+def default_tolerances() -> dict[tuple[str, str], tuple[str, str]]:
+    """``results/tolerance.csv``: by metric and weights a number, ``half unit`` or ``not judged``, and the reason."""
+    with Path(__file__).with_name("tolerance.csv").open(newline="", encoding="utf-8") as file:
+        return {(row["metric"], row["weights"]): (row["tolerance"], row["reason"]) for row in csv.DictReader(file)}
 
 
 def tolerance(metric: str, weights: str, text: str, own: float) -> Tolerance:
@@ -162,10 +163,10 @@ def tolerance(metric: str, weights: str, text: str, own: float) -> Tolerance:
     """
     if not math.isnan(own):
         return Tolerance(own, "stated in the manifest")
-    if (metric, weights) not in default_tolerances().index:
+    if (metric, weights) not in default_tolerances():
         missing = f"no tolerance is stated for {metric} with weights {weights!r}: add a row to results/tolerance.csv"
         return Tolerance(math.nan, missing)
-    width, reason = default_tolerances().loc[(metric, weights)]
+    width, reason = default_tolerances()[metric, weights]
     if width == "not judged":
         return Tolerance(math.nan, reason)
     return Tolerance(half_unit(text) if width == "half unit" else max(float(width), half_unit(text)), reason)
@@ -219,7 +220,7 @@ def _judge(
     values = comparisons.drop_duplicates(["row", "weights"]).pivot(index="row", columns="weights", values="measured")
     rows = rows.join(values.reindex(columns=list(WEIGHTS)).astype(float))
     rows = rows.join(worst[["outcome", "explanation"]])
-    reasons = [why_not(row) if pd.isna(row.outcome) else str(row.outcome) for row in rows.itertuples()]
+    reasons = [why_not(row) if pd.isna(row.outcome) else str(row.outcome) for row in each(rows)]
     rows["outcome"] = pd.Series([reason.partition(":")[0] for reason in reasons], index=rows.index, dtype=object)
     rows["verdict"] = pd.Series(reasons, index=rows.index, dtype=object)
     rows["explanation"] = rows["explanation"].astype(object).fillna("")
@@ -229,7 +230,7 @@ def _judge(
 def _assess(joined: pd.DataFrame) -> pd.DataFrame:
     """Tolerance, reason, difference, outcome and explanation of each comparison."""
     records = []
-    for row in joined.itertuples():
+    for row in each(joined):
         allowed = tolerance(row.metric, row.weights, row.value, row.tolerance)
         # All images of a set are the images that the printed number is over: drawing them has no error. A part of
         # them (``--limit``, ``--quick``), another training, and a measured time have one.
@@ -241,7 +242,8 @@ def _assess(joined: pd.DataFrame) -> pd.DataFrame:
             outcome, why = "failed", f"measured in {row.measured_unit!r}, printed in {row.unit!r}"
         else:
             outcome = compare(row.printed, row.measured, allowed.width, interval, sampled=sampled)
-            why = f"{difference:+.4g} from the printed {row.value}; "
+            whose = {"none": "", "released": "released weights ", "trained": "our training "}[row.weights]
+            why = f"{whose}{difference:+.4g} from the printed {row.value}; "
             if math.isnan(allowed.width):
                 why += allowed.reason
             else:
@@ -265,8 +267,8 @@ def _why_not(run: Run, row: Any) -> str:
         elsewhere = f"; ask ./reproduce.sh {row.paper}" if row.paper != run.paper.slug else ""
         return f"not measured: no claim of {run.paper.slug} measures {row.metric} on {row.dataset}{elsewhere}"
     # A failure must be seen whatever other claims say; else the claim that needs least is the one to tell of.
-    order = ("failed", "interrupted", "", "not measured", "done")
-    states = {claim.name: run.states.get(claim.name, ClaimState(claim.name, "")) for claim in claims}
+    order = ("failed", "interrupted", "not reached", "not measured", "done")
+    states = {claim.name: _state(run, claim) for claim in claims}
     claim = min(claims, key=lambda claim: (order.index(states[claim.name].state), len(claim.needs)))
     state = states[claim.name]
     if state.state == "failed":
@@ -280,10 +282,19 @@ def _why_not(run: Run, row: Any) -> str:
     return f"not measured: needs {claim.name} to be finished (--resume)"
 
 
+def _state(run: Run, claim: Claim) -> ClaimState:
+    """The state of ``claim``, also where the run has none of it: it was not asked for, or the run ended before it."""
+    if claim.name in run.states:
+        return run.states[claim.name]
+    if run.calls and claim.name not in {name for call in run.calls for name in call["claims"]}:
+        return ClaimState(claim.name, "not measured", f"needs --claims {claim.name}, or no --claims at all")
+    return ClaimState(claim.name, "not reached", "the run ended before it")
+
+
 def _claims(run: Run) -> pd.DataFrame:
     records = []
     for claim in run.paper.claims:
-        state = run.states.get(claim.name, ClaimState(claim.name, "not reached", "the run ended before it"))
+        state = _state(run, claim)
         records.append(
             {
                 "claim": claim.name,

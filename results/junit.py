@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 import pandas as pd
 
 from results.judge import Judgement
+from results.measured import each
 
 #: Characters that XML 1.0 cannot hold, e.g. the escape that starts a colour in a terminal.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -22,7 +23,7 @@ def render(judged: Judgement) -> str:
     """
     slug = judged.run.paper.slug
     suite = ET.Element("testsuite")
-    for row in judged.rows.itertuples():
+    for row in each(judged.rows):
         name = f"{row.model} {row.dataset} {row.metric} = {row.value} ({row.locator})"
         case = _case(suite, f"{slug}.numbers.{row.paper}", name, _seconds(judged, row))
         if row.outcome == "off":
@@ -31,14 +32,14 @@ def render(judged: Judgement) -> str:
             _child(case, "error", row.explanation or row.verdict, "failed")
         elif row.outcome != "reproduced":
             _child(case, "skipped", row.verdict if row.outcome == "not measured" else f"unclear: {row.explanation}")
-    for row in judged.findings.itertuples():
+    for row in each(judged.findings):
         name = row.statement if row.exact else f"{row.statement} [result: {row.verdict}]"
         case = _case(suite, f"{slug}.findings.{row.claim}", name, 0.0)
         if row.exact and row.verdict == "does not hold":
             _child(case, "failure", row.evidence, "does not hold")
         elif row.verdict == "unclear":
             _child(case, "skipped", f"unclear: {row.evidence}")
-    for row in judged.claims.itertuples():
+    for row in each(judged.claims):
         case = _case(suite, f"{slug}.claims", f"{row.claim}: {row.statement}", row.seconds)
         if row.state == "not measured":
             _child(case, "skipped", f"not measured: {row.reason}")

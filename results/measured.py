@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,26 +90,33 @@ def to_csv(table: pd.DataFrame) -> str:
     return table.to_csv(index=False, lineterminator="\n")
 
 
+def each(table: pd.DataFrame) -> Iterator[Any]:
+    """The rows as named tuples, with the columns as attributes and the index as ``Index``."""
+    return iter(table.itertuples())
+
+
+def _ends(interval: tuple[float, float] | None) -> dict[str, float]:
+    """Columns of an interval; one without finite ends (a single observation) is none."""
+    if interval is None or not all(math.isfinite(end) for end in interval):
+        return {"low": math.nan, "high": math.nan}
+    return {"low": interval[0], "high": interval[1]}
+
+
 def _measurement(result: Measurement) -> dict[str, Any]:
-    low, high = result.interval or (math.nan, math.nan)
     return {
         "kind": "measurement",
         **{name: getattr(result, name) for name in ("model", "dataset", "metric", "weights", "value", "unit")},
         **{name: getattr(result, name) for name in ("seeds", "n", "seconds", "peak_memory", "protocol", "note")},
-        # An interval without finite ends says that the value is not known at all; it must not read as "no interval".
-        "low": -math.inf if math.isnan(low) and result.interval else low,
-        "high": math.inf if math.isnan(high) and result.interval else high,
+        **_ends(result.interval),
         "detail": json.dumps(result.detail, sort_keys=True) if result.detail else "",
     }
 
 
 def _finding(result: Finding) -> dict[str, Any]:
-    low, high = result.interval or (math.nan, math.nan)
     return {
         "kind": "finding",
         **{name: getattr(result, name) for name in ("statement", "verdict", "evidence", "seeds", "exact", "value")},
-        "low": low,
-        "high": high,
+        **_ends(result.interval),
     }
 
 
@@ -134,7 +142,7 @@ def _provenance(run: Run, claim: str) -> dict[str, Any]:
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
     """``table`` with exactly ``COLUMNS`` and their types, whether it comes from a run or from text."""
-    typed = {}
+    typed: dict[str, pd.Series] = {}
     for name, kind in COLUMNS.items():
         column = table[name] if name in table else pd.Series([None] * len(table), index=table.index, dtype=object)
         column = column.astype(object).where(column.notna() & (column.astype(str) != ""), None)

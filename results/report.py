@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from markupsafe import Markup
 from common.measurement import Picture
 from results import figures, style
 from results.judge import Judgement
+from results.measured import each
 from results.svg import inline
 
 
@@ -109,8 +110,8 @@ def _tables(judged: Judgement) -> Iterator[dict[str, Any]]:
 
 def _table_row(judged: Judgement, index: Any, row: pd.Series, kinds: list[str]) -> dict[str, Any]:
     found = judged.comparisons[judged.comparisons["row"] == index]
-    cells = [[_cell(x, row["value"]) for x in found[found["weights"] == kind].itertuples()] for kind in kinds]
-    return {**row.to_dict(), "cells": cells}
+    cells = [[_cell(x, row["value"]) for x in each(found[found["weights"] == kind])] for kind in kinds]
+    return {"cells": cells, **{str(name): value for name, value in row.items()}}
 
 
 def _cell(x: Any, text: str) -> dict[str, str]:
@@ -119,16 +120,16 @@ def _cell(x: Any, text: str) -> dict[str, str]:
     parts = [f"{x.difference:+.3g}", tolerance]
     if pd.notna(x.n):
         parts.append(f"n = {x.n:,}")
-    if x.seeds:
-        parts.append(f"{x.seeds} seed" + "s" * (x.seeds != 1))
+    if pd.notna(x.seeds) and x.seeds:
+        parts.append(f"{x.seeds} seed{'s' if x.seeds > 1 else ''}")
     return {"value": value, "small": ", ".join(parts), "outcome": x.outcome, "why": x.explanation}
 
 
 def _reasons(found: pd.DataFrame) -> list[str]:
     """Which tolerance stands for which metrics, and why."""
     lines = []
-    for (reason, width), part in found.groupby(["reason", "tolerance"], sort=False, dropna=False):
-        width = "not judged" if pd.isna(width) else f"{width:g}"
+    for (reason, _), part in found.groupby(["reason", "tolerance"], sort=False, dropna=False):
+        width = f"{part['tolerance'].iloc[0]:g}" if part["tolerance"].notna().all() else "not judged"
         kinds = [style.WEIGHTS[kind] for kind in dict.fromkeys(part["weights"]) if kind != "none"]
         what = ", ".join(dict.fromkeys(part["metric"])) + (f" ({', '.join(kinds)})" if kinds else "")
         lines.append(f"{what}: {width}; {reason}")
@@ -152,11 +153,11 @@ def _own(judged: Judgement, pictures: _Pictures) -> Iterator[dict[str, Any]]:
             "seeds": seeds,
             "claims": list(dict.fromkeys(part["claim"])),
             "figure": pictures.draw(figures.own_numbers(part)),
-            "notes": [f"{row.model} {row.metric}: {row.note}" for row in part.itertuples() if row.note],
+            "notes": [f"{row.model} {row.metric}: {row.note}" for row in each(part) if row.note],
         }
 
 
-def _finding_of(judged: Judgement) -> dict[str, list[dict[str, Any]]]:
+def _finding_of(judged: Judgement) -> dict[str, list[dict[Hashable, Any]]]:
     return {str(claim): part.to_dict("records") for claim, part in judged.findings.groupby("claim")}
 
 

@@ -6,6 +6,8 @@ import math
 
 import pandas as pd
 
+from results.measured import each
+
 #: A mark for each verdict, so that none is told by its colour alone.
 MARKS = {
     "reproduced": "✓",
@@ -75,9 +77,9 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     Cells are text, ``±`` the half width of the 95 % interval; several values of one cell are joined by a slash.
     """
     cells = table.assign(
-        cell=[interval(row.value, row.low, row.high) for row in table.itertuples()],
-        model=[row.model if row.weights != "released" else f"{row.model} (released)" for row in table.itertuples()],
-        heading=[f"{row.metric} [{row.unit}]" if row.unit else row.metric for row in table.itertuples()],
+        cell=[interval(row.value, row.low, row.high) for row in each(table)],
+        model=[row.model if row.weights != "released" else f"{row.model} (released)" for row in each(table)],
+        heading=[f"{row.metric} [{row.unit}]" if row.unit else row.metric for row in each(table)],
     )
     grid = cells.pivot_table(index="model", columns="heading", values="cell", aggfunc=" / ".join, sort=False)
     return grid.fillna(DASH)

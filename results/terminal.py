@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pandas as pd
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
 from results.judge import Judgement
+from results.measured import each
 from results.style import DASH, MARKS, duration, interval, number, pieces, wide
 
 COLOURS = {
@@ -47,7 +48,7 @@ def verdict(name: str) -> Text:
     return Text(f"{MARKS[name]} {name}", style=COLOURS[name])
 
 
-def _section(title: str, *parts: Table | Text) -> Group:
+def _section(title: str, *parts: RenderableType) -> Group:
     return Group(Text(), Text(title, style="bold"), *parts)
 
 
@@ -68,7 +69,7 @@ def _rows(judged: Judgement) -> Group | None:
     for index, row in measured.iterrows():
         found = judged.comparisons[judged.comparisons["row"] == index]
         values = Text(justify="right")
-        for x in found.itertuples():
+        for x in each(found):
             values.append("\n" if values else "")
             values.append("" if x.weights == "none" else f"{x.weights} ", style="dim")
             values.append(interval(x.measured, x.low, x.high) if pd.notna(x.low) else number(x.measured, row["value"]))
@@ -104,7 +105,7 @@ def _findings(judged: Judgement) -> Group | None:
     table = _table()
     table.add_column("verdict", no_wrap=True)
     table.add_column("finding", overflow="fold")
-    for row in judged.findings.itertuples():
+    for row in each(judged.findings):
         table.add_row(verdict(row.verdict), Text(row.statement).append(f"\n{row.evidence}", style="dim"))
     return _section("Findings", table)
 
@@ -145,15 +146,21 @@ def _not_measured(judged: Judgement) -> Group | None:
     if missing.empty and waiting.empty:
         return None
     table = _table()
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("not measured", overflow="fold")
-    for claim in waiting.itertuples():
-        table.add_row(verdict(claim.state), Text(claim.claim).append(f"\n{claim.reason}", style="dim"))
-    reasons = missing["verdict"].str.removeprefix("not measured: ").value_counts()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.show_header = False
+    reasons = missing["verdict"].str.removeprefix("not measured: ").value_counts().to_dict()
+    for claim in each(waiting):
+        n = reasons.pop(claim.reason, 0)
+        settles = f"; would settle {_numbers(n)}" if n else ""
+        table.add_row(verdict(claim.state), Text(claim.claim).append(f"\n{claim.reason}{settles}", style="dim"))
     for reason, n in reasons.items():
-        numbers = "number" if n == 1 else "numbers"
-        table.add_row(Text(f"{n} {numbers}", style="dim"), Text(str(reason), style="dim"))
+        table.add_row(Text(_numbers(n), style="dim"), Text(str(reason), style="dim"))
     return _section("Not measured", table)
+
+
+def _numbers(n: int) -> str:
+    return f"{n} printed number{'s' if n > 1 else ''}"
 
 
 def _end(judged: Judgement) -> Group:
