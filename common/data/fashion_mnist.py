@@ -23,6 +23,7 @@ import subprocess
 import tempfile
 import threading
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,18 +157,20 @@ def load_fashion_mnist(folder: Path | None = None) -> FashionMNIST:
 def find_fashion_mnist(folder: Path | None = None) -> Finding:
     """Say where Fashion-MNIST is on this machine, or what is missing; downloads and writes nothing."""
     folder = Path(folder) if folder is not None else data_folder()
-    refusals = []
+    damaged = []
     for place in (*_places(folder), *_installed_places()):
         try:
             _read_folder(place)
-        except NotHereError as refusal:
-            refusals.append(str(refusal))
+        except DamagedError as refusal:
+            damaged.append(f"{refusal}; ")
+        except NotHereError:
+            pass
         else:
             return Finding(place, f"Fashion-MNIST is in {place}; the check sums are right.")
     return Finding(
         None,
-        f"Fashion-MNIST is not on this machine ({'; '.join(refusals)}); it is fetched on first use,"
-        f" or put its files into {folder / 'fashion-mnist'}.",
+        f"Fashion-MNIST is neither in {folder} nor installed as Debian's package {PACKAGE}; {''.join(damaged)}"
+        "it is fetched on first use.",
     )
 
 
@@ -343,7 +346,7 @@ def _read_folder(folder: Path) -> tuple[Files, bool]:
                 content, path, compressed = bytearray(gzip.decompress(packed.read_bytes())), packed, True
             else:
                 raise NotHereError(f"{folder} has no {name}")
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DamagedError(f"{folder / name} is damaged or cannot be read ({_one_line(error)})") from error
         if hashlib.sha256(content).hexdigest() != checksum:
             raise DamagedError(f"{path} is damaged (its SHA-256 is not {checksum[:12]}...)")
