@@ -1,0 +1,166 @@
+"""Loading released checkpoints, strictly, and writing them back under their released names.
+
+Conversion is a pure function beside the architecture: the module that defines a model's class has
+``checkpoint_filter_fn(state_dict, model)`` (timm's convention), from released names to the model's, and
+``released_state_dict(state_dict, model)``, its inverse. A module of a model that has state which follows from other
+state lists it in ``derived`` (names of its own parameters and buffers) and sets it in ``recompute_derived()``; such
+tensors may be absent from a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+#: Where training scripts put the weights inside a checkpoint, most specific first.
+WRAPPERS = ("state_dict", "model", "module", "net", "state_dict_ema", "model_ema", "ema")
+
+
+def read(path: str | Path) -> Mapping[str, Any]:
+    """The content of a checkpoint file, read without running code from it.
+
+    Raises:
+        UserError: the file is missing, truncated, no checkpoint, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}; check the path.")
+    try:
+        # Training scripts often store their command line next to the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Weights only" in str(error):
+            raise UserError(
+                f"{path} holds Python objects beside tensors and is not loaded for safety; save its state dict alone "
+                f"with torch.save(checkpoint['model'], ...)."
+            ) from error
+        raise UserError(f"{path} is not a PyTorch checkpoint or is damaged; get it again.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a PyTorch checkpoint or is damaged; get it again.") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__} where a state dict is expected.")
+    return content
+
+
+def unwrap(content: Mapping[str, Any], use_ema: bool = False) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint's content, without wrappers and the prefix ``module.``.
+
+    Args:
+        content: a state dict, or a mapping that holds one under one of :data:`WRAPPERS`.
+        use_ema: whether averaged weights are preferred where the checkpoint has both.
+
+    Raises:
+        UserError: there is no state dict inside.
+    """
+    wrappers = sorted(WRAPPERS, key=lambda key: key.endswith("ema") != use_ema)
+    while not any(isinstance(value, Tensor) for value in content.values()):
+        key = next((key for key in wrappers if isinstance(content.get(key), Mapping)), None)
+        if key is None:
+            raise UserError(
+                f"The checkpoint has no state dict: its keys are {', '.join(map(str, list(content)[:8])) or 'none'}, "
+                f"and none of {', '.join(WRAPPERS)} holds one."
+            )
+        content = content[key]
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    while state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _conversion(model: nn.Module, function: str) -> Callable[[Mapping[str, Tensor], nn.Module], dict[str, Tensor]]:
+    """The conversion beside the class of ``model``, or the identity where its names are the released ones."""
+    return getattr(sys.modules[type(model).__module__], function, lambda state_dict, model: dict(state_dict))
+
+
+def _derived(model: nn.Module) -> dict[str, nn.Module]:
+    """State names that a file may lack, each with the module that recomputes it."""
+    found = {}
+    for prefix, module in model.named_modules():
+        for name in getattr(module, "derived", ()):
+            found[f"{prefix}.{name}" if prefix else name] = module
+    return found
+
+
+def load_released(model: nn.Module, source: str | Path | Mapping[str, Any], use_ema: bool = False) -> nn.Module:
+    """Load a released checkpoint into ``model``, strictly in both directions.
+
+    Args:
+        model: built with the arguments that the checkpoint fits.
+        source: the released file as it is, or its content.
+        use_ema: whether averaged weights are preferred where the file has both.
+
+    Returns:
+        ``model``. Derived tensors that the file lacks are recomputed; counters of batch norms may be absent.
+
+    Raises:
+        UserError: names the first tensor that is missing, unexpected or of another shape, with both shapes. The model
+            is unchanged then.
+    """
+    where = str(source) if isinstance(source, (str, Path)) else "The state dict"
+    content = source if isinstance(source, Mapping) else read(source)
+    state = _conversion(model, "checkpoint_filter_fn")(unwrap(content, use_ema), model)
+    own, derived = model.state_dict(), _derived(model)
+    optional = {name for name in own if name.endswith("num_batches_tracked")} | set(derived)
+    counters = {name for name in state if name.endswith("num_batches_tracked")}
+
+    missing = [name for name in own if name not in state and name not in optional]
+    unexpected = [name for name in state if name not in own and name not in counters]
+    kind = f"{type(model).__name__} with {sum(p.numel() for p in model.parameters()):,} parameters"
+    if missing:
+        raise UserError(
+            f"{where} does not fit {kind}: {missing[0]} {list(own[missing[0]].shape)} is missing"
+            f"{_and_more(missing)}{_first_unexpected(unexpected, state)}; build the variant that the file is for."
+        )
+    if unexpected:
+        raise UserError(
+            f"{where} does not fit {kind}: it has {unexpected[0]} {list(state[unexpected[0]].shape)}, which the model "
+            f"lacks{_and_more(unexpected)}; build the variant that the file is for."
+        )
+    for name, value in state.items():
+        if name in own and value.shape != own[name].shape:
+            raise UserError(
+                f"{where} does not fit {kind}: {name} is {list(value.shape)} in the file and {list(own[name].shape)} "
+                f"in the model; build the model with the file's sizes (num_classes, in_chans, img_size)."
+            )
+    model.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
+    lacking = {id(module): module for name, module in derived.items() if name not in state}
+    for module in lacking.values():
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        module.recompute_derived()
+        prefix = next(name for name, owner in derived.items() if owner is module).rpartition(".")[0]
+        kept = {name for name in module.derived if f"{prefix}.{name}".lstrip(".") in state}
+        module.load_state_dict({name: before[name] for name in kept}, strict=False)
+    return model
+
+
+def to_released(model: nn.Module) -> dict[str, Tensor]:
+    """The state of ``model`` under released names, such that :func:`load_released` is its inverse."""
+    return _conversion(model, "released_state_dict")(model.state_dict(), model)
+
+
+def released_names(model: nn.Module) -> dict[str, str]:
+    """The released name of every parameter and buffer of ``model``: ``{our name: released name}``."""
+    ours = model.state_dict()
+    tagged = {name: torch.tensor(index) for index, name in enumerate(ours)}
+    names = list(ours)
+    converted = _conversion(model, "released_state_dict")(tagged, model)
+    return {names[int(index)]: released for released, index in converted.items()}
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _first_unexpected(names: list[str], state: Mapping[str, Tensor]) -> str:
+    return f", while it has {names[0]} {list(state[names[0]].shape)}" if names else ""
