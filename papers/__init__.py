@@ -19,6 +19,9 @@ from typing import Any
 from common.declaration import Model, Paper
 from common.errors import UserError, nearest
 
+#: The paper of each model that timm knows from here.
+_registered: dict[str, str] = {}
+
 
 @lru_cache(maxsize=1)
 def all_papers() -> dict[str, Paper]:
@@ -28,6 +31,8 @@ def all_papers() -> dict[str, Paper]:
         if not module.ispkg or module.name.startswith("_"):
             continue
         package = importlib.import_module(f"{__name__}.{module.name}")
+        if not hasattr(package, "PAPER"):
+            raise UserError(f"{package.__file__} declares no PAPER; ./reproduce.sh new writes a correct skeleton.")
         paper: Paper = dataclasses.replace(package.PAPER, folder=Path(package.__path__[0]))
         if paper.package != package.__name__:
             raise UserError(
@@ -71,9 +76,8 @@ def _entrypoint(paper: Paper, model: Model) -> Callable[..., Any]:
     return build
 
 
-@lru_cache(maxsize=1)
 def register_models() -> None:
-    """Make every model that a paper defines known to ``timm.create_model``.
+    """Make every model that a paper defines known to ``timm.create_model``; what is known already stays.
 
     Raises:
         UserError: two models have the same name.
@@ -82,11 +86,12 @@ def register_models() -> None:
 
     for paper in all_papers().values():
         for model in paper.models:
-            if model.defined_by:
+            if model.defined_by or _registered.get(model.name) == paper.slug:
                 continue
             if is_model(model.name):
                 raise UserError(f"{paper.slug}: a model called {model.name!r} is already registered; rename one.")
             register_model(_entrypoint(paper, model))
+            _registered[model.name] = paper.slug
 
 
 # While the package is being located for ``python -m papers``, Python has "-m" as the program's name.

@@ -39,12 +39,15 @@ COMMANDS: dict[str, Command] = {
     "list": Command("papers._commands.list", "Show the papers, their kind, state and verdicts."),
     "cite": Command("papers._commands.cite", "Print the BibTeX of a paper and of resight."),
     "doctor": Command("papers._commands.doctor", "Show what is installed, which data is found, what claims need."),
+    "new": Command("papers._commands.new", "Write the skeleton of a new paper."),
+    "readme": Command("papers._commands.readme", "Write the generated sections of the READMEs from data."),
     "test": Command("papers._commands.test", "Run the linter, the format check, the type check and the tests."),
 }
 
 #: What can be asked of a paper; the empty word is the paper alone.
 OF_PAPER: dict[str, Command] = {
     "": Command("papers._commands.reproduce", "Measure the claims of {title!r} ({venue}) and report.", models=True),
+    "train": Command("papers._commands.train", "Train a model of {title!r} ({venue}).", models=True),
 }
 
 

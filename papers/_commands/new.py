@@ -1,0 +1,93 @@
+"""``./reproduce.sh new SLUG``: a correct skeleton of a paper, to be filled in."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from datetime import date
+from pathlib import Path
+from string import Template
+from typing import get_args
+
+from common.declaration import PaperKind
+from common.errors import UserError
+from common.files import write_atomic
+
+PAPERS = Path(__file__).resolve().parents[1]
+SKELETON = Path(__file__).with_name("skeleton")
+_SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare what is known of the paper."""
+    parser.epilog = "Example: ./reproduce.sh new tap-adl --title 'Robustifying Token Attention' --year 2023"
+    parser.add_argument("slug", metavar="SLUG", help="short name: lower-case letters, digits and hyphens")
+    parser.add_argument("--title", help="(default: made from the slug)")
+    parser.add_argument("--author", action="append", metavar="NAME", help="one author; repeat in the printed order")
+    parser.add_argument("--venue", default="arXiv", help="(default: arXiv)")
+    parser.add_argument("--year", type=int, default=date.today().year)
+    parser.add_argument("--arxiv", default="", metavar="ID")
+    parser.add_argument(
+        "--kind",
+        default="architecture",
+        choices=get_args(PaperKind),
+        help="an architecture gets a model.py, everything else a method.py (default: architecture)",
+    )
+
+
+def run(args: Namespace) -> int:
+    """Write the folder and say what comes next."""
+    folder = PAPERS / args.slug.replace("-", "_")
+    _check_slug(args.slug, folder)
+    values = _values(args)
+    for part in ("every", "model" if args.kind == "architecture" else "method"):
+        for template in sorted((SKELETON / part).glob("*.template")):
+            text = Template(template.read_text(encoding="utf-8")).substitute(values)
+            write_atomic(folder / template.name.removesuffix(".template"), text)
+    _format(folder)
+    names = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
+    print(f"Wrote {folder}: {names}.")
+    print(f"Fill them in, from __init__.py on; ./reproduce.sh {args.slug} measures, ./reproduce.sh test checks.")
+    return 0
+
+
+def _check_slug(slug: str, folder: Path) -> None:
+    from papers._commands import COMMANDS
+
+    if not _SLUG.fullmatch(slug):
+        raise UserError(
+            f"{slug!r} cannot be a slug; use lower-case letters, digits and single hyphens, a letter first."
+        )
+    if slug in COMMANDS or keyword.iskeyword(slug):
+        raise UserError(f"{slug!r} is a command or a word of Python; choose another slug.")
+    if folder.exists():
+        raise UserError(f"{folder} is there already; choose another slug or remove it.")
+
+
+def _values(args: Namespace) -> dict[str, object]:
+    authors = args.author or ["First Author"]
+    title = args.title or args.slug.replace("-", " ").capitalize()
+    for text in (title, args.venue, args.arxiv, *authors):
+        if re.search(r'["\\\n]', text):
+            raise UserError(f"{text!r}: leave out double quotes, backslashes and line ends; mend it in the files.")
+    name = args.slug.replace("-", "_")
+    return {
+        "slug": args.slug,
+        "name": name,
+        "title": title.rstrip("."),
+        "authors": ", ".join(f'"{author}"' for author in authors),
+        "bibtex_authors": " and ".join(authors),
+        "venue": args.venue,
+        "year": args.year,
+        "arxiv": args.arxiv,
+        "kind": args.kind,
+        "key": f"{re.sub(r'[^a-z]', '', authors[0].split()[-1].lower())}{args.year}{name.partition('_')[0]}",
+    }
+
+
+def _format(folder: Path) -> None:
+    """Set the line breaks that long titles and many authors need, where ruff is installed."""
+    subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", str(folder)], capture_output=True, check=False)
