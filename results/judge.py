@@ -224,7 +224,9 @@ def _judge(
     rows["outcome"] = pd.Series([reason.partition(":")[0] for reason in reasons], index=rows.index, dtype=object)
     rows["verdict"] = pd.Series(reasons, index=rows.index, dtype=object)
     rows["explanation"] = rows["explanation"].astype(object).fillna("")
-    return rows, comparisons.drop(columns=["severity"]).reset_index(drop=True)
+    order = comparisons["weights"].map(WEIGHTS.index)
+    comparisons = comparisons.assign(order=order).sort_values(["row", "order"], kind="stable", ignore_index=True)
+    return rows, comparisons.drop(columns=["severity", "order"])
 
 
 def _assess(joined: pd.DataFrame) -> pd.DataFrame:
@@ -242,22 +244,21 @@ def _assess(joined: pd.DataFrame) -> pd.DataFrame:
             outcome, why = "failed", f"measured in {row.measured_unit!r}, printed in {row.unit!r}"
         else:
             outcome = compare(row.printed, row.measured, allowed.width, interval, sampled=sampled)
-            whose = {"none": "", "released": "released weights ", "trained": "our training "}[row.weights]
-            why = f"{whose}{difference:+.4g} from the printed {row.value}; "
-            if math.isnan(allowed.width):
-                why += allowed.reason
-            else:
-                why += f"tolerance {allowed.width:g} ({allowed.reason})"
-                if outcome == "unclear":
-                    why += (
-                        f"; 95 % interval {interval[0]:.4g} to {interval[1]:.4g}"
-                        if interval
-                        else "; measured on a part of the data, without an interval"
-                    )
+            why = _explain(outcome, difference, allowed, interval)
         records.append((allowed.width, allowed.reason, difference, outcome, why))
     return pd.DataFrame(
         records, columns=["allowed", "reason", "difference", "outcome", "explanation"], index=joined.index
     )
+
+
+def _explain(outcome: str, difference: float, allowed: Tolerance, interval: tuple[float, float] | None) -> str:
+    if math.isnan(allowed.width):
+        return allowed.reason
+    if outcome != "unclear":
+        return f"{difference:+.4g} from the printed value, tolerance {allowed.width:g}"
+    if interval is None:
+        return "a part of the data, without an interval"
+    return f"the 95 % interval, {interval[0]:.4g} to {interval[1]:.4g}, is wider than the tolerance, {allowed.width:g}"
 
 
 def _why_not(run: Run, row: Any) -> str:

@@ -114,15 +114,14 @@ def _table_row(judged: Judgement, index: Any, row: pd.Series, kinds: list[str]) 
     return {"cells": cells, **{str(name): value for name, value in row.items()}}
 
 
-def _cell(x: Any, text: str) -> dict[str, str]:
+def _cell(x: Any, text: str) -> dict[str, Any]:
     value = style.interval(x.measured, x.low, x.high) if pd.notna(x.low) else style.number(x.measured, text)
-    tolerance = "not judged" if pd.isna(x.tolerance) else f"tolerance {x.tolerance:g}"
-    parts = [f"{x.difference:+.3g}", tolerance]
+    lines = [style.signed(x.difference, text), "not judged" if pd.isna(x.tolerance) else f"tolerance {x.tolerance:g}"]
     if pd.notna(x.n):
-        parts.append(f"n = {x.n:,}")
+        lines.append(f"{x.n:,} images")
     if pd.notna(x.seeds) and x.seeds:
-        parts.append(f"{x.seeds} seed{'s' if x.seeds > 1 else ''}")
-    return {"value": value, "small": ", ".join(parts), "outcome": x.outcome, "why": x.explanation}
+        lines.append(f"{x.seeds} seed{'s' if x.seeds > 1 else ''}")
+    return {"value": value, "lines": lines, "outcome": x.outcome}
 
 
 def _reasons(found: pd.DataFrame) -> list[str]:

@@ -41,6 +41,11 @@ def number(value: float, like: str = "") -> str:
     return f"{value:.{min(decimals, 4)}f}"
 
 
+def signed(difference: float, like: str) -> str:
+    """A difference with its sign and one digit more than the printed number ``like``."""
+    return f"{'-' if difference < 0 else '+'}{number(abs(difference), like)}"
+
+
 def interval(value: float, low: float, high: float) -> str:
     """``value ± half width``, with the two ends where the interval is not symmetric, to two digits of the width."""
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -6,6 +6,8 @@ import re
 from html import escape
 from xml.etree import ElementTree as ET
 
+from common.figures import INK
+
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ET.register_namespace("", SVG)
 ET.register_namespace("xlink", XLINK)
@@ -15,6 +17,7 @@ _HREFS = ("href", f"{{{XLINK}}}href")
 _URL = re.compile(r"url\(\s*['\"]?#([^)'\"]+)['\"]?\s*\)")
 _RULE = re.compile(r"([^{}]+)\{([^{}]*)\}")
 _GREY = re.compile(r"#([0-5][0-9a-f])\1\1\b|\bblack\b", re.IGNORECASE)
+_INK = re.compile(INK, re.IGNORECASE)
 _WHITE = re.compile(r"fill:\s*(#ffffff|white)", re.IGNORECASE)
 
 
@@ -22,7 +25,7 @@ def inline(svg: str, prefix: str, label: str) -> str:
     """``svg`` ready to stand inside an HTML page.
 
     Ids and style rules are confined to the figure by ``prefix``; scripts, event handlers and outside references are
-    removed; ink that is black or dark grey takes the colour of the page's text, and white grounds become the page's.
+    removed; black and grey ink takes the colours of the page's text, and white grounds become the page's.
 
     Args:
         svg: an SVG document, e.g. what matplotlib writes.
@@ -46,7 +49,8 @@ def inline(svg: str, prefix: str, label: str) -> str:
     if "viewBox" not in root.attrib and width and height:
         root.set("viewBox", f"0 0 {width:g} {height:g}")
     if width:
-        root.set("style", f"max-width:{width:.0f}px")
+        # Shrinks with the page until its text would be too small to read; then it is scrolled.
+        root.set("style", f"width:{width:.0f}px;min-width:min(30rem,{width:.0f}px);max-width:100%")
     root.attrib.update({"id": prefix, "role": "img", "aria-label": label, "fill": "currentColor"})
     return ET.tostring(root, encoding="unicode")
 
@@ -99,7 +103,7 @@ def _urls(text: str, prefix: str) -> str:
 def _recolour(element: ET.Element) -> None:
     for name in ("style", "fill", "stroke"):
         if name in element.attrib:
-            element.set(name, _GREY.sub("currentColor", element.attrib[name]))
+            element.set(name, _INK.sub("var(--soft)", _GREY.sub("currentColor", element.attrib[name])))
 
 
 def _pixels(length: str) -> float | None:

@@ -37,7 +37,7 @@ def show(judged: Judgement, console: Console | None = None) -> None:
     console = console or Console()
     paper = judged.run.paper
     console.print()
-    console.print(Rule(Text(f"{paper.title} ({paper.venue})", style="bold"), align="left", characters="─"))
+    console.print(Rule(Text(f"{paper.title} ({paper.venue})", style="bold"), align="left", style="dim"))
     for part in (_rows(judged), _findings(judged), *_own(judged, console.width), _not_measured(judged), _end(judged)):
         if part is not None:
             console.print(part)
@@ -82,9 +82,7 @@ def _rows(judged: Judgement) -> Group | None:
             values or DASH,
             verdict(row["outcome"]),
         )
-        if row["outcome"] in ("off", "unclear"):
-            notes.append(f"{row['model']} {what}: {row['explanation']}")
-        elif row["outcome"] == "failed":
+        if row["outcome"] != "reproduced":
             notes.append(f"{row['model']} {what}: {row['explanation'] or row['verdict']}")
     if measured.empty:
         return None
@@ -116,7 +114,7 @@ def _own(judged: Judgement, width: int) -> list[Group]:
     for dataset, part in judged.own.groupby("dataset", sort=False):
         grid = wide(part)
         first = max(len(str(name)) for name in grid.index) + 2
-        tables = []
+        tables: list[RenderableType] = []
         columns = list(grid.columns)
         while columns:
             table = _table()
@@ -130,7 +128,7 @@ def _own(judged: Judgement, width: int) -> list[Group]:
                 table.add_column(Text(name), justify="right")
             for model, cells in grid[chosen].iterrows():
                 table.add_row(str(model), *cells)
-            tables.append(table)
+            tables += [Text(), table] if tables else [table]
         what = "of the model or this machine" if dataset == "-" else f"on {dataset}"
         groups.append(_section(f"Measured {what}, printed nowhere (± 95 % interval)", *tables))
     return groups
