@@ -53,6 +53,12 @@ def make_accelerator(recipe: Recipe, device: str, *, compile: str, fsdp: bool) -
     )
 
 
+def release(accelerator: Accelerator, model: nn.Module, plain_model: nn.Module) -> None:
+    """Take accelerate's autocast off the user's model, so that it computes, and can be copied, as before."""
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    vars(plain_model).pop("forward", None)
+
+
 def whole_state(
     model: nn.Module, plain_model: nn.Module, optimizer: Any, *, sharded: bool
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:

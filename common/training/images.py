@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from timm.data import IterableImageDataset, create_dataset, create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from common.errors import UserError
 from common.training.data import Plan, epoch_order, epoch_steps, validation_order
@@ -108,7 +108,7 @@ class ImageData:
 
     def steps_per_epoch(self, recipe: Recipe) -> int:
         """Return the optimizer steps of an epoch."""
-        if isinstance(self._train, IterableDataset) and recipe.repeated_augmentation > 1:
+        if isinstance(self._train, IterableImageDataset) and recipe.repeated_augmentation > 1:
             raise UserError(
                 "Repeated augmentation needs a data set with an order, and this one is a stream: unpack it into a "
                 "folder, or say --set repeated_augmentation=1."
@@ -119,7 +119,7 @@ class ImageData:
         self, recipe: Recipe, plan: Plan, epoch: int, first_step: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's passes; a stream is read from the epoch's start and skipped up to ``first_step``."""
-        if isinstance(self._train, IterableDataset):
+        if isinstance(self._train, IterableImageDataset):
             loader = self._stream(self._train, plan, epoch, training=True)
             passes = iter(loader)
             for _ in range(first_step * plan.accumulation):
@@ -133,7 +133,7 @@ class ImageData:
 
     def validation_batches(self, recipe: Recipe, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's share of the validation set."""
-        if isinstance(self._validation, IterableDataset):
+        if isinstance(self._validation, IterableImageDataset):
             loader = self._stream(self._validation, plan, 0, training=False)
         else:
             loader, sampler = self._indexed(plan, training=False)
@@ -175,7 +175,7 @@ class ImageData:
 
     @staticmethod
     def _length(dataset: Any) -> int:
-        return int(dataset.reader.num_samples) if isinstance(dataset, IterableDataset) else len(dataset)
+        return int(dataset.reader.num_samples) if isinstance(dataset, IterableImageDataset) else len(dataset)
 
     def _indexed(self, plan: Plan, *, training: bool) -> tuple[DataLoader[Any], _Passes]:
         """Return the loader of an indexed data set, whose workers live as long as the run."""

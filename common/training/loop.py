@@ -23,7 +23,7 @@ from common.errors import UserError
 from common.progress import track
 from common.training.checkpointing import describe_model
 from common.training.data import TrainingData, make_plan
-from common.training.devices import make_accelerator
+from common.training.devices import make_accelerator, release
 from common.training.distillation import with_distillation
 from common.training.evaluation import evaluate
 from common.training.hooks import Batch, Hook
@@ -76,7 +76,7 @@ def train(
             return run.finish()
         finally:
             run.log.close()
-            run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)  # takes autocast off the user's model
+            release(run.accelerator, run.model, model)
 
 
 class Run:

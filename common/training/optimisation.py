@@ -20,7 +20,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Return timm's optimizer; biases, norms and ``model.no_weight_decay()`` are not decayed.
 
     Raises:
-        UserError: timm knows no optimizer of that name.
+        UserError: timm knows no optimizer of that name, or it does not take the recipe's values.
     """
     try:
         accepted = inspect.signature(get_optimizer_class(recipe.optimizer, bind_defaults=False)).parameters
@@ -36,15 +36,18 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         extra["eps"] = recipe.optimizer_epsilon
     if "fused" in accepted:
         extra["fused"] = True  # one kernel for all tensors: the same update with the least overhead
-    return create_optimizer_v2(
-        model,
-        opt=recipe.optimizer,
-        lr=recipe.rate("learning_rate"),
-        weight_decay=recipe.weight_decay,
-        momentum=recipe.momentum,
-        layer_decay=recipe.layer_decay if recipe.layer_decay != 1 else None,
-        **extra,
-    )
+    try:
+        return create_optimizer_v2(
+            model,
+            opt=recipe.optimizer,
+            lr=recipe.rate("learning_rate"),
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            layer_decay=recipe.layer_decay if recipe.layer_decay != 1 else None,
+            **extra,
+        )
+    except ValueError as error:
+        raise UserError(f"timm cannot make the optimizer {recipe.optimizer} of this recipe ({error}).") from None
 
 
 class Schedule:

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.training.recipe import KEYS, load_recipe, settings
+
+RECIPES = Path(__file__).with_name("recipe.toml")
+PAPERS = Path(__file__).parents[2] / "papers"
+SHIPPED = [(path, setting) for path in sorted(PAPERS.glob("*/recipe.toml")) for setting in settings(path)]
+
+
+def write(tmp_path: Path, old: str, new: str) -> Path:
+    text = RECIPES.read_text()
+    assert old in text
+    path = tmp_path / "recipe.toml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_values_have_the_types_of_the_fields() -> None:
+    recipe = load_recipe(RECIPES, "plain")
+    assert recipe.warmup_epochs == 0.0
+    assert isinstance(recipe.warmup_epochs, float)
+    assert recipe.crop_scale == (1.0, 1.0)
+    assert recipe.method == {"strength": 1.0, "form": "kept"}
+    assert recipe.changes == ()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.epochs = 2  # type: ignore[misc]
+
+
+def test_overlays_apply_in_order() -> None:
+    assert load_recipe(RECIPES, "plain", model="small").total_batch == 8
+    big = load_recipe(RECIPES, "plain", model="big_star", quick=True)
+    assert (big.total_batch, big.epochs, big.method["strength"], big.written_batch) == (16, 1, 0.5, 16)
+    assert load_recipe(RECIPES, "plain", model="big_bar").method["strength"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("momentum = 0.9\n", "momentun = 0.9\n", (":35: momentun is not a setting", "Did you mean momentum?")),
+        ("epochs = 3\n", 'epochs = "3"\n', (":8: epochs must be an integer, not '3'",)),
+        ("epochs = 3\n", "epochs = true\n", ("epochs must be an integer",)),
+        ("epochs = 3\n", "", ("[tiny] does not say epochs",)),
+        ("epochs = 3\n", "epochs = 0\n", ("epochs must be at least 1",)),
+        ("mixup = 0.8\n", "mixup = -1\n", ("mixup must be at least 0",)),
+        ("label_smoothing = 0.1\n", "label_smoothing = 1.5\n", ("must lie between 0 and 1",)),
+        ('mix_mode = "batch"', 'mix_mode = "pairs"', ("must be one of batch, pair, elem", "Did you mean pair?")),
+        ("std = [0.25]", "std = [0.25, 0.25]", ("mean and std need one positive value a channel",)),
+        ("std = [0.25]", "std = 0.25", ("std must be a list",)),
+        ('["learning_rate"]', '["learning_rat"]', ("scaled_rates", "Did you mean learning_rate?")),
+        ("warmup_epochs = 0.5", "warmup_epochs = 9", ("warmup_epochs (9) exceeds epochs (3)",)),
+        ("total_batch = 8", "total_batch = 9", ("total_batch must be even",)),
+        ("[tiny]", "[tiny", ("not valid TOML", "line 2")),
+        ("[tiny]", "loose = 1\n[tiny]", ("loose stands outside a table",)),
+        ('distillation = "none"', 'distillation = "hard"', ("needs a distillation_teacher",)),
+    ],
+)
+def test_a_bad_recipe_is_one_sentence(tmp_path: Path, old: str, new: str, words: tuple[str, ...]) -> None:
+    path = write(tmp_path, old, new)
+    with pytest.raises(UserError) as error:
+        load_recipe(path, "tiny")
+    for word in (str(path), *words):
+        assert word in str(error.value)
+
+
+def test_an_unknown_setting_or_method_key(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no setting tyni; it has tiny, plain\. Did you mean tiny\?"):
+        load_recipe(RECIPES, "tyni")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_recipe(tmp_path / "absent.toml", "tiny")
+    path = write(tmp_path, "method.strength = 0.5", "method.strenght = 0.5")
+    with pytest.raises(UserError, match=r"strenght is not in \[plain\.method\]\. Did you mean strength\?"):
+        load_recipe(path, "plain", model="big_star")
+
+
+def test_set_changes_one_value_and_marks_the_recipe() -> None:
+    recipe = load_recipe(
+        RECIPES, "plain", changes=["epochs=7", "mean=[0.1]", "optimizer=adamw", "method.form=discarded"]
+    )
+    assert (recipe.epochs, recipe.mean, recipe.optimizer, recipe.method["form"]) == (7, (0.1,), "adamw", "discarded")
+    assert recipe.changes[0] == "epochs=7"
+    assert "deviating: epochs=7" in recipe.describe()
+    assert load_recipe(RECIPES, "plain").method["form"] == "kept"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("epoch=7", "epoch is not a setting of a recipe. Did you mean epochs?"),
+        ("epochs", "write it as key=value"),
+        ("epochs=x", "epochs must be an integer, not 'x'"),
+        ("method.from=kept", "Did you mean form?"),
+        ("method.strength=high", "strength must be a number"),
+        ("train_crop=central", "must be one of random_resized, padded, none"),
+    ],
+)
+def test_a_bad_set_is_one_sentence(change: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_recipe(RECIPES, "plain", changes=[change])
+    assert words in str(error.value)
+    assert f"--set {change}" in str(error.value)
+
+
+def test_the_learning_rate_follows_the_batch() -> None:
+    recipe = load_recipe(PAPERS / "vars" / "recipe.toml", "imagenet")
+    assert recipe.rate("learning_rate") == pytest.approx(1e-3)  # 5e-4 x 1024 / 512, as the source computes
+    assert "written for" not in recipe.describe_rates()
+    smaller = recipe.with_changes("total_batch=256")
+    assert smaller.rate("learning_rate") == pytest.approx(2.5e-4)
+    assert smaller.rate("min_learning_rate") == pytest.approx(1e-5)
+    assert "written for a total batch of 1024; learning_rate scaled linearly" in smaller.describe_rates()
+    assert smaller.with_changes("learning_rate_scaling=sqrt").rate("learning_rate") == pytest.approx(5e-4 / 2**0.5)
+    assert smaller.with_changes("learning_rate_scaling=none").rate("learning_rate") == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize(("path", "setting"), SHIPPED, ids=[f"{path.parent.name}-{name}" for path, name in SHIPPED])
+def test_each_shipped_recipe_loads(path: Path, setting: str, quick: bool) -> None:
+    recipe = load_recipe(path, setting, quick=quick)
+    text = recipe.describe()
+    for key in KEYS:
+        assert f"  {key} = " in text
+
+
+@pytest.mark.parametrize(
+    ("paper", "model", "batch", "rate", "augmented"),
+    [
+        ("vars", "vars_d_rvt_tiny", 1024, 1e-3, False),
+        ("vars", "vars_sd_rvt_base_plus", 1024, 1e-3, True),
+        ("rvt", "rvt_tiny", 2048, 2e-3, False),
+        ("rvt", "rvt_small_plus", 2048, 2e-3, True),
+        ("rvt", "rvt_base", 1024, 1e-3, False),
+        ("rvt", "rvt_base_plus", 1024, 1e-3, True),
+    ],
+)
+def test_the_printed_batches_and_rates(paper: str, model: str, batch: int, rate: float, augmented: bool) -> None:
+    recipe = load_recipe(PAPERS / paper / "recipe.toml", "imagenet", model=model)
+    assert recipe.total_batch == recipe.written_batch == batch
+    assert recipe.rate("learning_rate") == pytest.approx(rate)
+    assert recipe.method["patch_augmentation"] is augmented
+    assert recipe.method["patch_augmentation_gradient"] == "kept"
