@@ -109,7 +109,7 @@ def _check_images(images: Tensor) -> None:
         raise UserError(
             f"Images have {images.shape[-2]} x {images.shape[-1]} pixels; give at least {SMALLEST_SIDE} x {SMALLEST_SIDE}."
         )
-    if images.is_floating_point() and images.numel() and not (0 <= float(images.min()) and float(images.max()) <= 1):
+    if images.is_floating_point() and images.numel() and not (float(images.min()) >= 0 and float(images.max()) <= 1):
         raise UserError(
             f"Float images range from {float(images.min()):.4g} to {float(images.max()):.4g}; give values in [0, 1], "
             "before normalisation."

@@ -20,12 +20,12 @@ AMBIGUOUS = -1
 
 
 def gaussian_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
-    """x + N(0, std). Draw: ``noise_normal`` (H, W, 3), standard normal."""
+    """X + N(0, std). Draw: ``noise_normal`` (H, W, 3), standard normal."""
     return to_bytes(draws.normal_image("noise_normal", *x.shape[-2:]) * (255 * p["std"]) + x)
 
 
 def speckle_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
-    """x + x N(0, std). Draw: ``noise_normal`` (H, W, 3), standard normal."""
+    """X + x N(0, std). Draw: ``noise_normal`` (H, W, 3), standard normal."""
     scaled = draws.normal_image("noise_normal", *x.shape[-2:]) * p["std"]
     return to_bytes(scaled.add_(1).mul_(x))
 
