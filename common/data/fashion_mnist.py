@@ -35,9 +35,9 @@ from common.errors import UserError
 from common.files import write_atomic
 from common.progress import console
 
-#: SHA-256 of the decompressed files, measured on Debian's package 0.0~git20200523.55506a9-1. The authors' own
-#: archives hold the same bytes: compressed stream and sums, with the header's name and time put back, give the MD5
-#: of the four ``.gz`` files that torchvision pins.
+#: SHA-256 of the decompressed files, measured on Debian's package 0.0~git20200523.55506a9-1. The authors' own archives
+#: hold the same bytes: Debian's .gz files with the header's name and time put back (1504176606 for train, 1504176627
+#: for t10k, in seconds since 1970) have the MD5 sums that torchvision pins.
 SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
