@@ -35,6 +35,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         OSError: it could not be written; the earlier checkpoints are as they were.
     """
     path = folder / "checkpoints" / f"step-{step:09d}.pt"
+    for half in path.parent.glob(".step-*.part"):  # what a killed process left would fill the disk
+        half.unlink(missing_ok=True)
     write_atomic(path, lambda file: torch.save({"format": FORMAT, "step": step, **state}, file))
     for old in checkpoints(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
@@ -85,17 +87,18 @@ def check_same_run(path: Path, stored: dict[str, Any], current: dict[str, Any]) 
     Raises:
         UserError: they differ; the sentence names the first difference.
     """
-    for part in ("recipe", "model", "data", "hooks"):
+    words = {"recipe": "another recipe", "model": "another model", "data": "other data", "hooks": "other hooks"}
+    for part, other in words.items():
         old, new = stored.get(part), current.get(part)
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
-            what = f"{part}, where {key} is {old.get(key)!r} and not {new.get(key)!r}"
+            what = f"{other}, where {key} is {old.get(key)!r} and not {new.get(key)!r}"
         else:
-            what = f"{part}, {old!r} and not {new!r}"
+            what = f"{other}, {old!r} and not {new!r}"
         raise UserError(
-            f"The checkpoint {path} was written with another {what}; "
+            f"The checkpoint {path} was written with {what}; "
             "repeat that run's command to continue it, or choose another --output folder."
         )
 

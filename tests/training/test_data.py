@@ -84,7 +84,7 @@ def test_indexed_passes_carry_their_position(recipe) -> None:
 def test_validation_pads_to_equal_shares(data, recipe) -> None:
     shares = [validation_order(5, plan_of(recipe(), rank, 2)) for rank in range(2)]
     assert [share.tolist() for share in shares] == [[0, 2, 4], [1, 3, -1]]
-    labels = [list(data.validation_batches(recipe(), plan_of(recipe(), rank, 2)))[0][1] for rank in range(2)]
+    labels = [next(iter(data.validation_batches(recipe(), plan_of(recipe(), rank, 2))))[1] for rank in range(2)]
     assert sorted(torch.cat(labels).tolist()) == sorted([*data.validation[1].tolist(), -1])
 
 

@@ -247,15 +247,15 @@ def test_parameters_that_are_not_finite_are_never_saved(data, recipe, make_model
 
 
 def test_wrong_class_count_and_device(data, recipe, make_model) -> None:
-    with pytest.raises(UserError, match="3 classes, but the recipe is written for 1000.*--set num_classes=3"):
+    with pytest.raises(UserError, match=r"3 classes, but the recipe is written for 1000.*--set num_classes=3"):
         run(make_model(), recipe("plain", "num_classes=1000"), data)
     with pytest.raises(UserError, match="There is no device gpu"):
         run(make_model(), recipe("plain"), data, options=Options(device="gpu"))
     with pytest.raises(UserError, match="float16, which needs a GPU"):
         run(make_model(), recipe("plain", "precision=float16"), data)
-    with pytest.raises(UserError, match="timm has no optimizer adamv.* Did you mean"):
+    with pytest.raises(UserError, match=r"timm has no optimizer adamv.* Did you mean"):
         run(make_model(), recipe("plain", "optimizer=adamv"), data)
-    with pytest.raises(UserError, match="timm cannot make the optimizer sgd of this recipe .*momentum"):
+    with pytest.raises(UserError, match=r"timm cannot make the optimizer sgd of this recipe .*momentum"):
         run(make_model(), recipe("plain", "optimizer=sgd", "momentum=0"), data)
     with pytest.raises(UserError, match="cannot make the schedule cosinus"):
         run(make_model(), recipe("plain", "schedule=cosinus"), data)

@@ -1,0 +1,136 @@
+"""Two processes on the CPU (gloo), forked so that nothing has to be imported again."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import UserError
+from common.training.hooks import ExtraPass, Hook
+from common.training.loop import train
+from common.training.options import Options
+
+FIVE = ("epochs=1", "epoch_images=40")
+
+
+def environment(world: int) -> dict[str, str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+
+
+def net() -> nn.Module:
+    """Without batch norm, whose statistics are a process's own, and without dropout."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 3))
+
+
+def join(rank: int) -> None:
+    import os
+
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+
+
+class Listener(nn.Linear):
+    """Draws at each step, and must draw the same on every process."""
+
+    def on_optimizer_step(self, step: int) -> None:
+        with torch.no_grad():
+            self.bias += 0.01 * torch.rand(3)
+
+
+CASES = {
+    "plain": ((), 0),
+    "adamw, clipped, averaged, cropped": (
+        ("optimizer=adamw", "clip_gradient=0.5", "ema_decay=0.5", "train_crop=padded", "crop_padding=1"),
+        0,
+    ),
+    "accumulating": ((), 2),
+    "repeated augmentation": (("repeated_augmentation=3", "horizontal_flip=0.5"), 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_give_the_steps_of_one(data, recipe, processes, tmp_path, case) -> None:
+    changes, device_batch = CASES[case]
+    chosen = recipe("plain", *FIVE, "learning_rate=0.01", *changes)
+
+    def make() -> nn.Module:
+        model = net()
+        model[3].__class__ = Listener
+        return model
+
+    def hooks() -> list[Hook]:
+        return [ExtraPass(lambda images: images + 0.1)] if case == "accumulating" else []
+
+    def child(rank: int) -> None:
+        join(rank)
+        model = make()
+        options = Options(device="cpu", device_batch=device_batch)
+        result = train(model, chosen, data, hooks=hooks(), folder=tmp_path, options=options)
+        state = {"model": model.state_dict(), "ema": result.ema.state_dict() if result.ema else {}}
+        torch.save({**state, "metrics": result.metrics, "history": result.history}, tmp_path / f"rank{rank}.pt")
+
+    single = make()
+    expected = train(single, chosen, data, hooks=hooks(), options=Options(device="cpu"))
+    assert processes(child, 2, **environment(2)) == [0, 0]
+    ours = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, tensor in single.state_dict().items():
+        assert torch.equal(ours[0]["model"][name], ours[1]["model"][name])
+        assert (ours[0]["model"][name] - tensor).abs().max() < 1e-5, name
+    if expected.ema:
+        for name, tensor in expected.ema.state_dict().items():
+            assert (ours[1]["ema"][name] - tensor).abs().max() < 1e-5, name
+    assert ours[0]["metrics"] == pytest.approx(expected.metrics, rel=1e-4)
+    assert ours[0]["history"][0]["train_loss"] == pytest.approx(expected.history[0]["train_loss"], rel=1e-5)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_all_processes(data, recipe, processes, tmp_path) -> None:
+    class Poison(Hook):
+        def on_loss(self, run, batch, loss):
+            return loss * float("nan") if run.step == 3 and run.rank == 1 else loss
+
+    def child(rank: int) -> None:
+        join(rank)
+        with pytest.raises(UserError, match="The loss is nan at step 4 of 5"):
+            train(net(), recipe("plain", *FIVE), data, hooks=[Poison()], options=Options(device="cpu"))
+
+    assert processes(child, 2, **environment(2)) == [0, 0]
+
+
+def test_two_processes_resume_what_one_began(data, recipe, processes, tmp_path) -> None:
+    """The number of processes may change between a kill and the resume."""
+    whole = net()
+    train(whole, recipe("plain"), data, options=Options(device="cpu"))
+
+    class Stop(Hook):
+        def on_step(self, run):
+            if run.step == 8 and run.accelerator.num_processes == 1:
+                raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(net(), recipe("plain"), data, folder=tmp_path, hooks=[Stop()], options=Options(device="cpu"))
+
+    def child(rank: int) -> None:
+        join(rank)
+        train(net(), recipe("plain"), data, folder=tmp_path, hooks=[Stop()], options=Options(device="cpu"))
+
+    assert processes(child, 2, **environment(2)) == [0, 0]
+    ours = torch.load(tmp_path / "model.pt", weights_only=True)["model"]
+    for name, tensor in whole.state_dict().items():
+        assert (ours[name] - tensor).abs().max() < 1e-5, name
+
+
+def test_a_total_batch_that_does_not_divide(data, recipe, processes) -> None:
+    def child(rank: int) -> None:
+        join(rank)
+        with pytest.raises(UserError, match="total batch of 9 is not a multiple of 4 images per device x 2 devices"):
+            train(net(), recipe("plain", "total_batch=9"), data, options=Options(device="cpu"))
+
+    assert processes(child, 2, **environment(2)) == [0, 0]
