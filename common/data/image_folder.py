@@ -2,89 +2,32 @@
 
 Layout: ``FOLDER/CLASS/IMAGE``, or the same below ``FOLDER/val`` (``validation`` and so on, as timm looks for it); class
 folders in sorted order are classes 0, 1, ..., which for ImageNet's WordNet ids is the usual numbering. Images come out
-in [0, 1], not normalised: a model's mean and standard deviation are applied by
-`common.robustness.normalisation.Normalized`, so that corruptions and attacks see pixels.
+as uint8, resized and cropped; see `common.data.preprocessing`.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from timm.data import create_dataset, resolve_data_config
+from timm.data import create_dataset
 from timm.data.readers.img_extensions import get_img_extensions
-from timm.data.transforms_factory import transforms_imagenet_eval
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.transforms import Compose, ConvertImageDtype
 
+from common.data.preprocessing import Preprocessing
 from common.errors import UserError
 
 #: What Pillow raises on files that are no image, or half of one.
 _UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes a model's input; belongs to a checkpoint and is printed with what it measures.
-
-    Attributes:
-        size: side of the square input, in pixels.
-        crop_pct: the crop's share of the resized image: the shorter edge is resized to ``floor(size / crop_pct)``.
-            1 on images that have the input's size already, like ImageNet-C's, leaves the pixels as they are.
-        interpolation: ``bicubic``, ``bilinear``, ...
-        mean, std: per channel (R, G, B), for pixels in [0, 1].
-        crop_mode: ``center``, or timm's ``squash`` (both edges are resized) or ``border`` (the rest is padded).
-    """
-
-    size: int
-    crop_pct: float
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    crop_mode: str = "center"
-
-    @classmethod
-    def of(cls, model: nn.Module, size: int | None = None) -> Preprocessing:
-        """What the model's ``pretrained_cfg`` declares; ``size`` if the model was built for another input size."""
-        declared = resolve_data_config({} if size is None else {"img_size": size}, model=model)
-        _, height, width = declared["input_size"]
-        if height != width:
-            raise UserError(f"{type(model).__name__} takes {height} x {width} images; only square inputs are known.")
-        return cls(
-            size=height,
-            crop_pct=declared["crop_pct"],
-            interpolation=declared["interpolation"],
-            mean=tuple(declared["mean"]),
-            std=tuple(declared["std"]),
-            crop_mode=declared["crop_mode"],
-        )
-
-    @property
-    def resize(self) -> int:
-        """Length in pixels to which the shorter edge is resized before the crop."""
-        return int(self.size / self.crop_pct)
-
-    def transform(self) -> Callable[[Image.Image], Tensor]:
-        """Return the function from an RGB image to a (3, size, size) float32 tensor in [0, 1]."""
-        resize_and_crop = transforms_imagenet_eval(
-            self.size, self.crop_pct, self.crop_mode, interpolation=self.interpolation, normalize=False
-        )
-        return Compose([resize_and_crop, ConvertImageDtype(torch.float32)])
-
-    def __str__(self) -> str:
-        mean, std = (" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
-        return f"resize {self.resize} {self.interpolation}, {self.crop_mode} crop {self.size}, mean {mean}, std {std}"
-
-
 class ImageFolder(Dataset[tuple[Tensor, int]]):
-    """Images of a folder: item ``i`` is ``((3, size, size) float32 in [0, 1], class index)``.
+    """Images of a folder: item ``i`` is ``((3, size, size) uint8, class index)``.
 
     Unlike timm's own data set, which skips an unreadable image and gives the next one in its place, this one raises a
     ``UserError`` that names the file. Open one with `open_image_folder`.
@@ -154,7 +97,7 @@ def open_image_folder(
 
 
 def batches(dataset: ImageFolder, batch_size: int = 64, workers: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images (B, 3, size, size) and labels (B,), in the folder's order, read by worker processes.
+    """Yield uint8 images (B, 3, size, size) and labels (B,), in the folder's order, read by worker processes.
 
     Args:
         dataset: what to read.
