@@ -14,6 +14,9 @@ from common.errors import UserError
 from common.measurement import Finding, Measurement
 from common.run import Run
 
+#: Files in a run folder: this table, and what its numbers depend on.
+MEASURED, PROVENANCE = "measured.csv", "provenance.json"
+
 #: One row a measurement or a finding. ``kind`` is ``measurement`` or ``finding``; for a finding ``verdict`` is its own.
 COLUMNS: dict[str, str] = {
     "kind": "str",

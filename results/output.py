@@ -8,17 +8,18 @@ from typing import Any
 from common.files import write_atomic
 from common.provenance import data
 from common.run import Run
-from results import junit, measured, report, terminal
+from results import junit, report, terminal
 from results.judge import Judgement, judgement
+from results.measured import MEASURED, PROVENANCE, to_csv
 
-MEASURED, PROVENANCE, JUNIT, REPORT = "measured.csv", "provenance.json", "junit.xml", "report.html"
+JUNIT, REPORT = "junit.xml", "report.html"
 
 
 def write(run: Run) -> int:
     """See ``results.write_all``."""
     judged = judgement(run)
     origin = provenance(judged)
-    write_atomic(run.folder / MEASURED, measured.to_csv(judged.measured))
+    write_atomic(run.folder / MEASURED, to_csv(judged.measured))
     write_atomic(run.folder / PROVENANCE, json.dumps(origin, indent=2) + "\n")
     write_atomic(run.folder / JUNIT, junit.render(judged))
     write_atomic(run.folder / REPORT, report.render(judged, origin))

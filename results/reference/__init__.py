@@ -1,20 +1,21 @@
 """Our own measured results, the ones that we stand behind: ``<slug>.csv`` beside this file.
 
-A file has the columns of a run's ``measured.csv`` (without per-call details) and is the regression baseline: a new
-run is compared with it by ``results.compare``.
+A file has the columns of a run's ``measured.csv`` and is written by ``python -m results.reference RUN``. It is the
+regression baseline: a new run is compared with it by ``results.compare``.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.declaration import Paper
 from common.errors import UserError
 from common.files import write_atomic
-from common.run import Run
 from results.judge import FINDINGS, OUTCOMES, count, judge_reference, printed
-from results.measured import load, of_run, to_csv
+from results.measured import MEASURED, PROVENANCE, load, to_csv
 from results.style import pieces
 
 FOLDER = Path(__file__).parent
@@ -56,24 +57,44 @@ def path_of(slug: str) -> Path:
     return FOLDER / f"{slug}.csv"
 
 
-def write(run: Run, path: Path | None = None) -> Path:
-    """Make ``run`` the reference of its paper.
+def write(folder: Path, path: Path | None = None) -> Path:
+    """Make the run in ``folder`` the reference of its paper.
 
     Only what a commit can account for is worth standing behind, so a run of changed or unversioned code is refused.
 
+    Args:
+        folder: of a run that wrote its report.
+        path: where to; ``path_of`` the run's paper by default.
+
     Raises:
-        UserError: the run is unfinished or measured nothing, or its code was not committed.
+        UserError: the folder holds no such run, or the run is unfinished, measured nothing or was not of a commit.
     """
-    table = of_run(run)
-    unfinished = [name for name, state in run.states.items() if state.state not in ("done", "not measured")]
-    if unfinished or table.empty:
-        what = f"{unfinished[0]} is {run.states[unfinished[0]].state}" if unfinished else "it measured nothing"
-        raise UserError(f"{run.folder} cannot become a reference: {what}; finish it with --resume.")
+    try:
+        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        slug, claims = str(provenance["paper"]), dict(provenance["claims"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} is not a run with a report; give a folder below results/runs.") from None
+    refused = f"{folder} cannot become a reference: "
+    for name, claim in claims.items():
+        if claim["state"] not in ("done", "not measured"):
+            raise UserError(f"{refused}{name} is {claim['state']}; finish it with --resume.")
+    table = load(folder / MEASURED)
+    if table.empty:
+        raise UserError(f"{refused}it measured nothing.")
     if (table["dirty"] != "False").any():
-        raise UserError(
-            f"{run.folder} cannot become a reference: its code was not committed when it ran; commit and run again."
-        )
-    return write_atomic(path or path_of(run.paper.slug), to_csv(table))
+        raise UserError(f"{refused}its code was not committed when it ran; commit, and run again.")
+    return write_atomic(path or path_of(slug), to_csv(table))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the run that is to become the reference."""
+    parser.add_argument("folder", type=Path, help="folder of a finished run of committed code")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the reference and say where it is."""
+    print(write(args.folder))
+    return 0
 
 
 def summary(paper: Paper) -> Summary:
