@@ -6,6 +6,7 @@ import keyword
 import re
 import subprocess
 import sys
+import textwrap
 from argparse import ArgumentParser, Namespace
 from datetime import date
 from pathlib import Path
@@ -79,7 +80,7 @@ def _values(args: Namespace) -> dict[str, object]:
         "name": name,
         "title": title.rstrip("."),
         "authors": ", ".join(f'"{author}"' for author in authors),
-        "bibtex_authors": " and ".join(authors),
+        "bibtex_authors": textwrap.fill(" and ".join(authors), width=90, subsequent_indent=12 * " "),
         "venue": args.venue,
         "year": args.year,
         "arxiv": args.arxiv,

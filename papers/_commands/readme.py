@@ -110,13 +110,13 @@ def numbers_table(paper: Paper) -> str:
         return "No printed number is in the manifest."
     if not path.exists():
         return _table(
-            ("model", "data set", "metric", "printed", "where"), [(*_what(row), row.locator) for row in each(expected)]
+            ("model", "data set", "metric", "printed", "where"), [(*_what(row), _where(row)) for row in each(expected)]
         )
     rows = []
     for row in each(judge.judge_reference(expected, measured.load(path))):
         ours = row.released if math.isnan(row.none) else row.none
         values = (_number(ours, row.value), _number(row.trained, row.value))
-        rows.append((*_what(row), *values, row.verdict, row.locator))
+        rows.append((*_what(row), *values, row.verdict, _where(row)))
     return _table(("model", "data set", "metric", "printed", "measured", "own training", "verdict", "where"), rows)
 
 
@@ -152,6 +152,10 @@ def deviations_table(paper: Paper) -> str:
 
 def _what(row: Any) -> tuple[str, ...]:
     return row.model, row.dataset, f"{row.metric} {row.unit}".rstrip(), row.value
+
+
+def _where(row: Any) -> str:
+    return f"{row.source}, {row.locator}"
 
 
 def _number(value: float, like: str) -> str:

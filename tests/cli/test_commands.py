@@ -1,0 +1,260 @@
+"""The commands beside reproducing: help, list, cite, doctor, readme, new, test."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import papers
+from common.errors import UserError
+from common.manifest import load_manifest
+from common.training.recipe import load_recipe, settings
+from papers.__main__ import main
+from papers._commands import COMMANDS, HELP, OF_PAPER, new, readme, reproduce
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert text == HELP.read_text()
+    listed = set(re.findall(r"^  ([a-z-]+) ", text, flags=re.MULTILINE))
+    assert listed == set(COMMANDS)
+    for action in filter(None, OF_PAPER):
+        assert f"./reproduce.sh vars {action} " in text
+
+
+@pytest.mark.parametrize("words", [[name] for name in COMMANDS] + [["vars", name] for name in OF_PAPER if name])
+def test_every_command_explains_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*words, "--help"])
+    assert exit_.value.code == 0
+    assert f"./reproduce.sh {' '.join(words)}" in capsys.readouterr().out
+
+
+def test_no_paper_is_called_like_a_command() -> None:
+    assert not set(papers.all_papers()) & set(COMMANDS)
+
+
+def test_help_and_lists_do_not_wait_for_torch() -> None:
+    script = (
+        "import sys; sys.argv = ['-m']; from papers.__main__ import main; main(['--help']); main(['cite', 'vars']); "
+        "main(['list']); print('torch' in sys.modules, 'timm' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr.strip() == "False False"
+    for slug in papers.all_papers():
+        assert slug in done.stdout
+
+
+def test_cite(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cite", "toy"]) == 0
+    text = capsys.readouterr().out
+    assert "@article{author2026toy" in text
+    assert "@software{resight" in text
+    text = text.partition("@software")[2]
+    version = re.search(r"version += \{(.+?)\}", text)[1]
+    assert f'version = "{version}"' in (CHECKOUT / "pyproject.toml").read_text()
+    citation = (CHECKOUT / "CITATION.cff").read_text()
+    assert f"version: {version}\n" in citation
+    assert re.search(r"title += \{(.+?)\}", text)[1] in citation
+
+
+def test_doctor_says_what_claims_need(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert f"torch {torch.__version__.partition('+')[0]}" in text
+    assert "Fashion-MNIST is" in text
+    toys = text.partition("Claims of toy\n")[2].splitlines()
+    assert toys[0].strip() == "first, second: can be measured"
+    assert "third: needs --imagenet DIR" in toys[1]
+    (tmp_path / "data/val/n01440764").mkdir(parents=True)
+    assert main(["doctor", "--imagenet", str(tmp_path / "data")]) == 0
+    assert "first, second, third: can be measured" in capsys.readouterr().out
+
+
+def test_readmes_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["readme", "--check"]) == 0, capsys.readouterr().out
+
+
+def _only(slug: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what writes READMEs away from the real ones."""
+    paper = papers.find(slug)
+    monkeypatch.setattr(papers, "all_papers", lambda: {slug: paper})
+    monkeypatch.setattr(readme, "CHECKOUT", folder)
+
+
+def test_readme_sections_are_filled_and_checked(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = toy / "README.md"
+    _only("toy", toy.parent, monkeypatch)
+    path.write_text("By hand.\n\n<!-- generated: claims -->\noutdated\n<!-- end -->\n\nBy hand too.\n")
+    assert main(["readme", "--check"]) == 1
+    assert "outdated" in path.read_text()
+    assert main(["readme"]) == 0
+    text = path.read_text()
+    assert "| first | The first holds. | nothing |" in text
+    assert "outdated" not in text
+    assert text.startswith("By hand.\n")
+    assert text.endswith("By hand too.\n")
+    assert main(["readme", "--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("<!-- generated: clams -->\n<!-- end -->\n", "Did you mean claims?"),
+        ("<!-- generated: claims -->\n", "no <!-- end -->"),
+    ],
+)
+def test_readme_mistakes(
+    toy: Path, text: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _only("toy", toy.parent, monkeypatch)
+    (toy / "README.md").write_text(text)
+    assert main(["readme"]) == 2
+    assert sentence in capsys.readouterr().err
+    assert (toy / "README.md").read_text() == text
+
+
+@pytest.mark.parametrize("kind", ["architecture", "augmentation"])
+def test_skeleton_passes_the_checks(
+    kind: str, more_papers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(new, "PAPERS", more_papers)
+    slug, name = f"fresh-{kind}", f"fresh_{kind}"
+    title = "Attention, Robustness and Other Things That Vision Models Have or Have Not: A Study"
+    authors = [word for number in range(9) for word in ("--author", f"Author Number {number}")]
+    assert main(["new", slug, "--kind", kind, "--title", title, *authors]) == 0
+    folder = more_papers / name
+    code = "model.py" if kind == "architecture" else "method.py"
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        *("__init__.py", "README.md", "claims.py", "expected.csv", "recipe.toml", code)
+    }
+    for check in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *check, "--config", str(CHECKOUT / "pyproject.toml"), str(folder)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+
+    papers.all_papers.cache_clear()
+    paper = papers.find(slug)
+    assert paper.title == title
+    assert load_manifest(paper.manifest).empty
+    for setting in settings(paper.recipe):
+        for quick in (False, True):
+            load_recipe(paper.recipe, setting, model=paper.models[0].name, quick=quick)
+    assert main([slug, "--output", str(tmp_path / "run")]) == 0
+    assert main(["cite", slug]) == 0
+    _only(slug, more_papers, monkeypatch)
+    assert main(["readme"]) == 0
+    assert paper.claims[0].statement in (folder / "README.md").read_text()
+
+    if kind == "architecture":
+        model = timm.create_model(paper.models[0].name, num_classes=7, img_size=32)
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+        features = timm.create_model(paper.models[0].name, features_only=True, img_size=32)
+        assert len(features(torch.zeros(1, 3, 32, 32))) == 3
+    else:
+        method = importlib.import_module(f"{paper.package}.method")
+        images = torch.rand(4, 3, 8, 8)
+        assert torch.allclose(method.apply(images, 1.0), images.mean(0).expand_as(images))
+
+
+@pytest.mark.parametrize(
+    ("slug", "sentence"),
+    [
+        ("Big-Name", "cannot be a slug"),
+        ("3d", "a letter first"),
+        ("list", "is a command"),
+        ("lambda", "word of Python"),
+        ("toy", "is there already"),
+    ],
+)
+def test_new_refuses_bad_slugs(
+    slug: str, sentence: str, toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(new, "PAPERS", toy.parent)
+    before = sorted(toy.parent.iterdir())
+    assert main(["new", slug]) == 2
+    assert sentence in capsys.readouterr().err
+    assert sorted(toy.parent.iterdir()) == before
+
+
+def test_a_package_without_declaration_is_named(more_papers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (more_papers / "empty").mkdir()
+    (more_papers / "empty/__init__.py").touch()
+    papers.all_papers.cache_clear()
+    assert main(["list"]) == 2
+    assert "declares no PAPER" in capsys.readouterr().err
+
+
+def test_a_method_setting_without_hooks_is_refused(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from papers._commands.train import _hooks
+
+    recipe = load_recipe(papers.find("rvt").recipe, "embedded")
+    assert recipe.method
+    with pytest.raises(UserError, match=r"training\.py"):
+        _hooks(papers.find("toy"))(recipe)
+
+
+def test_checks_run_all_and_fail_honestly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from papers._commands import test as checks
+
+    ran: list[str] = []
+    failing: set[str] = set()
+
+    def python(module: list[str], processes: int = 1) -> int:
+        ran.append(module[0])
+        return 3 if module[0] in failing else 0
+
+    monkeypatch.setattr(checks, "_python", python)
+    assert main(["test"]) == 0
+    assert ran == ["ruff", "ruff", "mypy", "pytest"]
+    for tool in ("ruff", "mypy", "pytest"):
+        failing = {tool}
+        ran.clear()
+        assert main(["test"]) != 0
+        assert ran == ["ruff", "ruff", "mypy", "pytest"]
+    failing = set()
+    ran.clear()
+    assert main(["test", "--", "-k", "nothing"]) == 0
+    assert ran == ["pytest"]
+
+
+def test_a_full_disk_is_one_sentence(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "results/runs")
+
+    monkeypatch.setattr(reproduce, "_open_run", full)
+    assert main(["toy"]) == 2
+    assert capsys.readouterr().err.strip().splitlines() == [
+        "No space left on device (results/runs); make room or choose another folder, and call again."
+    ]
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; '{sys.executable}' -m papers --help | true; exit ${{PIPESTATUS[0]}}"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
