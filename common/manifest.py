@@ -14,7 +14,7 @@ from common.errors import UserError, nearest
 
 COLUMNS = ("model", "dataset", "metric", "value", "unit", "tolerance", "source", "locator", "note")
 _FILLED = ("model", "dataset", "metric", "value", "source", "locator")
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _NAME = re.compile(r"\S+")
 
 
@@ -42,11 +42,14 @@ def load_manifest(path: Path) -> pd.DataFrame:
         UserError: the file is missing or malformed; names file, line, column and remedy.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        # Spreadsheet programs write a byte order mark, which is no part of the header.
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, cells) for cells in reader if cells]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; a manifest without rows needs the header {','.join(COLUMNS)}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); make it a readable file.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
     except csv.Error as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Fake, number, top1
+from fake_paper import Fake, number, top1
 
 from common.declaration import Claim
 from common.errors import UserError
