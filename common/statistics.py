@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from common.errors import UserError
 
@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
         return (self.low, self.high) if math.isfinite(self.low) and math.isfinite(self.high) else None
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Estimate:
     """Mean of independent values (one a seed) with Student's t interval.
 
     Args:
@@ -43,7 +43,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
     mean = float(sample.mean())
     if sample.size == 1:
         return Estimate(mean, -math.inf, math.inf)
-    half = float(stats.t.ppf((1 + confidence) / 2, sample.size - 1) * sample.std(ddof=1) / math.sqrt(sample.size))
+    half = float(stdtrit(sample.size - 1, (1 + confidence) / 2) * sample.std(ddof=1) / math.sqrt(sample.size))
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -85,5 +85,7 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Estimate:
     """
     if not 0 <= correct <= n or n == 0:
         raise UserError(f"{correct} correct of {n}: a share needs 0 <= correct <= n and n > 0.")
-    interval = stats.binomtest(int(correct), int(n)).proportion_ci(confidence, method="wilson")
-    return Estimate(correct / n, float(interval.low), float(interval.high))
+    share, z = correct / n, float(ndtri((1 + confidence) / 2))
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from common.errors import UserError
 from common.statistics import mean_interval, paired_bootstrap, paired_interval, wilson
@@ -27,6 +28,9 @@ def test_wilson_known_answer() -> None:
     # 81 of 263: the worked example of Newcombe (Statistics in Medicine 17, 1998, method 3).
     estimate = wilson(81, 263)
     assert estimate.interval == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    for correct, n in ((0, 10), (3, 7), (49_999, 50_000)):
+        reference = binomtest(correct, n).proportion_ci(method="wilson")
+        assert wilson(correct, n).interval == pytest.approx((reference.low, reference.high), abs=1e-12)
     assert wilson(0, 10).low == 0
     assert wilson(10, 10).high == 1
     assert 0 < wilson(0, 10).high < 0.35

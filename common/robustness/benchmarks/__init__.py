@@ -1,0 +1,7 @@
+"""Benchmark sets behind one interface: ``benchmark(name, root)``."""
+
+from .base import Benchmark, Cell, Stage, Value
+from .pictures import Preprocessing
+from .sets import BENCHMARKS, benchmark
+
+__all__ = ["BENCHMARKS", "Benchmark", "Cell", "Preprocessing", "Stage", "Value", "benchmark"]

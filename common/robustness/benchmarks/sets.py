@@ -1,0 +1,378 @@
+"""The benchmark sets: where each lies on disk, what its labels mean, what is computed on it."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from common.errors import UserError, nearest
+from common.robustness.attacks import PROTOCOLS, Attack, AutoAttack
+from common.robustness.benchmarks import summaries
+from common.robustness.benchmarks.base import Benchmark, Cell, Records, Stage, Value
+from common.robustness.benchmarks.classes import imagenet_wnids, objectnet_classes, sixteen_classes, subset
+from common.robustness.benchmarks.layout import find_folder
+from common.robustness.benchmarks.pictures import Pictures, Preprocessing
+from common.robustness.benchmarks.scores import Classification, CueConflict, Stability
+from common.robustness.benchmarks.videos import Videos
+from common.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from common.robustness.metrics.sequences import NOISE, PERTURBATIONS
+from common.robustness.occlusion import DROP_SHARES, random_drop, shuffle_tiles
+
+#: ImageNet-C and -P were made of images resized to 256 pixels and cropped to 224, bilinearly.
+STORED = Preprocessing(size=224, crop=224 / 256, interpolation="bilinear")
+
+#: Grid of the random patch drop, and grids of the patch shuffling, as in Naseer et al., arXiv 2105.10497.
+DROP_GRID = 14
+SHUFFLE_GRIDS = (2, 4, 8, 14)
+
+_CUES = re.compile(r"([a-z]+)\d*-([a-z]+)\d*")
+
+
+def _classification(name: str, dataset: str, classes: Mapping[str, int], kept: Sequence[int] | None) -> Callable:
+    """A builder for a set of class folders on which accuracy is measured."""
+
+    def build(root: str, preprocessing: Preprocessing) -> Benchmark:
+        score = Classification([[index] for index in kept or range(len(classes))], kept)
+        stage = Stage(name, _pictures(name, root, classes, preprocessing), score, (Cell("clean", as_read),))
+        return Benchmark(
+            name=name,
+            description=f"{len(classes)} classes",
+            stages=(stage,),
+            summarise=lambda records: summaries.classification(dataset, records["clean"]),
+        )
+
+    return build
+
+
+def _imagenet(root: str, preprocessing: Preprocessing) -> Benchmark:
+    wnids = imagenet_wnids()
+    others = {name: list(subset(name).values()) for name in ("imagenet-a", "imagenet-r")}
+    stage = Stage(
+        "imagenet",
+        _pictures("imagenet", root, _all_classes(), preprocessing),
+        Classification([[index] for index in range(len(wnids))], subsets=others),
+        (Cell("clean", as_read),),
+    )
+
+    def summarise(records: Records) -> list[Value]:
+        clean = records["clean"]
+        values = summaries.classification("imagenet-1k", clean)
+        for name in others:
+            right = clean[f"top1/{name}"]
+            right = right[right >= 0]
+            if right.size:
+                values.append(summaries.accuracy(f"imagenet-1k/{name}-classes", "top1", right))
+        return values
+
+    return Benchmark(name="imagenet", description="1000 classes", stages=(stage,), summarise=summarise)
+
+
+def _attacks(name: str, attacks: Mapping[str, Attack]) -> Callable:
+    """A builder for accuracy under attacks on ImageNet's validation set."""
+
+    def build(root: str, preprocessing: Preprocessing) -> Benchmark:
+        cells = tuple(Cell(metric, _attacked(attack)) for metric, attack in attacks.items())
+        return _changed(name, root, preprocessing, cells, f"attacks {', '.join(map(str, attacks.values()))}")
+
+    return build
+
+
+def _occlusion(root: str, preprocessing: Preprocessing) -> Benchmark:
+    drops = [Cell(f"random_drop_top1/{share:g}", _dropped(int(share * DROP_GRID**2 + 1e-9))) for share in DROP_SHARES]
+    shuffles = [
+        Cell(f"shuffle_top1/{grid}x{grid}", _shuffled(grid)) for grid in SHUFFLE_GRIDS if preprocessing.size % grid == 0
+    ]
+    description = f"random drop on a grid of {DROP_GRID}, shuffling on grids {SHUFFLE_GRIDS}, drawn for each image"
+    return _changed("imagenet-occlusion", root, preprocessing, (*drops, *shuffles), description)
+
+
+def _changed(
+    name: str, root: str, preprocessing: Preprocessing, cells: tuple[Cell, ...], description: str
+) -> Benchmark:
+    """Accuracy on ImageNet's validation set under changes, one metric a cell, named as the cell."""
+    score = Classification([[index] for index in range(len(imagenet_wnids()))])
+    stage = Stage(name, _pictures("imagenet", root, _all_classes(), preprocessing), score, cells)
+
+    def summarise(records: Records) -> list[Value]:
+        return [summaries.accuracy("imagenet-1k", cell, record["top1"]) for cell, record in records.items()]
+
+    return Benchmark(name=name, description=description, stages=(stage,), summarise=summarise)
+
+
+def _real(root: str, preprocessing: Preprocessing) -> Benchmark:
+    text = pkgutil.get_data("timm.data", "_info/imagenet_real_labels.json")
+    if text is None:
+        raise UserError("timm's table of the ReaL labels is missing; reinstall timm.")
+    of_image = [tuple(labels) for labels in json.loads(text)]
+    distinct = sorted({labels for labels in of_image if labels})
+    label = {labels: index for index, labels in enumerate(distinct)}
+
+    open_all = _pictures("imagenet-real", root, _all_classes(), preprocessing)
+
+    def read() -> Pictures:
+        pictures = open_all()
+        labels = {}
+        for position, file in enumerate(pictures.names()):
+            number = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.\w+", file)
+            if not number or not 1 <= int(number[1]) <= len(of_image):
+                raise UserError(f"{root}: {file} is not a file name of ImageNet's validation set; ReaL labels need it.")
+            if of_image[int(number[1]) - 1]:
+                labels[position] = label[of_image[int(number[1]) - 1]]
+        pictures.relabel(labels)
+        return pictures
+
+    return Benchmark(
+        name="imagenet-real",
+        description="images with one or more ReaL labels",
+        stages=(Stage("imagenet-real", read, Classification(distinct), (Cell("clean", as_read),)),),
+        summarise=lambda records: summaries.classification("imagenet-real", records["clean"]),
+    )
+
+
+def _objectnet(root: str, preprocessing: Preprocessing) -> Benchmark:
+    title, layout, places = _specification("objectnet")
+    base = find_folder(Path(root), title, layout, (".", "objectnet-1.0"), ("images", "mappings"), all_of_them=False)
+    shared = objectnet_classes(base / "mappings")
+    classes = {folder: label for label, folder in enumerate(sorted(shared))}
+    folder = find_folder(base, title, layout, places, classes, all_of_them=False)
+    _require(folder, title, layout, classes)
+    score = Classification([shared[folder] for folder in sorted(shared)])
+    # The pictures have a red border, so that nobody trains on them unnoticed.
+    read = partial(Pictures, folder, classes, preprocessing.transform(), border=2)
+    return Benchmark(
+        name="objectnet",
+        description=f"{len(classes)} classes shared with ImageNet, argmax over all 1000, border of 2 pixels cut off",
+        stages=(Stage("objectnet", read, score, (Cell("clean", as_read),)),),
+        summarise=lambda records: summaries.classification("objectnet", records["clean"]),
+    )
+
+
+def _cue_conflict(root: str, preprocessing: Preprocessing) -> Benchmark:
+    categories = list(sixteen_classes())
+    folder = _folder("cue-conflict", root, categories)
+
+    def read() -> Pictures:
+        pictures = Pictures(folder, {name: index for index, name in enumerate(categories)}, preprocessing.transform())
+        labels = {}
+        for position, file in enumerate(pictures.names()):
+            cues = _CUES.fullmatch(Path(file).stem.rpartition("_")[2])
+            if not cues or cues[1] not in categories or cues[2] not in categories:
+                raise UserError(f"{folder}: {file} does not name shape and texture; expected e.g. cat1-elephant2.png.")
+            labels[position] = categories.index(cues[1]) * len(categories) + categories.index(cues[2])
+        pictures.relabel(labels)
+        return pictures
+
+    return Benchmark(
+        name="cue-conflict",
+        description="16 categories, mean probability of 207 ImageNet classes",
+        stages=(Stage("cue-conflict", read, CueConflict(), (Cell("clean", as_read),)),),
+        summarise=lambda records: summaries.cue_conflict("cue-conflict", records["clean"]),
+    )
+
+
+def _imagenet_c(root: str, preprocessing: Preprocessing, *, clean: str | None = None) -> Benchmark:
+    title, layout, places = _specification("imagenet-c")
+    folder = find_folder(Path(root), title, layout, places, CORRUPTIONS, all_of_them=False)
+    _require(folder, title, layout, [f"{name}/{severity}" for name in CORRUPTIONS for severity in SEVERITIES])
+    stored = replace(preprocessing, crop=1.0)
+
+    def stage(name: str, where: str, how: Preprocessing) -> Stage:
+        score = Classification([[index] for index in range(len(imagenet_wnids()))])
+        return Stage(name, _pictures("imagenet", where, _all_classes(), how), score, (Cell(name, as_read),))
+
+    names = [f"{name}/{severity}" for name in CORRUPTIONS for severity in SEVERITIES]
+    stages = [stage(name, str(folder / name), stored) for name in names]
+    if clean is not None:
+        stages.append(stage("clean", clean, preprocessing))
+    return Benchmark(
+        name="imagenet-c",
+        description="stored images, centre crop 224",
+        stages=tuple(stages),
+        summarise=lambda records: summaries.corruptions("imagenet-c", records, CORRUPTIONS),
+    )
+
+
+def _imagenet_c_generated(
+    root: str, preprocessing: Preprocessing, *, jpeg: bool = True, frost_photos: Path | None = None
+) -> Benchmark:
+    cells = [Cell("clean", _resized(preprocessing))]
+    for name in CORRUPTIONS:
+        for severity in SEVERITIES:
+            cells.append(Cell(f"{name}/{severity}", _corrupted(name, severity, preprocessing, jpeg, frost_photos)))
+    score = Classification([[index] for index in range(len(imagenet_wnids()))])
+    stage = Stage("imagenet-c-generated", _pictures("imagenet", root, _all_classes(), STORED), score, tuple(cells))
+    return Benchmark(
+        name="imagenet-c-generated",
+        description=(
+            "corruptions computed on images resized to 256 bilinear and cropped to 224, "
+            f"{'stored as JPEG 85' if jpeg else 'not stored as JPEG'}, "
+            f"frost from {'given photographs' if frost_photos else 'stand-in textures'}, one seed an image"
+        ),
+        stages=(stage,),
+        summarise=lambda records: summaries.corruptions("imagenet-c-generated", records, CORRUPTIONS),
+    )
+
+
+def _imagenet_p(
+    root: str, preprocessing: Preprocessing, *, alexnet_flips: Mapping[str, float] | None = None
+) -> Benchmark:
+    title, layout, places = _specification("imagenet-p")
+    folder = find_folder(Path(root), title, layout, places, PERTURBATIONS, all_of_them=False)
+    _require(folder, title, layout, PERTURBATIONS)
+    stages = tuple(
+        Stage(name, partial(Videos, folder / name), Stability(name in NOISE), (Cell(name, _resized(preprocessing)),))
+        for name in PERTURBATIONS
+    )
+    return Benchmark(
+        name="imagenet-p",
+        description="sequences of 10 perturbations, difficulty 1, frames of 224 pixels",
+        stages=stages,
+        summarise=lambda records: summaries.stability("imagenet-p", records, alexnet_flips),
+    )
+
+
+def as_read(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
+    """The images themselves, in [0, 1]."""
+    return images.float() / 255
+
+
+def _attacked(attack: Attack) -> Callable[..., Tensor]:
+    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
+        return attack(model, images.float() / 255, labels, seeds=seeds)
+
+    return change
+
+
+def _dropped(count: int) -> Callable[..., Tensor]:
+    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
+        return random_drop(images.float() / 255, count, grid=DROP_GRID, seeds=seeds)
+
+    return change
+
+
+def _shuffled(grid: int) -> Callable[..., Tensor]:
+    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
+        return shuffle_tiles(images.float() / 255, grid=grid, seeds=seeds)
+
+    return change
+
+
+def _corrupted(
+    name: str, severity: int, preprocessing: Preprocessing, jpeg: bool, frost_photos: Path | None
+) -> Callable[..., Tensor]:
+    fit = _resized(preprocessing)
+
+    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
+        corrupted = corrupt(images, name, severity, seeds=seeds, jpeg=jpeg, frost_photos=frost_photos)
+        return fit(corrupted, labels, seeds, model)
+
+    return change
+
+
+def _resized(preprocessing: Preprocessing) -> Callable[..., Tensor]:
+    """Stored images in [0, 1], resized where the model's input has another size."""
+    size = preprocessing.size
+
+    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
+        images = images.float() / 255
+        if images.shape[-1] == size:
+            return images
+        frames = images.flatten(0, -4)
+        mode = InterpolationMode(preprocessing.interpolation)
+        return resize(frames, [size, size], mode, antialias=True).clamp(0, 1).view(*images.shape[:-2], size, size)
+
+    return change
+
+
+def _pictures(name: str, root: str, classes: Mapping[str, int], preprocessing: Preprocessing) -> Callable[[], Pictures]:
+    folder = _folder(name, root, classes)
+    return lambda: Pictures(folder, classes, preprocessing.transform())
+
+
+def _folder(name: str, root: str, classes: Collection[str]) -> str | Path:
+    """The folder of a set of class folders; a tar file or a ``prefix/name`` of a library is taken as it is."""
+    if re.match(r"[a-z]+/", root) and not Path(root).exists():
+        return root
+    if Path(root).is_file() and ".tar" in root:
+        return root
+    title, layout, places = _specification(name)
+    return find_folder(Path(root), title, layout, places, classes)
+
+
+def _require(folder: Path, title: str, layout: str, names: Collection[str]) -> None:
+    missing = [name for name in names if not (folder / name).is_dir()]
+    if missing:
+        raise UserError(f"{folder} lacks {len(missing)} folders of {title}, the first {missing[0]}: expected {layout}.")
+
+
+def _all_classes() -> dict[str, int]:
+    return {wnid: index for index, wnid in enumerate(imagenet_wnids())}
+
+
+def _specification(name: str) -> tuple[str, str, list[str]]:
+    entry = _specifications()[name]
+    return entry["title"], entry["layout"], entry["places"]
+
+
+@lru_cache(maxsize=1)
+def _specifications() -> dict[str, Any]:
+    return json.loads(Path(__file__).with_name("sets.json").read_text())
+
+
+def _subset(name: str) -> Callable:
+    indices = subset(name)
+    return _classification(name, name, {wnid: label for label, wnid in enumerate(indices)}, list(indices.values()))
+
+
+def _builders() -> dict[str, Callable[..., Benchmark]]:
+    return {
+        "imagenet": _imagenet,
+        "imagenet-attacks": _attacks("imagenet-attacks", PROTOCOLS),
+        "imagenet-autoattack": _attacks("imagenet-autoattack", {"autoattack_eps4_top1": AutoAttack(epsilon=4 / 255)}),
+        "imagenet-occlusion": _occlusion,
+        "imagenet-c": _imagenet_c,
+        "imagenet-c-generated": _imagenet_c_generated,
+        "imagenet-p": _imagenet_p,
+        "imagenet-a": _subset("imagenet-a"),
+        "imagenet-r": _subset("imagenet-r"),
+        "imagenet-sketch": _classification("imagenet-sketch", "imagenet-sketch", _all_classes(), None),
+        "imagenet-v2": _classification("imagenet-v2", "imagenet-v2", {str(i): i for i in range(1000)}, None),
+        "imagenet-real": _real,
+        "stylized-imagenet": _classification("stylized-imagenet", "stylized-imagenet", _all_classes(), None),
+        "objectnet": _objectnet,
+        "cue-conflict": _cue_conflict,
+    }
+
+
+#: Names that ``benchmark`` knows.
+BENCHMARKS: tuple[str, ...] = tuple(_builders())
+
+
+def benchmark(name: str, root: Path | str, preprocessing: Preprocessing | None = None, **options: Any) -> Benchmark:
+    """A benchmark set on disk.
+
+    Args:
+        name: one of ``BENCHMARKS``. ``imagenet-attacks``, ``imagenet-occlusion`` and ``imagenet-c-generated`` are
+            computed on ImageNet's validation set.
+        root: its folder; for sets of class folders also a tar file or a Hugging Face data set ``hfds/NAME``.
+        preprocessing: of the model; default: 256/224 bicubic, ImageNet's mean and standard deviation.
+        options: ``clean`` (folder of ImageNet, for relative mCE) for imagenet-c; ``jpeg`` and ``frost_photos`` for
+            imagenet-c-generated; ``alexnet_flips`` (flip probabilities in [0, 1] by perturbation) for imagenet-p.
+
+    Raises:
+        UserError: no such benchmark, or the folder is missing or laid out otherwise.
+    """
+    builders = _builders()
+    if name not in builders:
+        raise UserError(f"unknown benchmark {name!r}.{nearest(name, builders)} Known are {', '.join(builders)}.")
+    return builders[name](str(root), preprocessing or Preprocessing(), **options)

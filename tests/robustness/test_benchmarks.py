@@ -1,0 +1,308 @@
+"""Benchmark sets on stand-ins with the same layout: mapping, metric, and what a wrong layout is told."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stand_ins import PLAIN, ColourModel, class_folders, colour, write_picture
+
+from common.errors import UserError
+from common.measurement import Measurement
+from common.robustness.benchmarks import BENCHMARKS, benchmark
+from common.robustness.benchmarks.classes import imagenet_wnids, sixteen_class_scores, sixteen_classes, subset
+from common.robustness.corruptions import CORRUPTIONS
+from common.robustness.evaluation import evaluate
+from common.robustness.metrics.corruption import alexnet
+from common.robustness.metrics.sequences import PERTURBATIONS
+from common.robustness.protocols import versioned
+
+PARITY = Path(__file__).parents[1] / "parity"
+
+
+def measure(name: str, root: Path, **settings) -> dict[tuple[str, str], Measurement]:
+    settings = {"preprocessing": PLAIN, "workers": 0, "batch_size": 256, **settings}
+    found = evaluate(ColourModel(), name, root, model_name="colour", **settings)
+    assert all(m.model == "colour" and m.protocol.startswith(versioned(m.metric)) for m in found)
+    return {(m.dataset, m.metric): m for m in found}
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ImageNet's validation set with one picture a class; every tenth shows the class after it."""
+    root = tmp_path_factory.mktemp("imagenet")
+    wnids = imagenet_wnids()
+    class_folders(root / "val", wnids, {wnids[i]: i + 1 for i in range(10, 1000, 10)})
+    return root
+
+
+def test_class_tables() -> None:
+    wnids = imagenet_wnids()
+    assert len(wnids) == 1000
+    assert list(wnids) == sorted(wnids)
+    for name in ("imagenet-a", "imagenet-r"):
+        found = subset(name)
+        assert len(found) == 200
+        # Labels follow the sorted folders, and so do the outputs.
+        assert list(found) == sorted(found)
+        assert list(found.values()) == sorted(found.values())
+    assert len(set(subset("imagenet-a")) & set(subset("imagenet-r"))) < 200
+    # Both sets have these in the released lists, at both ends.
+    assert list(subset("imagenet-a").values())[:5] == [6, 11, 13, 15, 17]
+    assert list(subset("imagenet-r").values())[:5] == [1, 2, 4, 6, 8]
+
+
+def test_sixteen_categories() -> None:
+    categories = sixteen_classes()
+    assert list(categories) == sorted(categories)
+    assert len(categories) == 16
+    used = [index for indices in categories.values() for index in indices]
+    assert len(used) == len(set(used)) == 207
+    with np.load(PARITY / "robustness_metrics" / "sixteen_classes.npz") as file:
+        probabilities, aggregated, order = (torch.from_numpy(file[k]) for k in ("probabilities", "aggregated", "order"))
+    scores = sixteen_class_scores(probabilities.log())
+    assert torch.allclose(scores, aggregated, rtol=1e-4, atol=1e-9)
+    assert torch.equal(scores.argmax(1), order[:, 0])
+
+
+def test_imagenet_and_its_200_class_subsets(imagenet: Path) -> None:
+    found = measure("imagenet", imagenet)
+    top1 = found["imagenet-1k", "top1"]
+    assert top1.value == pytest.approx(90.1)
+    assert top1.n == 1000
+    low, high = top1.interval
+    assert 88 < low < 90.1 < high < 92
+    # A wrong picture's own class is one of the six nearest colours, so it may be among the best five.
+    assert 90.1 < found["imagenet-1k", "top5"].value < 100
+    assert "crop 16" in top1.protocol
+    for name in ("imagenet-a", "imagenet-r"):
+        # A wrong colour's class may lie outside the subset: with the others masked, fewer are wrong.
+        outputs = subset(name)
+        among = list(outputs.values())
+        shown = [i + 1 if i % 10 == 0 and i else i for i in among]
+        flat = torch.tensor([colour(i) for i in shown]).view(-1, 3, 1, 1).expand(-1, 3, 16, 16) / 255
+        right = ColourModel()(flat)[:, among].argmax(1) == torch.arange(200)
+        expected = right.float().mean().item()
+        assert found[f"imagenet-1k/{name}-classes", "top1"].value == pytest.approx(100 * expected)
+        assert found[f"imagenet-1k/{name}-classes", "top1"].n == 200
+
+
+@pytest.mark.parametrize("name", ["imagenet-a", "imagenet-r"])
+def test_200_class_sets_mask_the_other_classes(name: str, tmp_path: Path) -> None:
+    outputs = subset(name)
+    wnids = list(outputs)
+    # One picture shows a class outside the set that is nearest to its own: right under the mask.
+    outside = next(i for i in range(1000) if i not in outputs.values() and i + 1 in outputs.values())
+    neighbour = imagenet_wnids()[outside + 1]
+    class_folders(tmp_path, wnids, {neighbour: outside, wnids[0]: outputs[wnids[-1]]})
+    palette = torch.tensor([colour(i) for i in range(1000)]).float()
+    kept = list(outputs.values())
+    masked = kept[(palette[kept] - palette[outside]).square().sum(1).argmin()]
+    found = measure(name, tmp_path)[name, "top1"]
+    assert found.value == pytest.approx(100 * (199 - (masked != outside + 1)) / 200)
+
+
+def test_numbered_folders_are_sorted_as_numbers(tmp_path: Path) -> None:
+    for index in range(1000):
+        write_picture(tmp_path / str(index) / "a.png", index)
+    assert measure("imagenet-v2", tmp_path)["imagenet-v2", "top1"].value == 100
+
+
+def test_sketch_and_stylized(imagenet: Path, tmp_path: Path) -> None:
+    (tmp_path / "sketch").symlink_to(imagenet / "val")
+    assert measure("imagenet-sketch", tmp_path)["imagenet-sketch", "top1"].value == pytest.approx(90.1)
+    assert measure("stylized-imagenet", imagenet)["stylized-imagenet", "top1"].value == pytest.approx(90.1)
+
+
+def test_real_labels(tmp_path: Path) -> None:
+    real = json.loads(pkgutil.get_data("timm.data", "_info/imagenet_real_labels.json"))
+    wnids = imagenet_wnids()
+    class_folders(tmp_path, wnids)
+    for wnid in wnids:
+        (tmp_path / wnid / "picture.png").unlink()
+    several = next(i for i, labels in enumerate(real) if len(labels) > 1)
+    none = next(i for i, labels in enumerate(real) if not labels)
+    wrong = next(i for i, labels in enumerate(real) if i > several and labels and 7 not in labels)
+    # The last accepted label counts as right, an image without labels does not count, another class is wrong.
+    for image, shown in ((several, real[several][-1]), (none, 3), (wrong, 7)):
+        write_picture(tmp_path / wnids[5] / f"ILSVRC2012_val_{image + 1:08d}.JPEG", shown)
+    found = measure("imagenet-real", tmp_path)["imagenet-real", "top1"]
+    assert (found.value, found.n) == (50, 2)
+    write_picture(tmp_path / wnids[5] / "cat.png", 1)
+    with pytest.raises(UserError, match=r"cat\.png is not a file name"):
+        measure("imagenet-real", tmp_path)
+
+
+def test_objectnet(tmp_path: Path) -> None:
+    base = tmp_path / "objectnet-1.0"
+    (base / "mappings").mkdir(parents=True)
+    names = [f"name {i}" for i in range(1000)]
+    tables = {
+        "folder_to_objectnet_label.json": {"chair": "Chair", "lamp": "Lamp", "odd": "Odd"},
+        "objectnet_to_imagenet_1k.json": {"Chair": "name 3; name 900", "Lamp": "name 5"},
+        # Model output i is line 999 - i of the names.
+        "pytorch_to_imagenet_2012_id.json": {str(i): 999 - i for i in range(1000)},
+    }
+    for file, table in tables.items():
+        (base / "mappings" / file).write_text(json.dumps(table))
+    (base / "mappings" / "imagenet_to_label_2012_v2").write_text("\n".join(reversed(names)) + "\n")
+    for folder, shown in (("chair", 900), ("lamp", 6), ("odd", 1)):
+        write_picture(base / "images" / folder / "1.png", shown)
+    # A red border must not reach the model.
+    from PIL import Image
+
+    picture = Image.new("RGB", (20, 20), (255, 0, 0))
+    picture.paste(colour(3), (2, 2, 18, 18))
+    picture.save(base / "images" / "chair" / "2.png")
+    for root in (tmp_path, base):
+        found = measure("objectnet", root)["objectnet", "top1"]
+        assert (found.value, found.n) == (pytest.approx(200 / 3), 3)
+    (base / "mappings" / "objectnet_to_imagenet_1k.json").unlink()
+    with pytest.raises(UserError, match=r"objectnet_to_imagenet_1k\.json is missing"):
+        measure("objectnet", base)
+
+
+def test_cue_conflict(tmp_path: Path) -> None:
+    categories = sixteen_classes()
+    first = {name: indices[0] for name, indices in categories.items()}
+    for name in categories:
+        write_picture(tmp_path / name / f"{name}1-{name}2.png", first[name])
+
+    def shown(shape: str, texture: str, index: int, number: int) -> None:
+        write_picture(tmp_path / shape / f"0000_cue_{shape}{number}-{texture}{number}.png", index)
+
+    shown("knife", "oven", first["knife"], 1)
+    shown("knife", "oven", first["oven"], 2)
+    shown("oven", "knife", first["oven"], 3)
+    shown("oven", "knife", first["airplane"], 4)
+    found = measure("cue-conflict", tmp_path)
+    assert found["cue-conflict", "shape_bias"].value == pytest.approx(200 / 3)
+    assert found["cue-conflict", "shape_bias"].n == 3
+    # As released, images without a conflict stay in the denominator of the shares.
+    assert found["cue-conflict", "shape_share"].value == pytest.approx(100 * 2 / 20)
+    write_picture(tmp_path / "oven" / "oven.png", 1)
+    with pytest.raises(UserError, match="does not name shape and texture"):
+        measure("cue-conflict", tmp_path)
+
+
+def test_imagenet_c_from_disk(imagenet: Path, tmp_path: Path) -> None:
+    """Two kinds of cells: right pictures, and pictures where severity s of snow has s in ten classes wrong."""
+    wnids = imagenet_wnids()
+    clean = class_folders(tmp_path / "clean", wnids)
+    root = tmp_path / "c"
+    for name in CORRUPTIONS:
+        (root / name).mkdir(parents=True)
+        for severity in range(1, 6):
+            if name == "snow" and severity == 5:
+                (root / name / "5").symlink_to(imagenet / "val")
+            else:
+                (root / name / str(severity)).symlink_to(clean)
+    found = measure("imagenet-c", root, clean=str(imagenet), limit=40)
+    errors = found["imagenet-c", "mce"].detail["errors"]
+    snow = errors["snow"][4]
+    assert 0 < snow < 0.4
+    assert found["imagenet-c", "corruption_error/snow/5"].value == pytest.approx(100 * snow)
+    mce = found["imagenet-c", "mce"]
+    assert mce.value == pytest.approx(100 * snow / 5 / alexnet()["error"]["snow"] / 15)
+    assert mce.value == pytest.approx(np.mean(list(mce.detail["corruption_errors"].values())))
+    assert mce.interval[0] < mce.value < mce.interval[1]
+    relative = found["imagenet-c", "relative_mce"]
+    assert relative.value == pytest.approx(np.mean(list(relative.detail["relative_corruption_errors"].values())))
+    assert found["imagenet-c", "clean_top1"].value == pytest.approx(100 - 100 * snow)
+    (root / "fog" / "3").unlink()
+    with pytest.raises(UserError, match=r"lacks 1 folders of ImageNet-C, the first fog/3: expected .*gaussian_noise/1"):
+        benchmark("imagenet-c", root)
+
+
+def test_imagenet_c_generated_degrades(imagenet: Path, tmp_path: Path) -> None:
+    found = measure("imagenet-c-generated", imagenet, limit=2, batch_size=2, output=tmp_path)
+    assert found["imagenet-c-generated", "clean_top1"].n == 2
+    errors = found["imagenet-c-generated", "mce"].detail["errors"]
+    assert list(errors) == list(CORRUPTIONS)
+    # Brightness shifts flat colours away, pixelating them changes nothing.
+    assert errors["brightness"][4] >= 0.5
+    assert errors["brightness"][4] > errors["pixelate"][4]
+    assert errors["pixelate"][4] == 1 - found["imagenet-c-generated", "clean_top1"].value / 100
+    assert "JPEG 85" in found["imagenet-c-generated", "mce"].protocol
+    assert len(list((tmp_path / "imagenet-c-generated").rglob("*.npy"))) == 76
+
+
+def test_attacks_and_occlusion_on_imagenet(imagenet: Path) -> None:
+    attacked = measure("imagenet-attacks", imagenet, limit=50)
+    assert {metric for _, metric in attacked} == {"fgsm_top1", "pgd_top1", "pgd_eps4_top1"}
+    # A step of 1/255 moves no colour out of its cell of 25/255; nor do 4/255.
+    clean = measure("imagenet", imagenet, limit=50)["imagenet-1k", "top1"]
+    assert clean.n == 50
+    assert attacked["imagenet-1k", "pgd_eps4_top1"].value == clean.value
+    occluded = measure(
+        "imagenet-occlusion",
+        imagenet,
+        limit=50,
+        preprocessing=PLAIN.__class__(size=28, crop=1.0, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1)),
+    )
+    assert occluded["imagenet-1k", "random_drop_top1/0"].value == clean.value
+    assert occluded["imagenet-1k", "random_drop_top1/0.9"].value < clean.value
+    # Tiles of one colour can be shuffled at will.
+    assert occluded["imagenet-1k", "shuffle_top1/14x14"].value == clean.value
+
+
+def test_imagenet_p(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    for name in PERTURBATIONS:
+        folder = tmp_path / name / imagenet_wnids()[0]
+        folder.mkdir(parents=True)
+        # Two frames of one class, then one of another: one flip against the previous frame, as against the first.
+        writer = cv2.VideoWriter(str(folder / "0.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
+        for index in (555, 555, 0):
+            writer.write(np.full((64, 64, 3), colour(index)[::-1], np.uint8))
+        writer.release()
+    flips = dict.fromkeys(PERTURBATIONS, 0.25)
+    found = measure("imagenet-p", tmp_path, alexnet_flips=flips)
+    assert found["imagenet-p", "flip_probability/tilt"].value == pytest.approx(50)
+    assert found["imagenet-p", "top5_distance/gaussian_noise"].value > 0
+    assert found["imagenet-p", "mfr"].value == pytest.approx(200)
+    assert ("imagenet-p", "mfr") not in measure("imagenet-p", tmp_path)
+    (tmp_path / "tilt" / imagenet_wnids()[0] / "0.mp4").write_bytes(b"not a video")
+    with pytest.raises(UserError, match=r"tilt.*0\.mp4 cannot be read"):
+        measure("imagenet-p", tmp_path)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_missing_folder_is_told_from_wrong_layout(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere does not exist; give the folder of .*, laid out as .*ROOT"):
+        benchmark(name, tmp_path / "nowhere")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match=r"is not laid out as .*: expected .*ROOT.*; found 1 entries, the first train/"):
+        benchmark(name, tmp_path)
+
+
+def test_wrong_number_of_classes_is_named(tmp_path: Path) -> None:
+    wnids = imagenet_wnids()
+    for wnid in (*wnids[:998], "n99999999"):
+        (tmp_path / wnid).mkdir()
+    message = f"has 999 class folders where ImageNet-1k val has 1000: 2 are missing, the first {wnids[998]}; 1 do not"
+    with pytest.raises(UserError, match=message):
+        benchmark("imagenet", tmp_path)
+
+
+def test_empty_class_folders_and_unknown_names(tmp_path: Path) -> None:
+    for wnid in subset("imagenet-a"):
+        (tmp_path / wnid).mkdir()
+    with pytest.raises(UserError, match="no images"):
+        measure("imagenet-a", tmp_path)
+    with pytest.raises(UserError, match="Did you mean imagenet-r"):
+        benchmark("imagenet-rr", tmp_path)
+    with pytest.raises(UserError, match="stream"):
+        measure("imagenet", "wds/imagenet")
+
+
+def test_tar_file(imagenet: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    with tarfile.open(tmp_path / "val.tar", "w") as archive:
+        archive.add(imagenet / "val", arcname="val")
+    assert measure("imagenet", tmp_path / "val.tar")["imagenet-1k", "top1"].value == pytest.approx(90.1)

@@ -1,0 +1,186 @@
+"""The evaluation loop: resumes, divides exactly, names what is wrong, loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stand_ins import PLAIN, ColourModel, class_folders
+
+from common.errors import UserError
+from common.measurement import Measurement
+from common.robustness import evaluation
+from common.robustness.benchmarks import benchmark
+from common.robustness.benchmarks.classes import subset
+from common.robustness.evaluation import Evaluation, Processes, evaluate, fingerprint
+from common.robustness.normalisation import Normalized
+from common.robustness.records import CellRecord
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """ImageNet-R with one picture a class, some of another class."""
+    wnids = list(subset("imagenet-r"))
+    return class_folders(tmp_path / "r", wnids, dict.fromkeys(wnids[:30], 400))
+
+
+def run(root: Path, **settings) -> list[Measurement]:
+    settings = {"preprocessing": PLAIN, "workers": 0, "batch_size": 32, "model_name": "colour", **settings}
+    model = settings.pop("model", None) or ColourModel()
+    return evaluate(model, "imagenet-r", root, **settings)
+
+
+def values(found: list[Measurement]) -> list[tuple]:
+    return [(m.dataset, m.metric, m.value, m.interval, m.n) for m in found]
+
+
+def test_batching_workers_and_limit_do_not_change_results(root: Path) -> None:
+    expected = values(run(root))
+    assert expected[0][2] < 100
+    assert values(run(root, batch_size=7)) == expected
+    assert values(run(root, workers=2)) == expected
+    few = run(root, limit=20)
+    assert few[0].n == 20
+    assert values(few) == values(run(root, limit=20))
+    assert "20 images of a fixed random order, names " in few[0].protocol
+
+
+class Failing(ColourModel):
+    """Fails after some batches, as a machine may."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.left = batches
+
+    def forward(self, images):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().forward(images)
+
+
+def test_interrupted_evaluation_goes_on(root: Path, tmp_path: Path) -> None:
+    expected = values(run(root))
+    with pytest.raises(KeyboardInterrupt):
+        run(root, model=Failing(3), output=tmp_path)
+    counting = Failing(1000)
+    assert values(run(root, model=counting, output=tmp_path, batch_size=8)) == expected
+    # 200 images, of which 3 batches of 32 were there already.
+    assert 1000 - counting.left == (200 - 96) // 8
+    # A third call computes nothing.
+    assert values(run(root, model=Failing(0), output=tmp_path)) == expected
+
+
+def test_folder_of_another_evaluation_is_refused(root: Path, tmp_path: Path) -> None:
+    run(root, output=tmp_path)
+    with pytest.raises(UserError, match="limit None where 10 is asked for"):
+        run(root, output=tmp_path, limit=10)
+    other = ColourModel()
+    with torch.no_grad():
+        other.palette[0, 0] += 0.1
+    assert fingerprint(other) != fingerprint(ColourModel())
+    with pytest.raises(UserError, match="with state"):
+        run(root, output=tmp_path, model=other)
+    assert len(run(root, output=tmp_path)) == 4
+
+
+def test_processes_share_the_images_exactly(root: Path, tmp_path: Path) -> None:
+    """Three processes one after the other, in one folder: each image is evaluated once."""
+    expected = values(run(root))
+    seen: list[int] = []
+
+    class Counting(ColourModel):
+        def forward(self, images):
+            seen.append(len(images))
+            return super().forward(images)
+
+    found: list[Measurement] = []
+    # What is left is decided before anybody writes: make the record first, as the barrier makes sure.
+    record = CellRecord(tmp_path / "clean.npy", ("top1", "top5", "confidence"))
+    record.create(200)
+    for index in range(3):
+        model = Counting()
+        job = Evaluation(
+            model,
+            benchmark("imagenet-r", root, PLAIN),
+            tmp_path,
+            identity={"preprocessing": str(PLAIN), "precision": "float32"},
+            normalized=Normalized(model, PLAIN.mean, PLAIN.std),
+            device=torch.device("cpu"),
+            batch_size=16,
+            workers=0,
+            limit=None,
+            amp=False,
+            # The others' shares are still to come while this process takes its own.
+            processes=Processes(index=0, count=3 - index),
+        )
+        if index < 2:
+            with pytest.raises(UserError, match="images are not evaluated"):
+                job.measure("colour", "none")
+        else:
+            found = job.measure("colour", "none")
+    assert values(found) == expected
+    assert sum(seen) == 200
+
+
+def test_unreadable_image_is_named_and_nothing_is_lost(root: Path, tmp_path: Path) -> None:
+    wnid = list(subset("imagenet-r"))[150]
+    good = (root / wnid / "picture.png").read_bytes()
+    (root / wnid / "picture.png").write_bytes(good[: len(good) // 2])
+    for workers in (0, 1):
+        with pytest.raises(UserError, match=rf"{wnid}/picture\.png cannot be read") as caught:
+            run(root, output=tmp_path, workers=workers)
+        assert "Traceback" not in str(caught.value)
+    done = ~np.isnan(np.load(tmp_path / "imagenet-r" / "clean.npy")[:, 0])
+    assert 100 < done.sum() < 150
+    (root / wnid / "picture.png").write_bytes(good)
+    assert run(root, output=tmp_path)[0].n == 200
+
+
+def test_model_that_does_not_fit(root: Path) -> None:
+    with pytest.raises(UserError, match=r"\(32, 10\) where this benchmark needs 1000 classes"):
+        run(root, model=ColourModel(10))
+    broken = ColourModel()
+    with torch.no_grad():
+        broken.palette.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        run(root, model=broken)
+
+
+def test_model_is_evaluated_in_eval_mode_and_left_as_it_was(root: Path) -> None:
+    modes = []
+
+    class Watching(ColourModel):
+        def forward(self, images):
+            modes.append((self.training, torch.is_grad_enabled()))
+            return super().forward(images)
+
+    model = Watching().train()
+    run(root, model=model)
+    assert set(modes) == {(False, False)}
+    assert model.training
+
+
+def test_changed_data_set_and_damaged_record_are_named(root: Path, tmp_path: Path) -> None:
+    run(root, output=tmp_path)
+    extra = root / next(iter(subset("imagenet-r"))) / "second.png"
+    extra.write_bytes((extra.parent / "picture.png").read_bytes())
+    with pytest.raises(UserError, match="is of 200 images where the data set has 201"):
+        run(root, output=tmp_path)
+    extra.unlink()
+    (tmp_path / "imagenet-r" / "clean.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"clean\.npy is damaged; delete it"):
+        run(root, output=tmp_path)
+    (tmp_path / "imagenet-r" / "evaluation.json").write_text("{")
+    with pytest.raises(UserError, match=r"evaluation\.json is damaged"):
+        run(root, output=tmp_path)
+
+
+def test_several_processes_need_a_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation.Processes, "here", classmethod(lambda cls: Processes(0, 2)))
+    with pytest.raises(UserError, match="--output"):
+        run(root)
+    with pytest.raises(UserError, match="at least 1"):
+        run(root, batch_size=0)
