@@ -14,7 +14,6 @@ Shapes: B images, N = H * W tokens of C channels, h heads of d = C / h channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -60,6 +59,11 @@ def default_cfg(**overlay: Any) -> dict[str, Any]:
         "classifier": "head",
         **overlay,
     }
+
+
+def layer_norm(dim: int) -> nn.Module:
+    """The layer norm of a block, with the epsilon of the release."""
+    return LayerNorm(dim, eps=1e-6)
 
 
 def folded_batch_norm(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -342,8 +346,8 @@ class RobustTransformer(nn.Module):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         attention: Callable[..., nn.Module] = Attention,
-        norm1: Callable[[int], nn.Module] = partial(LayerNorm, eps=1e-6),
-        norm2: Callable[[int], nn.Module] = partial(LayerNorm, eps=1e-6),
+        norm1: Callable[[int], nn.Module] = layer_norm,
+        norm2: Callable[[int], nn.Module] = layer_norm,
     ) -> None:
         super().__init__()
         if not len(embed_dims) == len(depths) == len(num_heads):
@@ -363,7 +367,7 @@ class RobustTransformer(nn.Module):
         reduction = stem_strides[0] * stem_strides[1] * stem_strides[2]
         total, index = sum(depths), 0
         stages, pools, self.feature_info = [], [], []
-        for stage, (dim, depth, heads) in enumerate(zip(embed_dims, depths, num_heads)):
+        for stage, (dim, depth, heads) in enumerate(zip(embed_dims, depths, num_heads, strict=True)):
             if dim % heads:
                 raise UserError(f"embed_dims of stage {stage} is {dim}, not a multiple of its {heads} heads.")
             if stage:
@@ -384,7 +388,7 @@ class RobustTransformer(nn.Module):
             stages.append(Stage(blocks))
         self.transformers = nn.ModuleList(stages)
         self.pools = nn.ModuleList(pools)
-        self.norm = LayerNorm(self.num_features, eps=1e-6)
+        self.norm = layer_norm(self.num_features)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
 
@@ -440,8 +444,7 @@ class RobustTransformer(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to unnormalised features (B, C, H, W) of the last block."""
-        for _, _, after, grid in self._blocks(x):
-            pass
+        *_, (_, _, after, grid) = self._blocks(x)
         return after.unflatten(1, grid).permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -516,12 +519,11 @@ def build(name: str, pretrained: bool, model_cls: type[nn.Module], defaults: dic
             f"There is nothing to download for {name}; create it with pretrained=False and load a released file with "
             f"common.checkpoints.load_released(model, path)."
         )
-    cfg = kwargs.pop("pretrained_cfg", None) or default_cfg(architecture=name)
-    out_indices = kwargs.pop("out_indices", 3)
-    return build_model_with_cfg(
-        model_cls, name, False, pretrained_cfg=cfg, feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
-        **{**defaults, **kwargs},
-    )  # fmt: skip
+    arguments = {**defaults, **kwargs}
+    cfg = arguments.pop("pretrained_cfg", None) or default_cfg(architecture=name)
+    depth = arguments.get("depth") or sum(arguments["depths"])
+    features = {"out_indices": arguments.pop("out_indices", min(3, depth)), "feature_cls": "getter"}
+    return build_model_with_cfg(model_cls, name, False, pretrained_cfg=cfg, feature_cfg=features, **arguments)
 
 
 def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:

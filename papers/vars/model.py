@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from timm.layers import DropPath, LayerNorm, LayerScale, Mlp, to_2tuple
+from timm.layers import DropPath, LayerScale, Mlp, to_2tuple
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -200,6 +200,4 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     if name not in VARIANTS:
         raise UserError(f"VARS has no model called {name!r}.{nearest(name, VARIANTS)}")
     model_cls = VARSVisionTransformer if "_deit_" in name else VARSRobustTransformer
-    if model_cls is VARSVisionTransformer:
-        kwargs.setdefault("norm_layer", partial(LayerNorm, eps=1e-6))
     return build(name, pretrained, model_cls, VARIANTS[name], **kwargs)

@@ -230,8 +230,7 @@ class VARSStatic(nn.Module):
 
     def _reconstruct(self, v: Tensor) -> Tensor:
         """The reconstruction of v, (B, N, C)."""
-        for _, analysis in self._dynamics(v, self.steps):
-            pass
+        *_, (_, analysis) = self._dynamics(v, self.steps)
         return self.fourier.inverse(analysis)
 
     def attention_map(self, x: Tensor) -> Tensor:
