@@ -120,11 +120,10 @@ class ImageData:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's passes; a stream is read from the epoch's start and skipped up to ``first_step``."""
         if isinstance(self._train, IterableImageDataset):
-            loader = self._stream(self._train, plan, epoch, training=True)
-            passes = iter(loader)
+            passes = iter(self._stream(self._train, plan, epoch, training=True))
             for _ in range(first_step * plan.accumulation):
                 next(passes, None)
-            yield from self._checked(self._refill(passes, loader, recipe, plan, epoch), plan, recipe)
+            yield from self._checked(self._not_ending(passes), plan, recipe)
         else:
             loader, sampler = self._indexed(plan, training=True)
             order = epoch_order(len(self._train), recipe, plan.seed, epoch)
@@ -210,14 +209,12 @@ class ImageData:
             generator=generator(plan.seed, "workers", epoch, plan.rank),
         )
 
-    def _refill(
-        self, passes: Iterator[Any], loader: DataLoader[Any], recipe: Recipe, plan: Plan, epoch: int
-    ) -> Iterator[Any]:
+    def _not_ending(self, passes: Iterator[Any]) -> Iterator[Any]:
         """Yield a stream's passes, and say what is wrong where it ends too early."""
         yield from passes
         raise UserError(
-            f"{self.source.dataset}{self.source.root} ended before the {self._length(self._train)} images that its "
-            "split or --train-images states; correct the count."
+            f"The stream {self.source.dataset} of {self.source.root} ended before the {self._length(self._train)} "
+            "images that its split or --train-images states: correct the count, or use no more --workers than shards."
         )
 
     def _checked(self, passes: Iterator[Any], plan: Plan, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:

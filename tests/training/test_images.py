@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import io
+import json
+import random
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from common.errors import UserError
+from common.training.data import make_plan
+from common.training.images import ImageData, Source
+from common.training.loop import train
+from common.training.options import Options
+
+CLASSES = ("n01440764", "n01443537", "n01484850")
+TRAIN, VALIDATION = 8, 3  # images a class
+CHANGES = (
+    "input_size=24",
+    "mean=[0.5, 0.5, 0.5]",
+    "std=[0.25, 0.25, 0.25]",
+    "train_crop=random_resized",
+    "auto_augment=rand-m9-mstd0.5-inc1",
+    "color_jitter=0.4",
+    "epochs=2",
+)
+
+
+def picture(label: int, number: int) -> Image.Image:
+    """A noisy image whose colour tells the class; sizes differ, as photographs' do."""
+    rng = np.random.default_rng([label, number])
+    pixels = rng.integers(0, 60, (30 + number, 34, 3))
+    pixels[..., label] += 180
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def jpeg(label: int, number: int) -> bytes:
+    file = io.BytesIO()
+    picture(label, number).save(file, format="JPEG")
+    return file.getvalue()
+
+
+def entries(split: str) -> list[tuple[int, int]]:
+    first, count = (0, TRAIN) if split == "train" else (TRAIN, VALIDATION)
+    return [(label, number) for label in range(3) for number in range(first, first + count)]
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """ImageNet's layout."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for split in ("train", "val"):
+        for label, number in entries(split):
+            path = root / split / CLASSES[label] / f"{CLASSES[label]}_{number}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg(label, number))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tars(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("tar")
+    for split in ("train", "val"):
+        files = {f"{CLASSES[label]}/{number}.JPEG": jpeg(label, number) for label, number in entries(split)}
+        write_tar(root / f"{split}.tar", files)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    """WebDataset shards, shuffled as those of a real set are."""
+    root = tmp_path_factory.mktemp("wds")
+    for split in ("train", "validation"):
+        order = entries(split)
+        random.Random(0).shuffle(order)
+        for shard in range(2):
+            files = {}
+            for label, number in order[shard::2]:
+                files[f"{label}{number:03}.jpg"] = jpeg(label, number)
+                files[f"{label}{number:03}.cls"] = str(label).encode()
+            write_tar(root / f"{split}-{shard:04}.tar", files)
+    return root
+
+
+@pytest.fixture(scope="session")
+def parquet(tmp_path_factory) -> Path:
+    """A local Hugging Face data set of two files a split."""
+    datasets = pytest.importorskip("datasets")
+    root = tmp_path_factory.mktemp("hf")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
+    for split in ("train", "validation"):
+        order = entries(split)
+        random.Random(0).shuffle(order)
+        for part in range(2):
+            rows = [
+                {"image": {"bytes": jpeg(label, number), "path": None}, "label": label}
+                for label, number in order[part::2]
+            ]
+            datasets.Dataset.from_list(rows, features=features).to_parquet(str(root / f"{split}-{part}.parquet"))
+    return root
+
+
+def source(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Source:
+    if kind in ("folder", "tars"):
+        return Source(request.getfixturevalue(kind))
+    if kind == "wds":
+        pytest.importorskip("webdataset")
+        root = request.getfixturevalue("shards")
+        return Source(root, "wds/", "train-{0000..0001}.tar|24", "validation-{0000..0001}.tar|9")
+    root = request.getfixturevalue("parquet")
+    counts = (24, 9) if kind == "hfids" else (0, 0)
+    return Source(tmp_path / "cache", f"{kind}/{root}", "train", "validation", *counts)
+
+
+KINDS = ("folder", "tars", "wds", "hfds", "hfids")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_data_set_trains(kind, request, recipe, tmp_path, monkeypatch) -> None:
+    """A linear model learns the colours; all training images are seen, and all validation images judged."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    chosen = recipe("plain", *CHANGES, "learning_rate=0.3", "auto_augment=''", "color_jitter=0")
+    images = ImageData(source(kind, request, tmp_path), chosen, workers=1)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    result = train(model, chosen, images, options=Options(device="cpu"))
+    assert result.steps == 6
+    assert result.metrics["top1"] == 100
+    plan = make_plan(chosen, seed=0, device_batch=0, rank=0, world=1, device=torch.device("cpu"))
+    seen = torch.cat([labels for _, labels in batches(images, chosen, 0, 0)])
+    assert torch.bincount(seen).tolist() == [8, 8, 8]
+    judged = torch.cat([labels for _, labels in images.validation_batches(chosen, plan)])
+    assert torch.bincount(judged).tolist() == [3, 3, 3]
+    assert images.describe()["train_images"] == 24
+
+
+def batches(images: ImageData, recipe, epoch: int, first_step: int, rank: int = 0, world: int = 1):
+    plan = make_plan(recipe, seed=1, device_batch=0, rank=rank, world=world, device=torch.device("cpu"))
+    found = images.training_batches(recipe, plan, epoch, first_step)
+    return [next(found) for _ in range(images.steps_per_epoch(recipe) - first_step)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_epoch_gives_the_same_pixels(kind, request, recipe, tmp_path, monkeypatch) -> None:
+    """RandAugment, colour jitter and crops included, in a new process or not."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    chosen = recipe("plain", *CHANGES)
+    where = source(kind, request, tmp_path)
+    whole = batches(ImageData(where, chosen, workers=1), chosen, 1, 0)
+    images = ImageData(where, chosen, workers=1)
+    batches(images, chosen, 0, 0)  # an epoch before it does not matter
+    for (expected, labels), (ours, our_labels) in zip(whole[2:], batches(images, chosen, 1, 2), strict=True):
+        assert torch.equal(expected, ours)
+        assert torch.equal(labels, our_labels)
+    other = batches(images, chosen, 2, 0)
+    assert not torch.equal(whole[0][0], other[0][0])
+
+
+def test_pixels_do_not_depend_on_workers_or_processes(folder, recipe) -> None:
+    chosen = recipe("plain", *CHANGES, "repeated_augmentation=3")
+    one, two = (ImageData(Source(folder), chosen, workers=workers) for workers in (0, 2))
+    whole = batches(one, chosen, 0, 0)
+    for (expected, _), (ours, _) in zip(whole, batches(two, chosen, 0, 0), strict=True):
+        assert torch.equal(expected, ours)
+    shares = [batches(ImageData(Source(folder), chosen, workers=0), chosen, 0, 0, rank, 2) for rank in range(2)]
+    for (expected, _), first, second in zip(whole, *shares, strict=True):
+        assert torch.equal(expected[0::2], first[0])
+        assert torch.equal(expected[1::2], second[0])
+
+
+def test_evaluation_is_timms(folder, recipe) -> None:
+    from timm.data import create_dataset, create_transform
+
+    chosen = recipe("plain", *CHANGES)
+    images = ImageData(Source(folder), chosen, workers=0)
+    plan = make_plan(chosen, seed=0, device_batch=0, rank=0, world=1, device=torch.device("cpu"))
+    ours = torch.cat([part for part, _ in images.validation_batches(chosen, plan)])
+    dataset = create_dataset("", str(folder), split="validation")
+    dataset.transform = create_transform(24, interpolation="bilinear", crop_pct=1.0, normalize=False)
+    expected = torch.stack([dataset[index][0] for index in range(9)])
+    assert ours.shape == (9, 3, 24, 24)
+    assert torch.equal(ours, expected.to(torch.uint8))
+
+
+@pytest.fixture
+def broken(folder, tmp_path) -> tuple[Path, Path]:
+    """A copy of the folder in which one training image is cut short."""
+    for path in folder.rglob("*.JPEG"):
+        copy = tmp_path / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    bad = tmp_path / "train" / CLASSES[1] / f"{CLASSES[1]}_2.JPEG"
+    bad.write_bytes(bad.read_bytes()[:100])
+    return tmp_path, bad
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_an_unreadable_image_is_named(broken, recipe, workers, content, tmp_path) -> None:
+    root, bad = broken
+    if content is not None:
+        bad.write_bytes(content)
+    chosen = recipe("plain", *CHANGES)
+    with pytest.raises(UserError) as error:
+        train(net(), chosen, ImageData(Source(root), chosen, workers=workers), options=Options(device="cpu"))
+    assert f"The image {bad} cannot be read (" in str(error.value)
+    assert "--skip-unreadable" in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+def test_an_unreadable_image_can_be_left_out_of_training_but_not_of_evaluation(broken, recipe, caplog) -> None:
+    root, bad = broken
+    chosen = recipe("plain", *CHANGES)
+    images = ImageData(Source(root), chosen, workers=0, skip_unreadable=True)
+    assert train(net(), chosen, images, options=Options(device="cpu")).steps == 6
+    assert str(bad) in caplog.text
+    judged = root / "val" / CLASSES[0] / f"{CLASSES[0]}_8.JPEG"
+    judged.write_bytes(b"")
+    images = ImageData(Source(root), chosen, workers=0, skip_unreadable=True)
+    with pytest.raises(UserError, match=f"{judged} cannot be read"):
+        train(net(), chosen, images, options=Options(device="cpu"))
+
+
+def test_a_repaired_image_lets_the_run_go_on(broken, folder, recipe, tmp_path_factory) -> None:
+    """What was trained before the image was met is kept, and the result is that of an undisturbed run."""
+    root, bad = broken
+    chosen = recipe("plain", *CHANGES)
+    run_folder, options = tmp_path_factory.mktemp("run"), Options(device="cpu", checkpoint_steps=1)
+    with pytest.raises(UserError, match="cannot be read"):
+        train(net(), chosen, ImageData(Source(root), chosen, workers=0), folder=run_folder, options=options)
+    bad.write_bytes((folder / bad.relative_to(root)).read_bytes())
+    model, whole = net(), net()
+    train(model, chosen, ImageData(Source(root), chosen, workers=0), folder=run_folder, options=options)
+    train(whole, chosen, ImageData(Source(folder), chosen, workers=0), options=options)
+    assert torch.equal(model[2].weight, whole[2].weight)
+
+
+def test_a_folder_that_does_not_fit_is_one_sentence(broken, recipe, tmp_path) -> None:
+    root, _ = broken
+    chosen = recipe("plain", *CHANGES)
+    with pytest.raises(UserError, match=r"neither a folder train .* nor a file train\.tar"):
+        ImageData(Source(root / "train"), chosen)
+    (root / "val" / CLASSES[2]).rename(root / "val" / "n09999999")
+    with pytest.raises(UserError, match="n01484850 is not in both"):
+        ImageData(Source(root), chosen)
+    for path in (root / "val" / "n09999999").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="3 classes and its validation set 2"):
+        ImageData(Source(root), chosen)
+    with pytest.raises(UserError, match="The split train of hfds//no/such/place cannot be opened"):
+        ImageData(Source(root, "hfds//no/such/place"), chosen)
+    with pytest.raises(UserError, match="random_resized or none, not padded"):
+        ImageData(Source(root), replace(chosen, train_crop="padded"))
+
+
+def test_a_stream_with_labels_beyond_the_classes_or_too_few_images(shards, recipe) -> None:
+    pytest.importorskip("webdataset")
+    where = Source(shards, "wds/", "train-{0000..0001}.tar|24", "validation-{0000..0001}.tar|9")
+    chosen = recipe("plain", *CHANGES, "num_classes=2")
+    with pytest.raises(UserError, match="has the label 2, but the recipe is written for 2 classes"):
+        train(
+            nn.Sequential(nn.Flatten(), nn.Linear(1728, 2)),
+            chosen,
+            ImageData(where, chosen, workers=1),
+            options=Options(device="cpu"),
+        )
+    with pytest.raises(UserError, match="ended before the 24 images .* no more --workers than shards"):
+        train(net(), recipe("plain", *CHANGES), ImageData(where, chosen, workers=4), options=Options(device="cpu"))
+    chosen = recipe("plain", *CHANGES, "repeated_augmentation=3")
+    with pytest.raises(UserError, match="Repeated augmentation needs a data set with an order"):
+        train(net(), chosen, ImageData(where, chosen), options=Options(device="cpu"))
+
+
+def test_the_command_trains_on_a_folder(folder, tmp_path, capsys) -> None:
+    """The recipe for ImageNet as a user gives it, on a set of three classes; then once more, and a different one."""
+    from argparse import ArgumentParser
+
+    from common.training import command
+
+    parser = ArgumentParser()
+    command.add_arguments(parser)
+    papers = Path(__file__).parents[2] / "papers"
+
+    def call(*options: str) -> int:
+        args = ["--data", str(folder), "--output", str(tmp_path / "run"), "--workers=0", "--device=cpu", "--quick"]
+        return command.run(
+            parser.parse_args([*args, *options]),
+            slug="vars",
+            recipe_path=papers / "vars" / "recipe.toml",
+            models=["vit_tiny_patch16_224", "resnet18"],
+        )
+
+    small = ["--set=num_classes=3", "--set=input_size=32"]
+    assert call("--model=vit_tiny_patch16_224", *small) == 0
+    said = capsys.readouterr().out
+    assert "recipe imagenet, deviating: num_classes=3, input_size=32" in said
+    assert "8 images per device x 1 devices x 1 accumulation steps = total batch 8" in said
+    assert "written for a total batch of 1024; learning_rate scaled linearly" in said
+    assert "Trained 2 steps: top1" in said
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["settings"]["recipe"]["changes"] == ["num_classes=3", "input_size=32"]
+    assert record["settings"]["recipe"]["auto_augment"] == "rand-m9-mstd0.5-inc1"
+    assert {"run.json", "history.csv", "model.pt", "checkpoints", "tensorboard"} == {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+    assert call("--model=vit_tiny_patch16_224", *small) == 0
+    assert "step 2 of 2" in capsys.readouterr().out
+    with pytest.raises(UserError, match="written with another recipe, where epochs"):
+        call("--model=vit_tiny_patch16_224", *small, "--set=epochs=2")
+    with pytest.raises(UserError, match="3 classes, but the recipe is written for 1000"):
+        call("--model=vit_tiny_patch16_224")
+    with pytest.raises(UserError, match=r"vit_tinny is not a model of vars\. Did you mean vit_tiny_patch16_224\?"):
+        call("--model=vit_tinny")
+    assert command.create_model("resnet18", _with_size(papers, 32), 0).num_classes == 1000
+    args = parser.parse_args(["--model=resnet18"])
+    with pytest.raises(UserError, match="needs --data DIR"):
+        command.open_data(args, _with_size(papers, 32))
+
+
+def _with_size(papers: Path, size: int):
+    from common.training.recipe import load_recipe
+
+    return load_recipe(papers / "vars" / "recipe.toml", "imagenet", changes=[f"input_size={size}"])
