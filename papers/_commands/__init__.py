@@ -39,8 +39,11 @@ COMMANDS: dict[str, Command] = {
     "list": Command("papers._commands.list", "Show the papers, their kind, state and verdicts."),
     "cite": Command("papers._commands.cite", "Print the BibTeX of a paper and of resight."),
     "doctor": Command("papers._commands.doctor", "Show what is installed, which data is found, what claims need."),
+    "compare": Command("results.compare", "Show what moved between two runs, or between a reference and a run."),
     "new": Command("papers._commands.new", "Write the skeleton of a new paper."),
+    "bench": Command("papers._commands.bench", "Measure our speed against released implementations.", models=True),
     "readme": Command("papers._commands.readme", "Write the generated sections of the READMEs from data."),
+    "reference": Command("results.reference", "Make a finished run the reference results of its paper."),
     "test": Command("papers._commands.test", "Run the linter, the format check, the type check and the tests."),
 }
 

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.manifest import load_manifest
 from common.training.recipe import load_recipe, settings
 from papers.__main__ import main
-from papers._commands import COMMANDS, HELP, OF_PAPER, new, readme, reproduce
+from papers._commands import COMMANDS, HELP, OF_PAPER, bench, new, readme, reproduce
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -258,3 +258,20 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         text=True,
     )
     assert done.stderr == ""
+
+
+def test_benchmarks_are_found_and_given_their_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bench_toys.py").write_text("def main(arguments):\n    print(arguments)\n    return 5\n")
+    monkeypatch.setattr(bench, "BENCHMARKS", tmp_path)
+    assert main(["bench", "toys", "--batch", "2", "--help"]) == 5
+    assert capsys.readouterr().out == "['--batch', '2', '--help']\n"
+    assert main(["bench", "tosy"]) == 2
+    assert "Did you mean toys?" in capsys.readouterr().err
+
+
+def test_every_benchmark_can_be_called() -> None:
+    assert "corruptions" in bench._benchmarks()
+    for path in bench._benchmarks().values():
+        assert re.search(r"^def main\(\w+: ", path.read_text(), flags=re.MULTILINE), f"{path} has no main(arguments)"

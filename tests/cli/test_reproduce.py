@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from common import provenance
 from papers.__main__ import main
 from papers._commands import reproduce
+from results import reference
 
 
 @pytest.fixture(autouse=True)
@@ -125,3 +127,17 @@ def test_mistakes_are_one_sentence(
     assert out == ""
     (line,) = err.strip().splitlines()
     assert sentence in line
+
+
+def test_a_run_of_committed_code_can_become_the_reference(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(provenance, "code", lambda: {"commit": "0123456789abcdef", "dirty": False})
+    monkeypatch.setattr(reference, "FOLDER", tmp_path)
+    assert main(["toy", "--output", str(tmp_path / "run")]) == 0
+    assert main(["reference", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy")]
+    assert "2 hold" in line
+    assert main(["compare", str(tmp_path / "toy.csv"), str(tmp_path / "run")]) == 0
