@@ -107,7 +107,7 @@ def test_set(quick: bool) -> TestSet:
             for severity in SEVERITIES
         },
         occluded={
-            share: random_drop(images, round(share * OCCLUSION_GRID**2), grid=OCCLUSION_GRID, generator=seeds)
+            share: random_drop(images, round(share * OCCLUSION_GRID**2), grid=OCCLUSION_GRID, seeds=seeds)
             for share in OCCLUSION_SHARES
         },
     )
@@ -193,7 +193,7 @@ def measure(model: nn.Module, tests: TestSet, recipe: Recipe, device: str) -> di
     pixels = tests.images.to(device).float() / 255
     for metric, attack in PROTOCOLS.items():
         adversarial = [
-            attack(normalized, part, truth, generator=list(range(first, first + len(part))))
+            attack(normalized, part, truth, seeds=range(first, first + len(part)))
             for first, part, truth in zip(range(0, len(pixels), 100), pixels.split(100), labels.split(100), strict=True)
         ]
         scores[metric] = top1(torch.cat(adversarial), labels)

@@ -1,0 +1,90 @@
+"""How the full-scale claims are measured: the checkpoint that the user gives, on the folders that the user gives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from common.checkpoints import load_released, read
+from common.declaration import Paper
+from common.errors import UserError, nearest
+from common.measurement import Measurement, Weights
+from common.robustness.evaluation import evaluate
+from common.run import Run
+
+
+def load_model(run: Run) -> tuple[nn.Module, str, Weights]:
+    """The model with the user's checkpoint, its name in measurements, and where the weights come from.
+
+    Without a name, the model is the first of the paper's that the checkpoint fits. Checkpoints of our own training
+    loop carry the run's identity, by which they are told from released ones.
+
+    Raises:
+        UserError: the checkpoint is unreadable, does not fit the named model, or fits none.
+    """
+    checkpoint = run.settings.checkpoint
+    if checkpoint is None:
+        raise UserError("Full-scale evaluation needs weights; pass --checkpoint FILE.")
+    content = read(checkpoint)
+    name = run.settings.model or identify(run.paper, content, checkpoint)
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        known = [model.name for model in run.paper.models]
+        raise UserError(f"There is no model {architecture!r}.{nearest(architecture, known)}")
+    model = load_released(timm.create_model(architecture), content)
+    weights: Weights = "trained" if "run" in content else "released"
+    return model.to(torch.device(run.settings.device)).eval(), name, weights
+
+
+def identify(paper: Paper, content: Mapping[str, Any], path: Path) -> str:
+    """The first of the paper's models that a checkpoint's content fits, by names and shapes of all tensors."""
+    for model in paper.models:
+        # On the meta device nothing is computed or allocated, so that trying every model is cheap.
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            candidate = timm.create_model(model.name)
+            try:
+                load_released(candidate, content)
+            except UserError:
+                continue
+        return model.name
+    raise UserError(
+        f"{path} fits none of the models of {paper.slug}; pass --model NAME to see where it differs from one of them."
+    )
+
+
+def _measuring(benchmark: str, need: str) -> Callable[[Run], Iterator[Measurement]]:
+    def measure(run: Run) -> Iterator[Measurement]:
+        model, name, weights = load_model(run)
+        yield from evaluate(
+            model,
+            benchmark,
+            run.settings.folders[need],
+            model_name=name,
+            weights=weights,
+            device=run.settings.device,
+            batch_size=run.settings.batch_size,
+            workers=run.settings.workers,
+            limit=run.settings.limit,
+            output=run.folder / "evaluation",
+        )
+
+    measure.__doc__ = f"Measure the user's checkpoint on the benchmark {benchmark!r}."
+    return measure
+
+
+imagenet = _measuring("imagenet", "imagenet")
+imagenet_attacks = _measuring("imagenet-attacks", "imagenet")
+imagenet_c = _measuring("imagenet-c", "imagenet-c")
+imagenet_v2 = _measuring("imagenet-v2", "imagenet-v2")
+imagenet_a = _measuring("imagenet-a", "imagenet-a")
+imagenet_r = _measuring("imagenet-r", "imagenet-r")
+imagenet_sketch = _measuring("imagenet-sketch", "imagenet-sketch")
+stylized_imagenet = _measuring("stylized-imagenet", "stylized-imagenet")
+objectnet = _measuring("objectnet", "objectnet")

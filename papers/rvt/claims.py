@@ -1,0 +1,85 @@
+"""How RVT's claims are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import timm
+from torch import nn
+
+from common.measurement import Measurement, Result
+from common.profiling import flops, parameters
+from common.robustness import embedded
+from common.run import Run
+from common.training.hooks import ExtraPass, Hook
+from common.training.recipe import Recipe
+from papers.rvt import PAPER
+from papers.rvt.model import create
+from papers.rvt.patch_augmentation import patch_augmentation as augment_patches
+
+RECIPE = Path(__file__).with_name("recipe.toml")
+
+#: A small RVT for 28x28 images: 7x7 tokens, one stage; ours, not the publication's.
+MINI = {
+    "img_size": 28,
+    "num_classes": 10,
+    "embed_dims": (64,),
+    "depths": (4,),
+    "num_heads": (4,),
+    "stem_strides": (1, 2, 2),
+    "stem_width": 16,
+}
+
+
+def count(model: nn.Module, name: str, seconds: float = 0.0) -> Iterator[Measurement]:
+    """Parameters (M) and multiply-adds at 224 pixels (G) of ``model``."""
+    yield Measurement(
+        model=name,
+        dataset="-",
+        metric="params",
+        value=parameters(model).total / 1e6,
+        unit="M",
+        protocol="params/1 all parameters, frozen ones included",
+        detail={"trainable": parameters(model).trainable},
+    )
+    counted = flops(model)
+    yield Measurement(
+        model=name,
+        dataset="-",
+        metric="flops",
+        value=counted.total / 1e9,
+        unit="G",
+        protocol="flops/1 multiply-adds at 224 pixels, fvcore's conventions",
+        detail={"by_operator": counted.by_operator, "not_counted": counted.not_counted},
+    )
+
+
+def size(run: Run) -> Iterator[Result]:
+    """Count every RVT. The printed size of RVT-B* is that of the published form, scaled in all 12 blocks."""
+    for model in PAPER.models:
+        if model.name == "rvt_base_plus":
+            yield from count(timm.create_model(model.name, scaled_blocks=12), model.name)
+            yield from count(timm.create_model(model.name), f"{model.name}.released")
+        else:
+            yield from count(timm.create_model(model.name), model.name)
+
+
+def _augmented(gradient: str, recipe: Recipe) -> Sequence[Hook]:
+    return (ExtraPass(partial(augment_patches, patch_size=4), gradient),)
+
+
+def patch_augmentation(run: Run) -> Iterator[Result]:
+    """Train a small RVT without patch-wise augmentation, with it, and with it as released."""
+    build = partial(create, "rvt_tiny", **MINI)
+    plain = embedded.Contender("rvt_mini", build)
+    contenders = (
+        plain,
+        embedded.Contender("rvt_mini+patch_augmentation", build, hooks=partial(_augmented, "kept")),
+        embedded.Contender("rvt_mini+patch_augmentation.released", build, hooks=partial(_augmented, "discarded")),
+    )
+    table = embedded.compare(run, contenders, RECIPE)
+    yield from embedded.measurements(table.drop(index=plain.name), run.settings.quick)
+    yield from embedded.more_robust(table, plain.name)
+    yield embedded.difference_picture("patch_augmentation", table, plain.name)

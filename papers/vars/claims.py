@@ -1,0 +1,269 @@
+"""How VARS's claims are measured."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from sklearn.linear_model import Lasso
+from torch import Tensor, nn
+
+from common import figures
+from common.measurement import Finding, Measurement, Picture, Result
+from common.profiling import compare_cost, forward, training_step
+from common.robustness import embedded
+from common.run import Run
+from papers.rvt import claims as rvt_claims
+from papers.rvt.claims import MINI
+from papers.rvt.model import create as create_rvt
+from papers.vars import PAPER
+from papers.vars import attention_maps as maps
+from papers.vars.dynamic import VARSDynamic
+from papers.vars.kernelized import KernelizedAttention, random_features
+from papers.vars.model import create
+
+RECIPE = Path(__file__).with_name("recipe.toml")
+ATTENTIONS = ("performer", "vars_s", "vars_d", "vars_sd")
+BASELINE = "rvt_mini"
+
+
+def contenders() -> list[embedded.Contender]:
+    """The small RVT with self-attention and with every other attention, alike in all else."""
+    return [
+        embedded.Contender(BASELINE, partial(create_rvt, "rvt_tiny", **MINI)),
+        *(embedded.Contender(f"{a}_{BASELINE}", partial(create, f"{a}_rvt_tiny", **MINI)) for a in ATTENTIONS),
+    ]
+
+
+def size(run: Run) -> Iterator[Result]:
+    """Count the hosts, whose numbers are printed, and every VARS variant."""
+    yield from rvt_claims.size(run)
+    for model in PAPER.models:
+        if not model.defined_by:
+            yield from rvt_claims.count(timm.create_model(model.name), model.name)
+
+
+def identity(run: Run) -> Iterator[Result]:
+    """The kernelised form to float64 rounding; random features against softmax as their number grows."""
+    torch.manual_seed(0)
+    attention = KernelizedAttention(48, num_heads=3, qkv_bias=True, shared_qk=True).double()
+    vars_d = VARSDynamic(
+        48, num_heads=3, qkv_bias=True, steps=1, sparsity=0.0, shrinkage="soft", normalization="rows", initial="zero",
+        step_size=1.0,
+    ).double()  # fmt: skip
+    vars_d.load_state_dict(attention.state_dict(), strict=False)
+    tokens = torch.randn(4, 50, 48, dtype=torch.float64)
+    with torch.no_grad():
+        expected = attention(tokens)
+        error = float((vars_d(tokens) - expected).abs().max() / expected.abs().max())
+    yield Finding(
+        statement="VARS-D with one step from zero, step size 1 and no sparsity is kernelised self-attention.",
+        verdict="holds" if error < 1e-12 else "does not hold",
+        evidence=f"Largest relative difference {error:.1e} in float64 (bound 1e-12).",
+        value=error,
+        exact=True,
+    )
+    yield from _towards_softmax()
+
+
+def _towards_softmax() -> Iterator[Result]:
+    """Error of kernelised against softmax attention over the number of random features: slope -1/2 in log-log."""
+    generator = torch.Generator().manual_seed(0)
+    unit = partial(nn.functional.normalize, dim=-1)
+    q, k = (unit(torch.randn(64, 32, generator=generator, dtype=torch.float64)) for _ in range(2))
+    v = torch.randn(64, 32, generator=generator, dtype=torch.float64)
+    softmax = (q @ k.T).softmax(-1) @ v
+    numbers = [2**power for power in range(5, 15)]
+    errors = []
+    for m in numbers:
+        squared = []
+        for _ in range(8):
+            projection = torch.randn(32, m, generator=generator, dtype=torch.float64)
+            kernel = random_features(q, projection) @ random_features(k, projection).T
+            squared.append(float((kernel / kernel.sum(-1, keepdim=True) @ v - softmax).square().mean()))
+        errors.append(float(np.sqrt(np.mean(squared))))
+    slope = float(np.polyfit(np.log(numbers), np.log(errors), 1)[0])
+    holds = -0.6 < slope < -0.4
+    yield Finding(
+        statement="With random features, kernelised attention tends to softmax attention at the Monte Carlo rate.",
+        verdict="holds" if holds else "does not hold",
+        evidence=(
+            f"Error falls from {errors[0]:.3f} at {numbers[0]} features to {errors[-1]:.4f} at {numbers[-1]}; slope "
+            f"{slope:.2f} in log-log (-0.5 expected)."
+        ),
+        value=slope,
+        exact=True,
+    )
+    reference = [errors[0] * (m / numbers[0]) ** -0.5 for m in numbers]
+    yield Picture(
+        name="softmax_limit",
+        caption="Root-mean-square error of kernelised against softmax attention, beside a line that falls as m^-1/2.",
+        svg=figures.curves(
+            "softmax_limit",
+            {"random features": (numbers, errors), "m^-1/2": (numbers, reference)},
+            xlabel="number of random features m",
+            ylabel="error",
+            logx=True,
+            logy=True,
+        ),
+    )
+
+
+def sparse_reconstruction(run: Run) -> Iterator[Result]:
+    """Descent, agreement with coordinate descent on the same LASSO, and support against lambda."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, 49, 32, dtype=torch.float64, generator=generator)
+    steps = 2000
+    sparsities = (0.1, 0.3, 1.0)
+    rises, gaps, slack, supports, curves = [], [], [], [], {}
+    for sparsity in sparsities:
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(1)
+            module = VARSDynamic(32, num_heads=2, sparsity=sparsity, shrinkage="soft").double()
+            module.qkv.weight.mul_(4)  # as large as features are after training; at random start v is tiny
+            codes, objective = module.trajectory(tokens, steps)
+            templates, values = module.reconstruction_problem(tokens)
+        best, solution = _coordinate_descent(templates, values, sparsity)
+        gram = templates.transpose(-2, -1) @ templates
+        lipschitz = gram.abs().sum(dim=-1).amax(dim=-1) + 1
+        gap = objective - best  # (steps + 1, B, h)
+        counted = torch.arange(1, steps + 1, dtype=torch.float64)[:, None, None]
+        bound = lipschitz * (codes[0] - solution).square().sum(dim=(-2, -1)) / (2 * counted)
+        rises.append(float((objective[1:] - objective[:-1]).max()))
+        slack.append(float((gap[1:] / bound).max()))
+        relative = (gap / best).flatten(1).amax(dim=1)
+        gaps.append(float(relative[-1]))
+        supports.append(float((codes[-1].abs() > 1e-9).double().mean()))
+        shown = [0, *np.unique(np.geomspace(1, steps, 40).astype(int))]
+        curves[f"lambda {sparsity}"] = ([t + 1 for t in shown], [max(float(relative[t]), 1e-14) for t in shown])
+    yield Finding(
+        statement="With a step within the Lipschitz bound the objective never rises.",
+        verdict="holds" if max(rises) <= 1e-9 else "does not hold",
+        evidence=f"Largest change of the objective in {steps} steps at each sparsity: {max(rises):+.1e}.",
+        value=max(rises),
+        exact=True,
+    )
+    yield Finding(
+        statement="The dynamics converge to the solution that coordinate descent finds for the same LASSO.",
+        verdict="holds" if max(slack) <= 1 + 1e-9 and max(gaps) < 0.01 else "does not hold",
+        evidence=(
+            f"After {steps} steps the objective is at most {max(gaps):.1e} (relative) above scikit-learn's; at every "
+            f"step the gap is at most {max(slack):.2f} of the bound L ||u_0 - u*||^2 / (2 t) (Beck and Teboulle, 2009, "
+            f"theorem 3.1)."
+        ),
+        value=max(gaps),
+        exact=True,
+    )
+    falling = all(later < earlier for earlier, later in itertools.pairwise(supports))
+    yield Finding(
+        statement="The support of the code shrinks as lambda grows.",
+        verdict="holds" if falling else "does not hold",
+        evidence="Share of active coefficients: "
+        + ", ".join(f"{share:.1%} at lambda {s}" for s, share in zip(sparsities, supports, strict=True))
+        + ".",
+        exact=True,
+    )
+    yield Picture(
+        name="objective",
+        caption="Objective of VARS-D's code above that of coordinate descent, relative, over steps; the worst head.",
+        svg=figures.curves(
+            "objective", curves, xlabel="step + 1", ylabel="relative gap", logx=True, logy=True, markers=False
+        ),
+    )
+
+
+def _coordinate_descent(templates: Tensor, values: Tensor, sparsity: float) -> tuple[Tensor, Tensor]:
+    """What scikit-learn's LASSO reaches: objectives (B, h) and codes (B, h, m, d).
+
+    Args:
+        templates: P, (B, h, N, m).
+        values: v, (B, h, N, d).
+        sparsity: lambda.
+    """
+    batch, heads, tokens, count = templates.shape
+    codes = torch.empty(batch, heads, count, values.shape[-1], dtype=torch.float64)
+    for b, h in itertools.product(range(batch), range(heads)):
+        # scikit-learn divides the squared error by the number of rows.
+        solver = Lasso(alpha=sparsity / tokens, fit_intercept=False, tol=1e-6, max_iter=100_000)
+        codes[b, h] = torch.from_numpy(solver.fit(templates[b, h].numpy(), values[b, h].numpy()).coef_.T)
+    error = (values - templates @ codes).square().sum(dim=(-2, -1))
+    return 0.5 * error + sparsity * codes.abs().sum(dim=(-2, -1)), codes
+
+
+def robustness(run: Run) -> Iterator[Result]:
+    """Small RVTs at equal budget, clean and under corruption, attack and occlusion."""
+    table = embedded.compare(run, contenders(), RECIPE)
+    yield from embedded.measurements(table, run.settings.quick)
+    yield from embedded.more_robust(table, BASELINE)
+    yield embedded.difference_picture("differences", table, BASELINE)
+    yield embedded.corruption_picture("corruptions", table)
+
+
+def attention_maps(run: Run) -> Iterator[Result]:
+    """How much attention falls on the garment of a cluttered canvas."""
+    yield from maps.measure(run, contenders(), BASELINE, RECIPE)
+
+
+def cost(run: Run) -> Iterator[Result]:
+    """Time and peak memory of RVT-Ti with each attention, as multiples of self-attention."""
+    images = torch.randn(2 if run.settings.quick else 8, 3, 224, 224, device=run.settings.device)
+    names = {"rvt_tiny": "self-attention", **{f"{attention}_rvt_tiny": attention for attention in ATTENTIONS}}
+    models = {name: timm.create_model(name).to(run.settings.device) for name in names}
+    for metric, call in (("forward", forward), ("training_step", training_step)):
+        costs = compare_cost(
+            {name: call(model, images) for name, model in models.items()},
+            baseline="rvt_tiny",
+            device=run.settings.device,
+            rounds=3 if run.settings.quick else 7,
+            warmup=1,
+            description=f"timing {metric.replace('_', ' ')}",
+        )
+        for name, comparison in costs.items():
+            seconds, ratio = comparison.cost.seconds, comparison.time_ratio
+            yield Measurement(
+                model=name,
+                dataset="-",
+                metric=f"{metric}_time",
+                value=1000 * seconds.median / len(images),
+                unit="ms",
+                peak_memory=None if comparison.cost.memory is None else comparison.cost.memory / 1e6,
+                protocol=f"time/1 an image, median, batch {len(images)}, 224 pixels, {torch.get_num_threads()} threads",
+                detail={"quartiles_ms": [1000 * q / len(images) for q in (seconds.low, seconds.high)]},
+            )
+            if name == "rvt_tiny":
+                continue
+            memory = "" if comparison.memory_ratio is None else f", {comparison.memory_ratio:.2f} times its peak memory"
+            yield Finding(
+                statement=f"{name}: a {metric.replace('_', ' ')} costs at most twice that of self-attention.",
+                verdict="holds" if ratio.high <= 2 else "does not hold" if ratio.low > 2 else "unclear",
+                evidence=(
+                    f"{ratio.median:.2f} times its time (quartiles {ratio.low:.2f} to {ratio.high:.2f}){memory}; "
+                    f"batch {len(images)} at 224 pixels on {run.settings.device}."
+                ),
+                value=ratio.median,
+            )
+
+
+def shrinkage(run: Run) -> Iterator[Result]:
+    """Train the small VARS-D with the publication's soft threshold beside the released GELU."""
+    released = next(c for c in contenders() if c.name == f"vars_d_{BASELINE}")
+    soft = embedded.Contender(
+        f"{released.name}.soft",
+        partial(create, "vars_d_rvt_tiny", attention_args={"shrinkage": "soft"}, **MINI),
+        changes=released.changes,
+    )
+    table = embedded.compare(run, (released, soft), RECIPE)
+    yield from embedded.measurements(table.drop(index=released.name), run.settings.quick)
+    for metric in ("top1", *embedded.ROBUSTNESS_METRICS):
+        estimate = embedded.differences(table, released.name, metric)[soft.name]
+        yield embedded.difference_finding(
+            f"The soft threshold gives a higher {metric} than the released shrinkage.",
+            estimate,
+            len(table.loc[soft.name]),
+        )
+    yield embedded.difference_picture("shrinkage", table, released.name)
