@@ -18,13 +18,20 @@ JUNIT, REPORT = "junit.xml", "report.html"
 def write(run: Run) -> int:
     """See ``results.write_all``."""
     judged = judgement(run)
-    origin = provenance(judged)
-    write_atomic(run.folder / MEASURED, to_csv(judged.measured))
-    write_atomic(run.folder / PROVENANCE, json.dumps(origin, indent=2) + "\n")
+    # First what cannot be made again, then what is drawn from it.
+    origin = record(judged)
     write_atomic(run.folder / JUNIT, junit.render(judged))
     write_atomic(run.folder / REPORT, report.render(judged, origin))
     terminal.show(judged)
     return judged.exit_status
+
+
+def record(judged: Judgement) -> dict[str, Any]:
+    """Write ``measured.csv`` and ``provenance.json``; return the provenance."""
+    origin = provenance(judged)
+    write_atomic(judged.run.folder / MEASURED, to_csv(judged.measured))
+    write_atomic(judged.run.folder / PROVENANCE, json.dumps(origin, indent=2) + "\n")
+    return origin
 
 
 def provenance(judged: Judgement) -> dict[str, Any]:

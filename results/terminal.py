@@ -38,9 +38,11 @@ def show(judged: Judgement, console: Console | None = None) -> None:
     paper = judged.run.paper
     console.print()
     console.print(Rule(Text(f"{paper.title} ({paper.venue})", style="bold"), align="left", style="dim"))
-    for part in (_rows(judged), _findings(judged), *_own(judged, console.width), _not_measured(judged), _end(judged)):
+    for part in (_rows(judged), _findings(judged), *_own(judged, console.width), _not_measured(judged)):
         if part is not None:
             console.print(part)
+    # Paths stay whole, so that they can be clicked and copied.
+    console.print(_end(judged), soft_wrap=True)
 
 
 def verdict(name: str) -> Text:
@@ -161,9 +163,9 @@ def _numbers(n: int) -> str:
     return f"{n} printed number{'s' if n > 1 else ''}"
 
 
-def _end(judged: Judgement) -> Group:
+def _end(judged: Judgement) -> Text:
     seconds = float(judged.claims["seconds"].sum())
-    lines = Text()
+    lines = Text("\n")
     if len(judged.rows):
         lines.append("Printed numbers: ", style="bold").append(pieces(judged.counts) + "\n")
     if len(judged.findings):
@@ -172,4 +174,4 @@ def _end(judged: Judgement) -> Group:
     lines.append(f"  ({duration(seconds)})", style="dim")
     if judged.claims["state"].isin(["interrupted", "not reached"]).any():
         lines.append("\nUnfinished: the same command with --resume goes on where it stopped.", style="bold yellow")
-    return Group(Text(), lines)
+    return lines
