@@ -11,6 +11,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from common.checkpoints import load_released
 from common.errors import UserError, nearest
 from common.training.data import TensorData, TrainingData
 from common.training.hooks import Hook
@@ -32,6 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="timm's name of the model")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; repeatable")
     parser.add_argument("--quick", action="store_true", help="apply the recipe's quick form")
+    parser.add_argument("--initial", type=Path, metavar="FILE", help="start from these weights, released or trained")
     parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--output", type=Path, metavar="DIR", help="working folder; a run in it is continued")
 
@@ -85,6 +87,8 @@ def run(
     seed = recipe.seed if args.seed is None else args.seed
     data = open_data(args, recipe)
     model = create_model(args.model, recipe, seed)
+    if args.initial is not None:
+        load_released(model, args.initial)
     name = f"{slug}-{args.model}-{args.recipe}{'-quick' if args.quick else ''}-seed{seed}"
     folder = args.output or Path("results/runs") / name
     options = Options(

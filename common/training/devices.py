@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
     set_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from common.errors import UserError
 from common.training.recipe import Recipe
@@ -28,7 +29,7 @@ def make_accelerator(recipe: Recipe, device: str, *, compile: str, fsdp: bool) -
         recipe: gives the precision.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"`` (the best there is).
         compile: backend of torch.compile, or empty.
-        fsdp: shard parameters, gradients and optimizer state (FSDP2).
+        fsdp: whether parameters will be sharded (`shard`), which some settings do not go with.
 
     Raises:
         UserError: the machine has no such device, or it cannot do what the recipe or the options ask for.
@@ -44,13 +45,31 @@ def make_accelerator(recipe: Recipe, device: str, *, compile: str, fsdp: bool) -
             "The recipe trains in float16, which needs a GPU; on the CPU say --set precision=float32 (or bfloat16)."
         )
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train again with other settings
-    return Accelerator(
-        cpu=on_cpu,
-        mixed_precision=_PRECISION[recipe.precision],
-        dynamo_backend=compile or None,
-        fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2) if fsdp else None,
-        step_scheduler_with_optimizer=False,
-    )
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=_PRECISION[recipe.precision], dynamo_backend=compile or None)
+    if fsdp:
+        if accelerator.num_processes == 1:
+            raise UserError("--fsdp shards over several devices; start one process for each with torchrun.")
+        for key, value, instead in (("ema_decay", recipe.ema_decay, "0"), ("precision", "float16", "bfloat16")):
+            if value == getattr(recipe, key) and value:
+                raise UserError(f"--fsdp does not go with {key} {value}; say --set {key}={instead}.")
+        if compile:
+            raise UserError("--fsdp does not go with --compile; leave one out.")
+    return accelerator
+
+
+def shard(model: nn.Module, accelerator: Accelerator, recipe: Recipe) -> nn.Module:
+    """Shard a model over all processes in place (FSDP2): each block of its lists of blocks, then the rest."""
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    policy = MixedPrecisionPolicy()
+    if recipe.precision == "bfloat16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.float32)
+    for child in model.children():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            for block in child:
+                if any(True for _ in block.parameters()):
+                    fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    return model
 
 
 def release(accelerator: Accelerator, model: nn.Module, plain_model: nn.Module) -> None:

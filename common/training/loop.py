@@ -7,6 +7,7 @@ its kernels are deterministic).
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import time
@@ -23,7 +24,7 @@ from common.errors import UserError
 from common.progress import track
 from common.training.checkpointing import describe_model
 from common.training.data import TrainingData, make_plan
-from common.training.devices import make_accelerator, release
+from common.training.devices import make_accelerator, release, shard
 from common.training.distillation import with_distillation
 from common.training.evaluation import evaluate
 from common.training.hooks import Batch, Hook
@@ -115,20 +116,22 @@ class Run:
         self.loss_sum = 0.0  # of the steps of this epoch that are checked
         self.last_rate = 0.0
 
-        self.plain_model = model.to(self.device).train()
-        self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        optimizer = make_optimizer(model, recipe)
-        self.schedule = Schedule(optimizer, recipe, self.steps_per_epoch)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.criterion, self.prepare = make_loss(recipe), Preparation(recipe, self.device)
-        listeners = (getattr(module, "on_optimizer_step", None) for module in model.modules())
-        self._listeners = [listener for listener in listeners if callable(listener)]
         self.identity: dict[str, Any] = {
             "recipe": recipe.as_dict() | {"seed": seed},
             "model": describe_model(model),
             "data": data.describe(),
             "hooks": [type(hook).__name__ for hook in self.hooks],
         }
+        self.plain_model = model.to(self.device).train()
+        self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        self.whole_model = copy.deepcopy(model).cpu() if options.fsdp else None  # takes the gathered weights
+        self.model = shard(model, self.accelerator, recipe) if options.fsdp else self.accelerator.prepare(model)
+        optimizer = make_optimizer(model, recipe)
+        self.schedule = Schedule(optimizer, recipe, self.steps_per_epoch)
+        self.optimizer = self.accelerator.prepare(optimizer)
+        self.criterion, self.prepare = make_loss(recipe), Preparation(recipe, self.device)
+        listeners = (getattr(module, "on_optimizer_step", None) for module in model.modules())
+        self._listeners = [listener for listener in listeners if callable(listener)]
         resume(self)
         self.log = RunLog(
             self.folder if self.main else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.checkpoints import to_released
 from common.errors import UserError
 from common.training.checkpointing import check_same_run, checkpoints, load_checkpoint, save_checkpoint, save_weights
 from common.training.devices import restore_state, whole_state
@@ -86,17 +87,24 @@ def resume(run: Run) -> None:
 def save_trained(run: Run) -> None:
     """Write the trained weights as ``model.pt``: ``model`` and, where the recipe averages, ``model_ema``.
 
+    They have the released names, so that `common.checkpoints.load_released` reads the file as a released one.
+
     Raises:
         UserError: the file could not be written.
     """
     if run.folder is None:
         return
-    weights, _ = whole_state(run.model, run.plain_model, run.optimizer, sharded=run.options.fsdp)
+    trained = run.plain_model
+    if run.whole_model is not None:
+        trained = run.whole_model
+        weights, _ = whole_state(run.model, run.plain_model, run.optimizer, sharded=True)
+        if run.main:
+            trained.load_state_dict(weights)
     if not run.main:
         return
-    state: dict[str, Any] = {"model": weights, "recipe": run.recipe.as_dict()}
+    state: dict[str, Any] = {"model": to_released(trained), "recipe": run.recipe.as_dict()}
     if run.ema is not None:
-        state["model_ema"] = run.ema.module.state_dict()
+        state["model_ema"] = to_released(run.ema.module)
     try:
         save_weights(run.folder / "model.pt", state)
     except OSError as error:

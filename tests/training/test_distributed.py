@@ -134,3 +134,44 @@ def test_a_total_batch_that_does_not_divide(data, recipe, processes) -> None:
             train(net(), recipe("plain", "total_batch=9"), data, options=Options(device="cpu"))
 
     assert processes(child, 2, **environment(2)) == [0, 0]
+
+
+def test_sharded_parameters_take_the_same_steps_and_resume(data, recipe, processes, tmp_path) -> None:
+    """FSDP: two processes with half of the parameters each; killed after a checkpoint, then resumed."""
+    chosen = recipe("plain", "learning_rate=0.01", "clip_gradient=0.5", "optimizer=adamw")
+    single = net()
+    expected = train(single, chosen, data, options=Options(device="cpu"))
+    options = Options(device="cpu", fsdp=True, checkpoint_steps=4)
+
+    class Stop(Hook):
+        def on_step(self, run):
+            local = run.plain_model[3].weight.to_local()
+            assert local.numel() < run.plain_model[3].weight.numel()
+            if run.step == 9 and not (tmp_path / "once").exists():
+                raise RuntimeError
+
+    def killed(rank: int) -> None:
+        join(rank)
+        with pytest.raises(RuntimeError):
+            train(net(), chosen, data, hooks=[Stop()], folder=tmp_path, options=options)
+
+    def resumed(rank: int) -> None:
+        join(rank)
+        result = train(net(), chosen, data, hooks=[Stop()], folder=tmp_path, options=options)
+        assert result.metrics == pytest.approx(expected.metrics, rel=1e-4)
+
+    assert processes(killed, 2, **environment(2)) == [0, 0]
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "step-000000006.pt",
+        "step-000000008.pt",
+    ]
+    (tmp_path / "once").touch()
+    assert processes(resumed, 2, **environment(2)) == [0, 0]
+    ours = torch.load(tmp_path / "model.pt", weights_only=True)["model"]
+    for name, tensor in single.state_dict().items():
+        assert (ours[name] - tensor).abs().max() < 1e-5, name
+
+
+def test_what_does_not_go_with_sharding(data, recipe) -> None:
+    with pytest.raises(UserError, match="shards over several devices"):
+        train(net(), recipe("plain"), data, options=Options(device="cpu", fsdp=True))

@@ -282,8 +282,9 @@ def test_a_stream_with_labels_beyond_the_classes_or_too_few_images(shards, recip
             ImageData(where, chosen, workers=1),
             options=Options(device="cpu"),
         )
-    with pytest.raises(UserError, match="ended before the 24 images .* no more --workers than shards"):
-        train(net(), recipe("plain", *CHANGES), ImageData(where, chosen, workers=4), options=Options(device="cpu"))
+    chosen = recipe("plain", *CHANGES)
+    with pytest.raises(UserError, match=r"ended before the 24 images .* no more --workers than shards"):
+        train(net(), chosen, ImageData(where, chosen, workers=4), options=Options(device="cpu"))
     chosen = recipe("plain", *CHANGES, "repeated_augmentation=3")
     with pytest.raises(UserError, match="Repeated augmentation needs a data set with an order"):
         train(net(), chosen, ImageData(where, chosen), options=Options(device="cpu"))
