@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from common import provenance
 from common.declaration import Claim, Deviation, Model, Paper
 from common.manifest import COLUMNS
 from common.measurement import Finding, Measurement, Picture
@@ -33,6 +35,10 @@ SVG = (
 )
 
 
+#: Asking git costs more than all else in a run of this paper.
+CODE = functools.cache(provenance.code)
+
+
 class Fake:
     """Builds papers and runs; ``measures`` maps a claim's name to the list that its function yields."""
 
@@ -40,6 +46,7 @@ class Fake:
         self.folder = folder
         self.module = ModuleType("fake_claims")
         monkeypatch.setitem(sys.modules, "fake_claims", self.module)
+        monkeypatch.setattr("common.provenance.code", CODE)
         for slug, rows in MANIFEST.items():
             self.manifest(slug, *rows)
 

@@ -152,7 +152,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, missing):
 
 
 @pytest.fixture
-def committed(monkeypatch):
+def committed(fake: Fake, monkeypatch):
     """Pretend that the code under test is a clean commit."""
     monkeypatch.setattr("common.provenance.code", lambda: {"commit": "0123456789abcdef", "dirty": False})
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
@@ -16,7 +17,7 @@ from common.errors import UserError
 from common.measurement import Finding
 from common.run import Run, Settings
 from results import junit, report, style, terminal
-from results.judge import judgement
+from results.judge import Judgement, judgement
 from results.measured import COLUMNS, load, of_run
 from results.output import provenance
 from results.svg import inline
@@ -55,15 +56,26 @@ class Page(HTMLParser):
         return [attrs[name] for _, attrs in self.tags for name in attributes if attrs.get(name)]
 
 
-@pytest.fixture
-def rich_run(fake: Fake) -> Run:
+@pytest.fixture(scope="module")
+def rich_run(tmp_path_factory) -> Iterator[Run]:
     """A run with every verdict in it."""
     measures = {
         "size": [number("net_tiny", "-", "params", 9.5, "M"), UserError("fvcore is missing <here>.")],
         "accuracy": [top1(78.4), top1(78.0, "trained", seeds=3, interval=(76.0, 80.0), n=50_000)],
         "robustness": [*DEFAULT["robustness"], Finding(statement="A & B.", verdict="unclear", evidence="0 +- 1")],
     }
-    return fake.full(measures)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield Fake(tmp_path_factory.mktemp("rich"), monkeypatch).full(measures)
+
+
+@pytest.fixture(scope="module")
+def judged(rich_run) -> Judgement:
+    return judgement(rich_run)
+
+
+@pytest.fixture(scope="module")
+def html(judged) -> str:
+    return report.render(judged, provenance(judged))
 
 
 def text_of(judged, width: int) -> str:
@@ -138,8 +150,8 @@ def test_a_bad_table_of_measurements_is_one_sentence(tmp_path, text, said):
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_the_terminal_table_fits_and_says_everything(rich_run, width):
-    text = text_of(judgement(rich_run), width)
+def test_the_terminal_table_fits_and_says_everything(judged, width):
+    text = text_of(judged, width)
     lines = [line.rstrip() for line in text.splitlines() if not line.startswith("Report: ")]
     assert max(map(len, lines)) <= width
     for part in ("✗ off", "! failed", "? unclear", "– not measured", "✓ holds", "✗ does not hold", "91.25 ± 0.75"):
@@ -148,16 +160,13 @@ def test_the_terminal_table_fits_and_says_everything(rich_run, width):
     assert "fvcore is missing <here>." in text
 
 
-def test_a_failing_number_is_not_green_anywhere(rich_run):
-    judged = judgement(rich_run)
-    page = Page(report.render(judged, provenance(judged)))
+def test_a_failing_number_is_not_green_anywhere(judged, html):
+    page = Page(html)
     assert "0 reproduced" in page.text
     assert "✓ reproduced" not in text_of(judged, 100)
 
 
-def test_the_report_stands_alone(rich_run):
-    judged = judgement(rich_run)
-    html = report.render(judged, provenance(judged))
+def test_the_report_stands_alone(html):
     page = Page(html)
     tags = [tag for tag, _ in page.tags]
     assert not {"script", "link", "img", "iframe", "object"} & set(tags)
@@ -170,9 +179,8 @@ def test_the_report_stands_alone(rich_run):
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
 
 
-def test_the_report_is_well_formed_and_accessible(rich_run):
-    judged = judgement(rich_run)
-    page = Page(report.render(judged, provenance(judged)))
+def test_the_report_is_well_formed_and_accessible(html):
+    page = Page(html)
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     targets = [value.removeprefix("#") for value in page.values("href", "xlink:href", "aria-labelledby") if value]
@@ -184,9 +192,8 @@ def test_the_report_is_well_formed_and_accessible(rich_run):
     assert all(attrs.get("aria-label") for tag, attrs in page.tags if tag == "svg")
 
 
-def test_the_report_says_what_the_run_says(rich_run):
-    judged = judgement(rich_run)
-    text = Page(report.render(judged, provenance(judged))).text
+def test_the_report_says_what_the_run_says(html):
+    text = Page(html).text
     for part in (
         "Attention to <Detail> & Other Networks",
         "2 of 7 printed numbers were measured: 1 off, 1 unclear. Not finished: size.",
@@ -254,8 +261,7 @@ def test_a_broken_figure_is_said_to_be_broken():
     assert "cannot be shown" in inline("<svg><g>", "f", "c")
 
 
-def test_junit_has_a_case_for_everything(rich_run):
-    judged = judgement(rich_run)
+def test_junit_has_a_case_for_everything(judged):
     suite = ET.fromstring(junit.render(judged)).find("testsuite")
     cases = suite.findall("testcase")
     assert len(cases) == len(judged.rows) + len(judged.findings) + len(judged.claims)
