@@ -10,6 +10,7 @@ set -u
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 venv=${RESIGHT_VENV:-$root/.venv}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 python=$venv/bin/python
 pins=$root/requirements.lock
 stamp=$venv/resight-stamp            # written last: the environment is complete for these pins and this Python
@@ -103,7 +104,7 @@ logged() {
 
 # One sentence on why the installation failed, from what it wrote.
 explain() {
-    if grep -qi 'no space left\|disk quota exceeded' "$log"; then
+    if grep -qiE 'no space left|disk quota exceeded' "$log"; then
         fail "The disk is full: the environment needs about 6 GB in $venv and in the temporary folder; make room, or set RESIGHT_VENV and TMPDIR, and call again."
     elif grep -qiE 'name resolution|resolve host|nodename nor servname|establish a new connection|connection refused|network is unreachable|connecttimeout|read timed out|dns error|error sending request' "$log"; then
         fail "No network: the pinned packages could not be downloaded (details in $log); connect and call again."
@@ -170,5 +171,6 @@ fi
 
 # The code runs from the checkout, whatever folder the command is called from; paths stay relative to that folder.
 export RESIGHT_CALLED_FROM=$PWD
+unset PYTHONSAFEPATH
 cd "$root" || exit 2
 exec "$python" -m papers "$@"

@@ -4,6 +4,7 @@ A declaration is light: importing it imports neither torch nor a model. Code is 
 
 - a model is built by ``create(name, pretrained=False, **kwargs)`` in ``papers/<slug>/model.py``;
 - a claim is measured by the function with the claim's name in ``papers/<slug>/claims.py``;
+- what it changes about training is ``hooks(recipe)`` in ``papers/<slug>/training.py``, where it has one;
 - printed numbers are in ``expected.csv``, training settings in ``recipe.toml``, both beside the declaration.
 """
 

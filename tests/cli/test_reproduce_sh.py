@@ -117,6 +117,15 @@ def test_passes_arguments_status_and_folder(checkout: Checkout, tmp_path: Path) 
     assert f"papers <vars --output a b> in {checkout.root} from {tmp_path}" in done.stdout
 
 
+def test_environment_elsewhere_may_be_named_relatively(checkout: Checkout, tmp_path: Path) -> None:
+    for _ in range(2):
+        done = checkout.call("list", cwd=tmp_path, RESIGHT_VENV="an environment")
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "an environment/bin/python").exists()
+    assert not checkout.venv.exists()
+    assert len(checkout.installs) == 1
+
+
 def test_missing_python_is_one_sentence(bare: Checkout) -> None:
     done = bare.call("vars")
     assert done.returncode == 2
