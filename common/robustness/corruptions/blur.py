@@ -12,8 +12,8 @@ from .parameters import Parameters
 
 
 def defocus_blur(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
-    """Correlation with a disk."""
-    return to_bytes(filters.correlate(x, filters.defocus_kernel(p["radius"], p["alias_sigma"])))
+    """Correlation with a slightly smoothed disk."""
+    return to_bytes(filters.defocus(x, p["radius"], p["alias_sigma"]))
 
 
 def gaussian_blur(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
@@ -63,9 +63,10 @@ def _glass_sources(offsets: Tensor, height: int, width: int, reach: int) -> Tens
     position = torch.arange(height * width, device=offsets.device).view(height, width)
     rows, columns = slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
     source: Tensor | None = None
-    for step in offsets.flip(2, 3).unbind(1):
+    moves = (offsets[..., 0].int() + offsets[..., 1].int() * width).flip(2, 3)
+    for step in moves.unbind(1):
         read = position.repeat(len(offsets), 1, 1)
-        read[:, rows, columns] += step[..., 0].long() + step[..., 1].long() * width
+        read[:, rows, columns] += step
         read = read.flatten(1)
         link = torch.maximum(read, position.view(1, -1))
         while True:

@@ -88,8 +88,9 @@ def _reflect(at: Tensor, size: int) -> Tensor:
     Between -1 and 0, and beyond size - 1, the interpolation then mirrors about the pixels' centres, not their
     edges. This is what scipy 1.0 did, with which ImageNet-C was made.
     """
-    at = at.remainder(2 * size)
-    return torch.where(at >= size, 2 * size - 1 - at, at)
+    at = at - (at / (2 * size)).floor_().mul_(2 * size)
+    mirrored = (at / size).floor_().clamp_(max=1)
+    return at + mirrored.mul_(2 * size - 1 - 2 * at)
 
 
 def _sample(x: Tensor, columns: Tensor, rows: Tensor) -> Tensor:

@@ -9,7 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, nearest
+
+from .parameters import SEVERITIES
+
+#: Number of axes of an explicit draw with its batch axis.
+BATCHED_RANK = {
+    "noise_normal": 4,
+    "noise_uniform": 4,
+    "layer_normal": 3,
+    "motion_angle": 1,
+    "snow_angle": 1,
+    "fog_uniform": 2,
+    "frost_ints": 2,
+    "frost_photo_bgr": 4,
+    "glass": 5,
+    "elastic_affine": 3,
+    "elastic_dx": 3,
+    "elastic_dy": 3,
+}
 
 
 class Draws:
@@ -94,14 +112,27 @@ class Draws:
         )
 
 
-def given_draws(draws: Mapping[str, object] | None, device: torch.device) -> dict[str, Tensor]:
-    """Explicit draws as tensors on a device, under their plain names (``draw_motion_angle`` is ``motion_angle``)."""
-    return {
-        name.removeprefix("draw_"): torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value).to(
-            device
-        )
-        for name, value in (draws or {}).items()
-    }
+def given_draws(draws: Mapping[str, object] | None, severity: int, device: torch.device) -> dict[str, Tensor]:
+    """Explicit draws as tensors on a device, under their plain names.
+
+    ``draw_motion_angle`` is ``motion_angle``; ``glass_2`` is ``glass`` at severity 2 and left out at others.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    plain: dict[str, Tensor] = {}
+    for full, value in (draws or {}).items():
+        name = full.removeprefix("draw_")
+        if name in {f"glass_{other}" for other in SEVERITIES}:
+            if name != f"glass_{severity}":
+                continue
+            name = "glass"
+        if name not in BATCHED_RANK:
+            raise UserError(
+                f"There is no draw {full!r}.{nearest(name, BATCHED_RANK)} Known: {', '.join(BATCHED_RANK)}."
+            )
+        plain[name] = (value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))).to(device)
+    return plain
 
 
 def slice_draws(draws: Mapping[str, Tensor], start: int, stop: int, batch: int) -> dict[str, Tensor]:
@@ -112,23 +143,6 @@ def slice_draws(draws: Mapping[str, Tensor], start: int, stop: int, batch: int) 
         else draw
         for name, draw in draws.items()
     }
-
-
-#: Number of axes of an explicit draw with its batch axis.
-BATCHED_RANK = {
-    "noise_normal": 4,
-    "noise_uniform": 4,
-    "layer_normal": 3,
-    "motion_angle": 1,
-    "snow_angle": 1,
-    "fog_uniform": 2,
-    "frost_ints": 2,
-    "frost_photo_bgr": 4,
-    "glass": 5,
-    "elastic_affine": 3,
-    "elastic_dx": 3,
-    "elastic_dy": 3,
-}
 
 
 def image_seeds(batch: int, generator: torch.Generator | None, seeds: Sequence[int] | Tensor | None) -> list[int]:

@@ -21,8 +21,9 @@ from .parameters import CORRUPTIONS, EXTRA, Parameters, check_name, parameters_f
 
 #: Quality of the JPEG files that ImageNet-C is distributed as.
 STORED_QUALITY = 85
-#: On the CPU a thread works on about this many values at a time, so that they stay in its cache.
-CHUNK_VALUES = 3 * 224 * 224
+#: On the CPU a thread works on about this many values at a time (four images of 224 pixels): few enough for its
+#: cache, enough that Python does not hold the threads up.
+CHUNK_VALUES = 4 * 3 * 224 * 224
 #: Smaller images than this have no room for the largest blur of the 32-pixel set.
 SMALLEST_SIDE = 8
 
@@ -77,9 +78,7 @@ def corrupt(
     height, width = images.shape[-2:]
     parameters = parameters_for(name, severity, scale or scale_for(height, width))
     own = [stream_seed(seed, name, severity) for seed in image_seeds(len(images), generator, seeds)]
-    explicit = given_draws(draws, images.device)
-    if f"glass_{severity}" in explicit:
-        explicit["glass"] = explicit.pop(f"glass_{severity}")
+    explicit = given_draws(draws, int(severity), images.device)
     pictures = read_pictures(str(frost_photos)) if frost_photos is not None and name == "frost" else None
     levels = images if images.dtype == torch.uint8 else (images * 255).round_().clamp_(0, 255).to(torch.uint8)
     out = torch.empty_like(levels, memory_format=torch.contiguous_format)
@@ -106,14 +105,12 @@ def _check_images(images: Tensor) -> None:
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"Images are {images.dtype}; give uint8, or float in [0, 1].")
     if min(images.shape[-2:]) < SMALLEST_SIDE:
-        raise UserError(
-            f"Images have {images.shape[-2]} x {images.shape[-1]} pixels; give at least {SMALLEST_SIDE} x {SMALLEST_SIDE}."
-        )
-    if images.is_floating_point() and images.numel() and not (float(images.min()) >= 0 and float(images.max()) <= 1):
-        raise UserError(
-            f"Float images range from {float(images.min()):.4g} to {float(images.max()):.4g}; give values in [0, 1], "
-            "before normalisation."
-        )
+        size = " x ".join(map(str, images.shape[-2:]))
+        raise UserError(f"Images have {size} pixels; give at least {SMALLEST_SIDE} x {SMALLEST_SIDE}.")
+    if images.is_floating_point() and images.numel():
+        low, high = (float(bound) for bound in images.aminmax())
+        if not (low >= 0 and high <= 1):
+            raise UserError(f"Float images range from {low:.4g} to {high:.4g}; give values in [0, 1], not normalised.")
 
 
 def _in_threads(run: Callable[[int, int], None], images: int, chunk: int) -> None:

@@ -44,11 +44,14 @@ def border_indices(size: int, before: int, after: int, mode: str) -> NDArray[np.
 
 def pad(x: Tensor, amount: int, mode: str) -> Tensor:
     """Pad the last two axes by ``amount`` on every side; modes as in ``border_indices``."""
-    if mode == "edge" and x.is_floating_point():
-        return F.pad(x, (amount,) * 4, mode="replicate")
-    rows = torch.from_numpy(border_indices(x.shape[-2], amount, amount, mode)).to(x.device)
-    columns = torch.from_numpy(border_indices(x.shape[-1], amount, amount, mode)).to(x.device)
-    return x.index_select(-2, rows).index_select(-1, columns)
+    height, width = x.shape[-2:]
+    rows = torch.from_numpy(border_indices(height, amount, amount, mode)).to(x.device)
+    columns = torch.from_numpy(border_indices(width, amount, amount, mode)).to(x.device)
+    wide = x.new_empty((*x.shape[:-1], width + 2 * amount))
+    wide[..., amount : amount + width] = x
+    wide[..., :amount] = x.index_select(-1, columns[:amount])
+    wide[..., amount + width :] = x.index_select(-1, columns[amount + width :])
+    return wide.index_select(-2, rows)
 
 
 def gaussian_taps(sigma: float, truncate: float = 4.0) -> NDArray[np.float64]:
@@ -149,27 +152,55 @@ def box_shrink(x: Tensor, height: int, width: int) -> Tensor:
     return _box_matrix(x.shape[-2], height).down(narrow).add_(0.5 + 1e-4).floor_()
 
 
-def correlate(x: Tensor, kernel: NDArray[np.floating]) -> Tensor:
+def correlate(x: Tensor, kernel: NDArray[np.float64]) -> Tensor:
     """Correlate uint8 ``(B, C, H, W)`` with a small kernel, border reflect101; float32 grey levels.
 
     Pixels under equal weights are added as integers first: exact, and fast for kernels with few distinct weights.
+
+    Args:
+        x: uint8 images.
+        kernel: ``(2 r + 1, 2 r + 1)``, symmetric from left to right.
     """
     reach = kernel.shape[0] // 2
     height, width = x.shape[-2:]
-    groups: dict[float, list[tuple[int, int]]] = {}
-    for (row, column), weight in np.ndenumerate(kernel):
-        if weight > 1e-9:
-            groups.setdefault(float(np.float32(weight)), []).append((row, column))
     padded = pad(x, reach, "reflect101").to(torch.int16)
-    wide = padded.int() if max(map(len, groups.values())) * 255 > 32767 else padded
+    pairs = [padded[..., reach : reach + width].contiguous()]  # the sum of the pixels `offset` to either side
+    for offset in range(1, reach + 1):
+        pairs.append(padded[..., reach - offset :][..., :width] + padded[..., reach + offset :][..., :width])
+    runs = [pairs[0]]  # the sum of all pixels up to `offset` away
+    for pair in pairs[1:]:
+        runs.append(runs[-1] + pair)
     out = torch.zeros(x.shape, device=x.device)
-    for weight, taps in groups.items():
-        source = wide if len(taps) * 255 > 32767 else padded
-        total = torch.zeros(x.shape, dtype=source.dtype, device=x.device)
-        for row, column in taps:
-            total += source[..., row : row + height, column : column + width]
+    for weight, terms, taps in _equal_weights(kernel):
+        total = torch.zeros(x.shape, dtype=torch.int16 if taps * 255 < 2**15 else torch.int32, device=x.device)
+        for row, offset, run in terms:
+            total += (runs if run else pairs)[offset][..., row : row + height, :]
         out.add_(total.float(), alpha=weight)
     return out
+
+
+def _equal_weights(kernel: NDArray[np.float64]) -> list[tuple[float, list[tuple[int, int, bool]], int]]:
+    """Split a kernel into groups of equal weights.
+
+    Returns:
+        For each weight: the weight; its terms (row, offset, run), where a run stands for all offsets up to its own,
+        else for the pair of pixels at the offset; the number of pixels.
+    """
+    half = kernel[:, kernel.shape[1] // 2 :]
+    groups = []
+    used = np.abs(half) > 1e-9
+    keys = (half * 1e8).round().astype(np.int64)
+    for key in np.unique(keys[used]):
+        equal = (keys == key) & used
+        terms = []
+        for row, marks in enumerate(equal):
+            run = int(np.argmin(np.append(marks, False)))
+            if run:
+                terms.append((row, run - 1, True))
+            terms += [(row, int(offset), False) for offset in np.flatnonzero(marks) if offset >= run]
+        taps = int(2 * equal.sum() - equal[:, 0].sum())
+        groups.append((float(half[equal].mean()), terms, taps))
+    return groups
 
 
 def motion(x: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
@@ -218,18 +249,60 @@ def clipped_zoom(x: Tensor, factor: float) -> Tensor:
 
 
 @cache
-def defocus_kernel(radius: float, alias_sigma: float) -> NDArray[np.float32]:
-    """A disk of whole pixels, smoothed by a Gaussian of 3 pixels (5 for radii over 8), of sum about 1."""
-    half, taps = (8, 3) if radius <= 8 else (math.ceil(radius), 5)
-    squares = np.arange(-half, half + 1) ** 2
-    disk = (squares[:, None] + squares[None, :] <= radius**2).astype(np.float32)
-    disk /= disk.sum()
-    smooth = np.exp(-0.5 * (np.arange(taps) - taps // 2) ** 2 / alias_sigma**2)
-    smooth /= smooth.sum()
-    reads = border_indices(2 * half + 1, taps // 2, taps // 2, "reflect101")
-    blur = np.zeros((2 * half + 1,) * 2)
-    for row in range(2 * half + 1):
-        np.add.at(blur[row], reads[row : row + taps], smooth)
-    kernel = blur @ disk @ blur.T
-    empty = int(np.flatnonzero(kernel.max(axis=0) > 1e-9)[0])
-    return kernel[empty : 2 * half + 1 - empty, empty : 2 * half + 1 - empty].astype(np.float32)
+def _disk(radius: float) -> NDArray[np.float64]:
+    """The pixels whose centres lie within ``radius``, each with the same weight, of sum 1."""
+    squares = np.arange(-int(radius), int(radius) + 1) ** 2
+    disk = (squares[:, None] + squares[None, :] <= radius**2).astype(np.float64)
+    return disk / disk.sum()
+
+
+@cache
+def _smoothing(radius: float, sigma: float) -> NDArray[np.float64]:
+    """The Gaussian with which the original smooths the disk: 3 taps, or 5 for radii over 8."""
+    half = 1 if radius <= 8 else 2
+    taps = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
+    return taps / taps.sum()
+
+
+@cache
+def _rim(radius: float, sigma: float) -> NDArray[np.float64]:
+    """What the original's smoothed disk has beyond the disk convolved with the Gaussian.
+
+    It smooths on a grid of 17 pixels (2 radius + 1 for radii over 8), where the largest disks touch the border.
+    """
+    disk, taps = _disk(radius), _smoothing(radius, sigma)
+    half = len(taps) // 2
+    side = 17 if radius <= 8 else disk.shape[0]
+    grid = np.pad(disk, (side - disk.shape[0]) // 2)
+    around = np.pad(grid, half, mode="reflect")
+    smooth = np.zeros_like(grid)
+    for (row, column), weight in np.ndenumerate(np.outer(taps, taps)):
+        smooth += weight * around[row : row + side, column : column + side]
+    free = np.zeros((side + 2 * half,) * 2)
+    for (row, column), weight in np.ndenumerate(np.outer(taps, taps)):
+        free[row : row + side, column : column + side] += weight * grid
+    return np.pad(smooth, half) - free
+
+
+def defocus(x: Tensor, radius: float, sigma: float) -> Tensor:
+    """Correlate uint8 ``(B, C, H, W)`` with a smoothed disk, border reflect101; float32 grey levels.
+
+    Args:
+        x: uint8 images.
+        radius: of the disk, in pixels.
+        sigma: of the Gaussian that smooths it, in pixels.
+    """
+    blurred = correlate(x, _disk(radius))
+    taps = _smoothing(radius, sigma)
+    if taps[0] > 1e-9:
+        half = len(taps) // 2
+        padded = pad(blurred, half, "reflect101")
+        height, width = x.shape[-2:]
+        lines = torch.zeros_like(padded[..., :height, :])
+        blurred = torch.zeros_like(blurred)
+        for index, tap in enumerate(taps.tolist()):
+            lines.add_(padded[..., index : index + height, :], alpha=tap)
+        for index, tap in enumerate(taps.tolist()):
+            blurred.add_(lines[..., index : index + width], alpha=tap)
+    rim = _rim(radius, sigma)
+    return blurred if np.abs(rim).max() < 1e-9 else blurred + correlate(x, rim)

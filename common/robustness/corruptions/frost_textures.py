@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import scipy.special
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -124,7 +125,7 @@ def _synthesise(statistics: dict[str, list[float]], seed: int) -> Tensor:
 
     def field() -> NDArray[np.float64]:
         values = np.fft.ifft2(np.fft.fft2(rng.standard_normal((rows, columns))) * amplitude).real
-        ranks = values.argsort(axis=None).argsort().reshape(values.shape) / (values.size - 1)
+        ranks = scipy.special.ndtr((values - values.mean()) / values.std())
         shaped = np.interp(ranks, [0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1], statistics["quantiles"])
         return (shaped - shaped.mean()) / shaped.std()
 

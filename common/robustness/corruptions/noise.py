@@ -20,12 +20,12 @@ AMBIGUOUS = -1
 
 
 def gaussian_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
-    """X + N(0, std). Draw: ``noise_normal`` (H, W, 3), standard normal."""
-    return to_bytes(draws.normal_image("noise_normal", *x.shape[-2:]) * (255 * p["std"]) + x)
+    """Add N(0, std) to x. Draw: ``noise_normal`` (H, W, 3), standard normal."""
+    return to_bytes((draws.normal_image("noise_normal", *x.shape[-2:]) * (255 * p["std"])).add_(x))
 
 
 def speckle_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
-    """X + x N(0, std). Draw: ``noise_normal`` (H, W, 3), standard normal."""
+    """Add x N(0, std) to x. Draw: ``noise_normal`` (H, W, 3), standard normal."""
     scaled = draws.normal_image("noise_normal", *x.shape[-2:]) * p["std"]
     return to_bytes(scaled.add_(1).mul_(x))
 
@@ -34,7 +34,8 @@ def impulse_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Each value turns 0 or 255 with probability amount / 2 each. Draw: ``noise_uniform`` (H, W, 3), u in [0, 1)."""
     u = draws.uniform_image("noise_uniform", *x.shape[-2:])
     half = p["amount"] / 2
-    return x.masked_fill(u < half, 0).masked_fill_(u >= 1 - half, 255)
+    black, white = (u < half).view(torch.uint8), (u >= 1 - half).view(torch.uint8)
+    return (black.sub_(1) & x) | white.neg_()  # 0 - 1 is 255 in eight bits; several times faster than masks
 
 
 def shot_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -88,22 +90,35 @@ def canny(levels: Tensor, low: int, high: int) -> Tensor:
     def at(row: int, column: int) -> Tensor:
         return around[:, 1 + row : 1 + row + rows, 1 + column : 1 + column + columns]
 
+    flat_limit = size_x * 13573  # tan(22.5 degrees) in units of 2^-15
     scaled = size_y << 15
-    flat = size_x * 13573  # tan(22.5 degrees) in units of 2^-15
-    steep = flat + (size_x << 16)
+    flat = scaled < flat_limit
+    steep = scaled > flat_limit + (size_x << 16)
     horizontal = (magnitude > at(0, -1)) & (magnitude >= at(0, 1))
     vertical = (magnitude > at(-1, 0)) & (magnitude >= at(1, 0))
     falling = (magnitude > at(-1, -1)) & (magnitude > at(1, 1))
     rising = (magnitude > at(-1, 1)) & (magnitude > at(1, -1))
-    diagonal = torch.where((dx ^ dy) < 0, rising, falling)
-    ridge = torch.where(scaled < flat, horizontal, torch.where(scaled > steep, vertical, diagonal))
+    opposite = (dx ^ dy) < 0
+    diagonal = (opposite & rising) | (~opposite & falling)
+    ridge = (flat & horizontal) | (steep & vertical) | (~(flat | steep) & diagonal)
     weak = ridge & (magnitude > low)
     edges = weak & (magnitude > high)
     while True:
-        grown = F.max_pool2d(edges.float(), 3, 1, 1).bool() & weak
+        grown = _grow(edges) & weak
         if torch.equal(grown, edges):
             return edges
         edges = grown
+
+
+def _grow(marks: Tensor) -> Tensor:
+    """Mark the eight neighbours of every marked pixel, too."""
+    wide = marks.clone()
+    wide[..., 1:] |= marks[..., :-1]
+    wide[..., :-1] |= marks[..., 1:]
+    grown = wide.clone()
+    grown[..., 1:, :] |= wide[..., :-1, :]
+    grown[..., :-1, :] |= wide[..., 1:, :]
+    return grown
 
 
 def chamfer_distance(edges: Tensor, farthest: float) -> Tensor:
@@ -115,36 +130,24 @@ def chamfer_distance(edges: Tensor, farthest: float) -> Tensor:
         edges: bool ``(B, H, W)``.
         farthest: largest distance of interest, in pixels.
     """
-    distance = torch.where(edges, 0.0, farthest)
+    rows, columns = edges.shape[-2:]
+    # In one long row per image, a step is a constant offset. The gap keeps a path that leaves its row on one side
+    # from coming in on the other: crossing it is as long as ``farthest``.
+    gap = math.ceil(farthest)
+    field = edges.new_full((len(edges), rows, columns + gap), farthest, dtype=torch.float32)
+    field[..., :columns].masked_fill_(edges, 0.0)
+    flat = field.view(len(edges), -1)
     for (small, large), length in CHAMFER:
         directions = {(small, large), (small, -large), (large, small), (large, -small)}
-        for row, column in {d if d > (0, 0) else (-d[0], -d[1]) for d in directions}:
+        for down, right in {d if d > (0, 0) else (-d[0], -d[1]) for d in directions}:
             steps = 1
             while steps * length < farthest:
-                shift = (row * steps, column * steps)
-                before = distance
-                distance = distance.clone()
-                for sign in (1, -1):
-                    here, there = _overlap(distance.shape, sign * shift[0], sign * shift[1])
-                    torch.minimum(distance[here], before[there] + steps * length, out=distance[here])
+                offset = steps * (down * (columns + gap) + right)
+                longer = flat + steps * length
+                torch.minimum(flat[:, offset:], longer[:, :-offset], out=flat[:, offset:])
+                torch.minimum(flat[:, :-offset], longer[:, offset:], out=flat[:, :-offset])
                 steps *= 2
-    return distance
-
-
-def _overlap(shape: torch.Size, down: int, right: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Index of the pixels that have a neighbour at (down, right), and of those neighbours."""
-    _, rows, columns = shape
-    here = (
-        slice(None),
-        slice(max(0, -down), max(0, rows - max(0, down))),
-        slice(max(0, -right), max(0, columns - max(0, right))),
-    )
-    there = (
-        slice(None),
-        slice(max(0, down), max(0, rows + min(0, down))),
-        slice(max(0, right), max(0, columns + min(0, right))),
-    )
-    return here, there
+    return field[..., :columns].contiguous()
 
 
 def equalise(levels: Tensor) -> Tensor:

@@ -1,0 +1,201 @@
+"""Write a corrupted copy of an image folder, laid out as ImageNet-C is distributed."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from common.errors import UserError
+from common.files import write_atomic
+from common.progress import track
+
+from .engine import STORED_QUALITY, corrupt
+from .parameters import CORRUPTIONS, EXTRA, SEVERITIES, check_name, parameters_for
+
+#: Endings of the files that are taken for images, in small letters.
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".webp")
+#: Images that are read, corrupted and written together.
+BATCH = 32
+#: At most this many unreadable images are named.
+NAMED = 5
+
+
+def corrupt_folder(
+    source: Path | str,
+    target: Path | str,
+    names: Sequence[str] = CORRUPTIONS,
+    severities: Sequence[int] = SEVERITIES,
+    *,
+    crop: int | None = 224,
+    seed: int = 0,
+    frost_photos: Path | str | None = None,
+) -> int:
+    """Write ``target/<name>/<severity>/<class>/<file>`` for every image ``source/<class>/<file>``.
+
+    As for ImageNet-C, images are resized to 256/224 of the crop along the shorter side, cropped in the centre,
+    corrupted, and stored as JPEG of quality 85. Files that are there are kept, so an interrupted run goes on where it
+    stopped; what an image gets depends on ``seed`` and its path in the source, not on the other images.
+
+    Args:
+        source: folder with a folder per class.
+        target: where to write; made if missing, not inside ``source``.
+        names: corruptions.
+        severities: from 1 to 5.
+        crop: side of the written images in pixels; None keeps each image's size.
+        seed: chooses the random draws.
+        frost_photos: folder with the original's frost pictures, see ``corrupt``.
+
+    Returns:
+        Number of files written.
+
+    Raises:
+        UserError: the source has no images, two images would get one name, or the target cannot be written. If images
+            cannot be read, all others are written first, then the error names them.
+    """
+    source, target = Path(source), Path(target)
+    for name in names:
+        for severity in severities:
+            parameters_for(check_name(name), severity, "imagenet")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"The target {target} lies inside the source {source}; choose a folder outside it.")
+    files = find_images(source)
+    cells = [(name, severity) for name in names for severity in severities]
+    unreadable: list[str] = []
+    written = 0
+    batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in track(batches, f"corrupting {len(files)} images, {len(cells)} cells, {BATCH} images a step"):
+            missing = {cell: [file for file in batch if not _place(target, *cell, file).exists()] for cell in cells}
+            needed = [file for file in batch if any(file in left for left in missing.values())]
+            loaded = dict(zip(needed, pool.map(lambda file: _read(source / file, crop), needed), strict=True))
+            unreadable += [str(file) for file, image in loaded.items() if image is None]
+            for (name, severity), left in missing.items():
+                readable = [(file, image) for file in left if (image := loaded[file]) is not None]
+                for group in _same_size(readable):
+                    images = torch.stack([image for _, image in group])
+                    seeds = [zlib.crc32(f"{seed}/{file.as_posix()}".encode()) for file, _ in group]
+                    results = corrupt(images, name, severity, seeds=seeds, frost_photos=frost_photos)
+                    places = [_place(target, name, severity, file) for file, _ in group]
+                    written += sum(pool.map(_write, places, results))
+    if unreadable:
+        more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+        those = ", ".join(unreadable[:NAMED]) + more
+        raise UserError(
+            f"{len(unreadable)} of {len(files)} images in {source} cannot be read: {those}; "
+            "all others are written, so replace or remove these and run the same command again."
+        )
+    return written
+
+
+def find_images(source: Path) -> list[Path]:
+    """Paths of the images, relative to ``source``, sorted.
+
+    Raises:
+        UserError: no folder, no images in class folders, or two images that differ only in their ending.
+    """
+    if not source.is_dir():
+        raise UserError(f"There is no folder {source}; give one with a folder of images per class.")
+    files = sorted(
+        path.relative_to(source)
+        for folder in sorted(source.iterdir())
+        if folder.is_dir()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
+    )
+    if not files:
+        raise UserError(f"No images are in the folders of {source}; expected {source}/<class>/<image>.jpg.")
+    stored: dict[Path, Path] = {}
+    for file in files:
+        other = stored.setdefault(_stored_name(file), file)
+        if other != file:
+            raise UserError(f"{source / other} and {source / file} would be stored under one name; rename one of them.")
+    return files
+
+
+def _stored_name(file: Path) -> Path:
+    return file if file.suffix.lower() in (".jpg", ".jpeg") else file.with_suffix(".JPEG")
+
+
+def _place(target: Path, name: str, severity: int, file: Path) -> Path:
+    return target / name / str(severity) / _stored_name(file)
+
+
+def _read(path: Path, crop: int | None) -> Tensor | None:
+    """Uint8 ``(3, H, W)``, or None for a file that is no whole image."""
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    if crop is not None:
+        image = TF.center_crop(TF.resize(image, [round(crop * 256 / 224)]), [crop, crop])
+    return TF.pil_to_tensor(image)
+
+
+def _same_size(images: list[tuple[Path, Tensor]]) -> Iterator[list[tuple[Path, Tensor]]]:
+    def size(item: tuple[Path, Tensor]) -> tuple[int, ...]:
+        return tuple(item[1].shape)
+
+    for _, group in groupby(sorted(images, key=size), key=size):
+        yield list(group)
+
+
+def _write(path: Path, image: Tensor) -> int:
+    buffer = io.BytesIO()
+    TF.to_pil_image(image).save(buffer, "JPEG", quality=STORED_QUALITY, optimize=True)
+    try:
+        write_atomic(path, buffer.getvalue())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); what is written stays, run again to go on."
+        ) from error
+    return 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command that writes a corrupted copy of an image folder."""
+    parser.add_argument("source", type=Path, help="folder of images, a folder per class")
+    parser.add_argument("target", type=Path, help="where to write <corruption>/<severity>/<class>/<image>")
+    parser.add_argument(
+        "--corruptions",
+        nargs="+",
+        metavar="NAME",
+        default=list(CORRUPTIONS),
+        help=f"which (default: the 15 of ImageNet-C); also {', '.join(EXTRA)}",
+    )
+    parser.add_argument(
+        "--severities", nargs="+", type=int, metavar="N", default=list(SEVERITIES), help="from 1 to 5 (default: all)"
+    )
+    parser.add_argument(
+        "--crop", type=int, default=224, help="side of the images in pixels, 0 keeps theirs (default 224)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="chooses the random draws (default 0)")
+    parser.add_argument(
+        "--frost-photos", type=Path, help="folder with frost1.png to frost5.jpg of the ImageNet-C scripts"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    written = corrupt_folder(
+        arguments.source,
+        arguments.target,
+        arguments.corruptions,
+        arguments.severities,
+        crop=arguments.crop or None,
+        seed=arguments.seed,
+        frost_photos=arguments.frost_photos,
+    )
+    print(f"{written} images written to {arguments.target}.")
+    return 0
