@@ -84,8 +84,9 @@ def _rows(judged: Judgement) -> Group | None:
             values or DASH,
             verdict(row["outcome"]),
         )
-        if row["outcome"] != "reproduced":
-            notes.append(f"{row['model']} {what}: {row['explanation'] or row['verdict']}")
+        # A claim that failed is told of once, below.
+        if row["outcome"] != "reproduced" and row["explanation"]:
+            notes.append(f"{row['model']} {what}: {row['explanation']}")
     if measured.empty:
         return None
     return _section("Printed numbers", table, *_notes(notes))
@@ -150,13 +151,15 @@ def _not_measured(judged: Judgement) -> Group | None:
     table.add_column(overflow="fold")
     table.show_header = False
     reasons = missing["verdict"].str.removeprefix("not measured: ").value_counts().to_dict()
-    for claim in each(waiting):
-        n = reasons.pop(claim.reason, 0)
+    for (state, reason), claims in waiting.groupby(["state", "reason"], sort=False):
+        n = reasons.pop(reason, 0)
         settles = f"; would settle {_numbers(n)}" if n else ""
-        table.add_row(verdict(claim.state), Text(claim.claim).append(f"\n{claim.reason}{settles}", style="dim"))
+        names = Text(", ".join(claims["claim"])).append(f"\n{reason}{settles}", style="dim")
+        table.add_row(verdict(str(state)), names)
     for reason, n in reasons.items():
         table.add_row(Text(_numbers(n), style="dim"), Text(str(reason), style="dim"))
-    return _section("Not measured", table)
+    failed = waiting["state"].ne("not measured").any()
+    return _section("Not measured, or not to its end" if failed else "Not measured", table)
 
 
 def _numbers(n: int) -> str:
