@@ -88,4 +88,7 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Estimate:
     share, z = correct / n, float(ndtri((1 + confidence) / 2))
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))
+    # The ends are exact at none and all, where rounding would miss them.
+    low = centre - half if correct > 0 else 0.0
+    high = centre + half if correct < n else 1.0
+    return Estimate(share, low, high)

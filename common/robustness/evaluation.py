@@ -39,10 +39,11 @@ SECONDS_BETWEEN_FLUSHES = 20.0
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this is, and a barrier for all."""
+    """Which of how many processes this is, which on its machine, and a barrier for all."""
 
     index: int = 0
     count: int = 1
+    local: int = 0
     wait: Callable[[], object] = lambda: None
 
     @classmethod
@@ -53,7 +54,7 @@ class Processes:
         from accelerate import PartialState
 
         state = PartialState(cpu=not torch.cuda.is_available())
-        return cls(state.process_index, state.num_processes, state.wait_for_everyone)
+        return cls(state.process_index, state.num_processes, state.local_process_index, state.wait_for_everyone)
 
 
 def evaluate(

@@ -1,0 +1,94 @@
+"""Tables and a figure of robustness measurements, models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from common.figures import COLOURS, figure, to_svg
+from common.measurement import Measurement
+from common.robustness.corruptions import CORRUPTIONS, SEVERITIES
+
+#: Metrics with one row for each cell; they are in the table by corruption and in the figure.
+_CELLS = "corruption_error/"
+
+
+def summary_table(results: Mapping[str, Sequence[Measurement]]) -> Table:
+    """All metrics but the errors of single cells, a column a model.
+
+    Args:
+        results: label of a model to its measurements.
+    """
+    table = Table(title="Robustness (95 % interval over images)", title_justify="left")
+    for header in ("data set", "metric"):
+        table.add_column(header)
+    for label in results:
+        table.add_column(label, justify="right")
+    found = {label: {(m.dataset, m.metric): m for m in measured} for label, measured in results.items()}
+    rows = dict.fromkeys(key for measured in found.values() for key in measured if not key[1].startswith(_CELLS))
+    for dataset, metric in rows:
+        cells = [_number(measured.get((dataset, metric))) for measured in found.values()]
+        table.add_row(dataset, metric, *cells)
+    return table
+
+
+def corruption_table(label: str, errors: Mapping[str, Sequence[float]]) -> Table:
+    """Top-1 error in per cent by corruption and severity.
+
+    Args:
+        label: of the model.
+        errors: corruption to the errors in [0, 1] at severities 1 to 5.
+    """
+    table = Table(title=f"{label}: top-1 error in % by severity", title_justify="left")
+    table.add_column("corruption")
+    for severity in SEVERITIES:
+        table.add_column(str(severity), justify="right")
+    table.add_column("mean", justify="right")
+    for name, values in errors.items():
+        numbers = [*values, sum(values) / len(values)]
+        table.add_row(name, *(f"{100 * value:.1f}" for value in numbers))
+    return table
+
+
+def corruption_errors_of(measured: Sequence[Measurement]) -> dict[str, list[float]]:
+    """Errors in [0, 1] by corruption at severities 1 to 5, from the measurement of mCE; empty without one."""
+    for measurement in measured:
+        if measurement.metric == "mce":
+            return measurement.detail["errors"]
+    return {}
+
+
+def corruption_figure(errors: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Error over severity, a panel a corruption and a line a model, as SVG text.
+
+    Args:
+        errors: label of a model to its errors in [0, 1], as from ``corruption_errors_of``.
+    """
+    rows, columns = 3, 5
+    with figure("corruptions", width=9.0, height=5.4) as drawn:
+        axes = drawn.subplots(rows, columns, sharex=True, sharey=True)
+        for axis, name in zip(axes.flat, CORRUPTIONS, strict=True):
+            for position, (label, of_model) in enumerate(errors.items()):
+                percent = [100 * value for value in of_model[name]]
+                colour = COLOURS[position % len(COLOURS)]
+                axis.plot(SEVERITIES, percent, color=colour, label=label, marker="o", markersize=3, linewidth=1.5)
+            axis.set_title(name.replace("_", " "), fontsize="small")
+            axis.set_ylim(0, 100)
+            axis.set_xticks(SEVERITIES)
+            axis.grid()
+        drawn.supxlabel("severity", fontsize="medium")
+        drawn.supylabel("top-1 error in %", fontsize="medium")
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+        return to_svg(drawn)
+
+
+def _number(measurement: Measurement | None) -> str:
+    if measurement is None:
+        return "-"
+    text = f"{measurement.value:.2f}"
+    if measurement.interval:
+        low, high = measurement.interval
+        text += f" [{low:.2f}, {high:.2f}]"
+    return text

