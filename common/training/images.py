@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import IterableImageDataset, create_dataset, create_transform
+from timm.data import IterableImageDataset, auto_augment, create_dataset, create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
@@ -242,7 +242,7 @@ def make_transform(recipe: Recipe, *, training: bool) -> Callable[[Image.Image],
             crop_pct=recipe.evaluation_crop,
             use_prefetcher=True,
         )
-    return create_transform(
+    transform = create_transform(
         recipe.input_size,
         is_training=True,
         no_aug=recipe.train_crop == "none",
@@ -256,6 +256,21 @@ def make_transform(recipe: Recipe, *, training: bool) -> Callable[[Image.Image],
         std=recipe.std,
         use_prefetcher=True,
     )
+    for step in transform.transforms:
+        _replace_posterize(step)
+    return transform
+
+
+def _replace_posterize(step: Any) -> None:
+    """Let timm's policies posterize to 0 bits, a black image, which newer versions of Pillow refuse to compute."""
+    policies = [getattr(step, "ops", []), *getattr(step, "policy", [])]
+    for operation in (operation for policy in policies for operation in policy):
+        if operation.aug_fn is auto_augment.posterize:
+            operation.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **unused: Any) -> Image.Image:
+    return auto_augment.posterize(image, bits) if bits > 0 else image.point(lambda value: 0)
 
 
 class _Indexed(Dataset[Any]):

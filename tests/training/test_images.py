@@ -15,9 +15,10 @@ from torch import nn
 
 from common.errors import UserError
 from common.training.data import make_plan
-from common.training.images import ImageData, Source
+from common.training.images import ImageData, Source, _posterize, make_transform
 from common.training.loop import train
 from common.training.options import Options
+from common.training.randomness import seed_global
 
 CLASSES = ("n01440764", "n01443537", "n01484850")
 TRAIN, VALIDATION = 8, 3  # images a class
@@ -193,6 +194,21 @@ def test_evaluation_is_timms(folder, recipe) -> None:
     expected = torch.stack([dataset[index][0] for index in range(9)])
     assert ours.shape == (9, 3, 24, 24)
     assert torch.equal(ours, expected.to(torch.uint8))
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-n15-inc1", "original", "augmix-m10", "3a"])
+def test_every_operation_of_timms_policies_runs(recipe, policy) -> None:
+    """At the greatest magnitude, where posterizing keeps no bit of a pixel."""
+    transform = make_transform(recipe("plain", *CHANGES, f"auto_augment={policy}"), training=True)
+    image = picture(0, 0)
+    for seed in range(30):
+        seed_global(seed, "test")
+        assert transform(image).shape == (3, 24, 24)
+
+
+def test_posterizing_to_no_bits_is_black() -> None:
+    assert _posterize(picture(0, 0), 0).getextrema() == ((0, 0),) * 3
+    assert np.array_equal(_posterize(picture(0, 0), 3), np.asarray(picture(0, 0)) & 0b11100000)
 
 
 @pytest.fixture
