@@ -131,6 +131,7 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images; see the class for shapes."""
         conv, norm, pool, patch = self.proj
+        x = x.contiguous(memory_format=torch.channels_last)
         if self.training:
             return self.proj(x)
         scale, shift = folded_batch_norm(norm)

@@ -56,6 +56,8 @@ class VARSStatic(nn.Module):
         momentum: weight of the new value in an update of L.
     """
 
+    #: Channels that are carried through the dynamics together on a CPU.
+    channels_per_group: ClassVar[int] = 32
     #: State that a released file may lack.
     derived: ClassVar[tuple[str, ...]] = ("L", "kernel_norm")
 
@@ -159,52 +161,58 @@ class VARSStatic(nn.Module):
         v = self.v(x)
         return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
-    def _kernels(self) -> tuple[Tensor, Tensor]:
-        """Real and signed imaginary part of the kernels' spectra, to multiply spectra (B, 2, H, W', J, C) with.
+    def _groups(self, v: Tensor) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor], Tensor]]:
+        """Split v and the parameters into groups of channels: v (B, N, c), kernels, L (c,).
 
-        The product with a spectrum s is ``real * s + imag * flip(s)``: (H, W', J, C) and (2, H, W', J, C).
+        Channels do not interact, and all that the dynamics need of a group stays in the processor's cache, which is
+        worth a factor on a CPU; other devices take all channels at once.
+
+        Kernels are spectra in two parts, with which the product ``k^ s`` is ``real * s + imag * flip(s)``:
+        (J, 1, 1, H, W', c) and, with the sign of each part, (J, 1, 2, H, W', c).
         """
-        real, imag = self.kernel.squeeze(2).permute(4, 2, 3, 1, 0).contiguous().unbind(0)
-        return real, torch.stack([-imag, imag])
+        size = self.channels_per_group if v.device.type == "cpu" else v.shape[-1]
+        for part, kernel, bound in zip(v.split(size, -1), self.kernel.split(size), self.L.split(size), strict=True):
+            # (c, J, 1, H, W', 2) to (2, J, 1, 1, H, W', c)
+            real, imag = kernel.permute(5, 1, 2, 3, 4, 0).unsqueeze(2).contiguous().unbind(0)
+            yield part.contiguous(), (real, torch.cat([-imag, imag], dim=2)), bound
 
     def _synthesize(self, kernels: tuple[Tensor, Tensor], s: Tensor, onto: Tensor | None = None) -> Tensor:
-        """J spectra ``k^_j s``, added to the spectra ``onto``; s is (B, 2, H, W', C)."""
+        """J spectra ``k^_j s``, added to the spectra ``onto``; s is (B, 2, H, W', c)."""
         real, imag = kernels
-        s = s.unsqueeze(-2)
         onto = real * s if onto is None else torch.addcmul(onto, real, s)
         return torch.addcmul(onto, imag, s.flip(1))
 
     def _analyze(self, kernels: tuple[Tensor, Tensor], s: Tensor) -> Tensor:
-        """``sum_j conj(k^_j) s_j``, (B, 2, H, W', C), of J spectra."""
+        """``sum_j conj(k^_j) s_j``, (B, 2, H, W', c), of J spectra."""
         real, imag = kernels
-        return (real * s).sum(dim=-2) + (imag * s).sum(dim=-2).flip(1)
+        return (real * s).sum(dim=0) + (imag * s).sum(dim=0).flip(1)
 
     def _transform(self, x: Tensor) -> Tensor:
-        """Spectra (B, 2, H, W', J, C) of J maps (B, N, J, C)."""
-        return self.fourier(x.flatten(2)).unflatten(-1, (self.num_maps, -1))
+        """Spectra (J, B, 2, H, W', c) of J maps (J, B, N, c)."""
+        return self.fourier(x.flatten(0, 1)).unflatten(0, (self.num_maps, -1))
 
     def _inverse(self, s: Tensor) -> Tensor:
-        """J maps (B, N, J, C) of spectra (B, 2, H, W', J, C)."""
-        return self.fourier.inverse(s.flatten(-2)).unflatten(-1, (self.num_maps, -1))
+        """J maps (J, B, N, c) of spectra (J, B, 2, H, W', c)."""
+        return self.fourier.inverse(s.flatten(0, 1)).unflatten(0, (self.num_maps, -1))
 
-    def _shrink_scaled(self, x: Tensor) -> Tensor:
-        """``L S_{lambda / L}(x / L)``, which for the soft threshold is ``S_lambda(x)``."""
-        if self.shrinkage == "soft":
-            return shrink(x, self.sparsity, "soft")
-        return self.L * shrink(x / self.L, self.sparsity / self.L, self.shrinkage)
+    def _dynamics(
+        self, target: Tensor, drive: Tensor, kernels: tuple[Tensor, Tensor], bound: Tensor, steps: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield, for the code after 0 to ``steps`` steps, ``L u`` (J, B, N, c) and ``sum_j conj(k^_j) u^_j``.
 
-    def _dynamics(self, v: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield, for the code after 0 to ``steps`` steps, ``L u`` (B, N, J, C) and ``sum_j conj(k^_j) u^_j``."""
-        kernels = self._kernels()
-        target = self.fourier(v)
-        scaled = self.L * shrink(self._inverse(self._synthesize(kernels, target)), self.sparsity, self.shrinkage)
+        ``target`` is the spectrum of v, ``drive`` d (J, B, N, c).
+        """
+        scaled = bound * shrink(drive, self.sparsity, self.shrinkage)
         for step in range(steps + 1):
             spectra = self._transform(scaled)
-            analysis = self._analyze(kernels, spectra) / self.L
+            analysis = self._analyze(kernels, spectra) / bound
             yield scaled, analysis
             if step < steps:
-                spectra = self._synthesize(kernels, target - analysis, onto=spectra)
-                scaled = self._shrink_scaled(self._inverse(spectra))
+                scaled = self._inverse(self._synthesize(kernels, target - analysis, onto=spectra))
+                if self.shrinkage == "soft":  # L S_{lambda / L}(x / L) = S_lambda(x)
+                    scaled = shrink(scaled, self.sparsity, "soft")
+                else:
+                    scaled = bound * shrink(scaled / bound, self.sparsity / bound, self.shrinkage)
 
     def trajectory(self, x: Tensor, steps: int | None = None) -> Trajectory:
         """The dynamics on tokens ``x`` (B, N, C), for ``steps`` steps (None: as many as forward does).
@@ -212,26 +220,56 @@ class VARSStatic(nn.Module):
         Returns:
             Codes (T + 1, B, C, J, N) and objectives (T + 1, B, C).
         """
+        steps = self.steps if steps is None else steps
+        groups = [self._trajectory(*group, steps) for group in self._groups(self._input(x))]
+        return Trajectory(*(torch.cat(part, dim=2) for part in zip(*groups, strict=True)))
 
+    def _trajectory(self, v: Tensor, kernels: tuple[Tensor, Tensor], bound: Tensor, steps: int) -> Trajectory:
         def by_channel(maps: Tensor) -> Tensor:
-            return maps.permute(0, 3, 2, 1)
+            return maps.permute(1, 3, 0, 2)
 
-        v = self._input(x)
-        kernels = self._kernels()
-        drive = by_channel(self._inverse(self._synthesize(kernels, self.fourier(v))))
+        target = self.fourier(v)
+        drive = self._inverse(self._synthesize(kernels, target))
         energy = v.square().sum(dim=1)
         codes, objectives = [], []
-        for scaled, analysis in self._dynamics(v, self.steps if steps is None else steps):
-            code = by_channel(scaled / self.L)
+        for scaled, analysis in self._dynamics(target, drive, kernels, bound, steps):
+            code = by_channel(scaled / bound)
             gram_code = by_channel(self._inverse(self._synthesize(kernels, analysis)))
             codes.append(code)
-            objectives.append(objective(code, gram_code, drive, energy, self.sparsity))
+            objectives.append(objective(code, gram_code, by_channel(drive), energy, self.sparsity))
         return Trajectory(torch.stack(codes), torch.stack(objectives))
 
     def _reconstruct(self, v: Tensor) -> Tensor:
         """The reconstruction of v, (B, N, C)."""
-        *_, (_, analysis) = self._dynamics(v, self.steps)
-        return self.fourier.inverse(analysis)
+        analyses = []
+        for part, kernels, bound in self._groups(v):
+            target = self.fourier(part)
+            drive = self._inverse(self._synthesize(kernels, target))
+            active = self._active(drive)
+            if active is None:
+                *_, (_, analysis) = self._dynamics(target, drive, kernels, bound, self.steps)
+            else:
+                analysis = torch.zeros_like(target)
+                if len(active):
+                    real, imag = (kernel[..., active] for kernel in kernels)
+                    some = target[..., active], drive[..., active], (real, imag), bound[active]
+                    *_, (_, found) = self._dynamics(*some, self.steps)
+                    analysis = analysis.index_copy(-1, active, found)
+            analyses.append(analysis)
+        return self.fourier.inverse(torch.cat(analyses, dim=-1))
+
+    def _active(self, drive: Tensor) -> Tensor | None:
+        """Indices of the channels whose code is not zero at every step; None where all are to be computed.
+
+        Zero is a fixed point of the dynamics where no drive exceeds lambda (it solves the LASSO there), so that such a
+        channel's code, and its gradient, are zero. Only CPUs gain from leaving it out: elsewhere the choice would wait
+        for the device. Tracing (export, counting of operations) sees the full computation.
+        """
+        if self.shrinkage != "soft" or drive.device.type != "cpu" or torch.jit.is_tracing():
+            return None
+        with torch.no_grad():
+            active = (drive.abs().amax(dim=(0, 1, 2)) > self.sparsity).nonzero().squeeze(-1)
+        return active if len(active) < drive.shape[-1] else None
 
     def attention_map(self, x: Tensor) -> Tensor:
         """The share of the reconstruction's energy on each token: (B, N, C) -> (B, 1, N), summing to 1."""
