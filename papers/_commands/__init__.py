@@ -39,6 +39,10 @@ COMMANDS: dict[str, Command] = {
     "list": Command("papers._commands.list", "Show the papers, their kind, state and verdicts."),
     "cite": Command("papers._commands.cite", "Print the BibTeX of a paper and of resight."),
     "doctor": Command("papers._commands.doctor", "Show what is installed, which data is found, what claims need."),
+    "robustness": Command(
+        "common.robustness.command", "Measure a timm model on benchmark sets of robustness.", models=True
+    ),
+    "corrupt": Command("common.robustness.corruptions.folder", "Write a corrupted copy of an image folder."),
     "compare": Command("results.compare", "Show what moved between two runs, or between a reference and a run."),
     "new": Command("papers._commands.new", "Write the skeleton of a new paper."),
     "bench": Command("papers._commands.bench", "Measure our speed against released implementations.", models=True),
