@@ -70,7 +70,7 @@ def versions() -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
+            found[name] = "from a checkout" if name == "resight" else "not installed"
     return found
 
 

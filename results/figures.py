@@ -60,7 +60,7 @@ def own_numbers(table: pd.DataFrame, most: int = 9) -> Picture | None:
     """Small multiples, a panel a metric, of measurements on one data set; None with fewer than two models.
 
     Args:
-        table: measurements on one data set, columns of ``results.measured``.
+        table: measurements of one claim on one data set, columns of ``results.measured``.
         most: number of panels at most, the first metrics first.
     """
     panels = [(metric, part) for metric, part in table.groupby("metric", sort=False) if part["model"].nunique() > 1]
@@ -71,7 +71,8 @@ def own_numbers(table: pd.DataFrame, most: int = 9) -> Picture | None:
     dataset = str(table["dataset"].iloc[0])
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    with figure(f"own-{dataset}", width=1.6 + 2.1 * columns, height=lines * (0.75 + 0.22 * len(models))) as drawn:
+    name = f"own-{table['claim'].iloc[0]}-{dataset}"
+    with figure(name, width=1.6 + 2.1 * columns, height=lines * (0.75 + 0.22 * len(models))) as drawn:
         grid = drawn.subplots(lines, columns, sharey=True, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
@@ -90,7 +91,7 @@ def own_numbers(table: pd.DataFrame, most: int = 9) -> Picture | None:
         svg = to_svg(drawn)
     where = "" if dataset == "-" else f" on {dataset}"
     caption = f"Measured{where}: points are values, lines their 95 % intervals where chance plays a part."
-    return Picture(name=f"own-{dataset}", caption=caption, svg=svg)
+    return Picture(name=name, caption=caption, svg=svg)
 
 
 def _name(row: Any) -> str:

@@ -244,7 +244,8 @@ def _assess(joined: pd.DataFrame) -> pd.DataFrame:
             outcome, why = "failed", f"measured in {row.measured_unit!r}, printed in {row.unit!r}"
         else:
             outcome = compare(row.printed, row.measured, allowed.width, interval, sampled=sampled)
-            why = _explain(outcome, difference, allowed, interval)
+            whose = {"none": "", "released": "released weights: ", "trained": "our training: "}[row.weights]
+            why = whose + _explain(outcome, difference, allowed, interval)
         records.append((allowed.width, allowed.reason, difference, outcome, why))
     return pd.DataFrame(
         records, columns=["allowed", "reason", "difference", "outcome", "explanation"], index=joined.index

@@ -143,14 +143,14 @@ def _not_measured(judged: Judgement) -> Iterator[dict[str, Any]]:
 
 
 def _own(judged: Judgement, pictures: _Pictures) -> Iterator[dict[str, Any]]:
-    """Numbers that nobody printed, a table and a figure a data set."""
-    for dataset, part in judged.own.groupby("dataset", sort=False):
+    """Numbers that nobody printed, a table and a figure a claim and data set."""
+    for (claim, dataset), part in judged.own.groupby(["claim", "dataset"], sort=False):
         seeds = sorted({int(n) for n in part["seeds"].dropna() if n})
         yield {
             "dataset": dataset,
             "grid": style.wide(part),
             "seeds": seeds,
-            "claims": list(dict.fromkeys(part["claim"])),
+            "claim": claim,
             "figure": pictures.draw(figures.own_numbers(part)),
             "notes": [f"{row.model} {row.metric}: {row.note}" for row in each(part) if row.note],
         }

@@ -112,9 +112,9 @@ def _findings(judged: Judgement) -> Group | None:
 
 
 def _own(judged: Judgement, width: int) -> list[Group]:
-    """Numbers that nobody printed: a table a data set, a column a metric, as many columns as fit."""
+    """Numbers that nobody printed: a table a claim and data set, a column a metric, as many columns as fit."""
     groups = []
-    for dataset, part in judged.own.groupby("dataset", sort=False):
+    for (claim, dataset), part in judged.own.groupby(["claim", "dataset"], sort=False):
         grid = wide(part)
         first = max(len(str(name)) for name in grid.index) + 2
         tables: list[RenderableType] = []
@@ -133,7 +133,7 @@ def _own(judged: Judgement, width: int) -> list[Group]:
                 table.add_row(str(model), *cells)
             tables += [Text(), table] if tables else [table]
         what = "of the model or this machine" if dataset == "-" else f"on {dataset}"
-        groups.append(_section(f"Measured {what}, printed nowhere (± 95 % interval)", *tables))
+        groups.append(_section(f"{claim}: measured {what} (± 95 % interval)", *tables))
     return groups
 
 
