@@ -30,8 +30,8 @@ PAPER = Paper(
     kind="architecture",
     arxiv="2204.12451",
     summary=(
-        "Self-attention groups image parts, which makes vision transformers robust; replacing the MLP by attention over "
-        "channels strengthens this and gives state-of-the-art accuracy under corruption."
+        "Self-attention groups image parts, which makes vision transformers robust; attention over channels instead of "
+        "the MLP strengthens this and gives state-of-the-art accuracy under corruption."
     ),
     repository="https://github.com/NVlabs/FAN",
     commit="ee1b7df",
@@ -56,7 +56,7 @@ PAPER = Paper(
     deviations=(
         Deviation(
             name="unbiased_stem_norm",
-            publication="puts the first two stages of a ConvNeXt, whose norms are layer norms, before a hybrid's blocks",
+            publication="puts two stages of a ConvNeXt, whose norms are layer norms, before a hybrid's blocks",
             released=(
                 "takes the variance over C - 1 of C channels in all of these norms but the first, because features lie "
                 "with channels last in memory there"
@@ -87,7 +87,7 @@ PAPER = Paper(
         Deviation(
             name="drop_path",
             publication="does not say how stochastic depth is distributed",
-            released="the same rate in every block of FAN-ViT and FAN-Hybrid, none in class attention; FAN-Swin's rises",
+            released="one rate for all blocks of FAN-ViT and FAN-Hybrid, none in class attention; FAN-Swin's rises",
             ours="as released",
             switch="none",
             effect="Shows only in full-scale training.",
@@ -125,7 +125,7 @@ PAPER = Paper(
         Deviation(
             name="imagenet_a_and_r",
             publication="tables say 224 pixels",
-            released="ImageNet-A is evaluated at 384 pixels without averaged weights, ImageNet-R at 224 pixels with them",
+            released="evaluates ImageNet-A at 384 pixels without averaged weights, ImageNet-R at 224 with them",
             ours="the size and weights that the user gives, written with the number",
             switch="--checkpoint",
             effect="Needs released weights.",

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -251,7 +252,7 @@ class Block(nn.Module):
         attn_drop: float = 0.0,
         drop_path: float = 0.0,
         eta: float = 1.0,
-        norm: Callable[[int], nn.Module] = partial(LayerNorm, eps=1e-6),
+        norm: Callable[[int], nn.Module] = LayerNorm,
         out_dim: int | None = None,
     ) -> None:
         super().__init__()
@@ -286,7 +287,7 @@ class ConvolutionalEmbedding(nn.Module):
             raise UserError(f"patch_size is {patch_size}; it must be a power of two of at least 2.")
         widths = [in_chans, *(dim // 2**step for step in reversed(range(steps)))]
         layers: list[nn.Module] = []
-        for width, out_width in zip(widths, widths[1:]):
+        for width, out_width in pairwise(widths):
             conv = nn.Conv2d(width, out_width, 3, stride=2, padding=1, bias=False)
             layers += [nn.Sequential(conv, nn.BatchNorm2d(out_width)), nn.GELU()]
         self.proj = nn.Sequential(*layers[:-1])
@@ -296,24 +297,33 @@ class ConvolutionalEmbedding(nn.Module):
         return self.proj(x), []
 
 
-class UnbiasedLayerNorm2d(nn.LayerNorm):
-    """Layer norm over channels with the unbiased variance: (B, C, H, W) -> (B, C, H, W).
+class UnbiasedLayerNorm(nn.LayerNorm):
+    """Layer norm with the unbiased variance: (..., C) -> (..., C).
 
     The release takes the variance over C - 1 where features lie with channels last in memory, which in a hybrid they
     do behind the first norm. The outputs are smaller than layer norm's by the factor sqrt((C - 1) / C).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (B, C, H, W) over its channels."""
+        """Normalise ``x`` over its last axis."""
         # Layer norm computes the biased variance; the ratio of the two goes into epsilon and weight.
-        ratio = 1 - 1 / x.shape[1]
+        ratio = 1 - 1 / x.shape[-1]
         weight = self.weight * math.sqrt(ratio)
-        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, weight, self.bias, self.eps * ratio)
-        return x.permute(0, 3, 1, 2)
+        return F.layer_norm(x, self.normalized_shape, weight, self.bias, self.eps * ratio)
+
+
+class UnbiasedLayerNorm2d(UnbiasedLayerNorm):
+    """:class:`UnbiasedLayerNorm` over channels: (B, C, H, W) -> (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (B, C, H, W) over its channels."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ConvNeXtStem(nn.Module):
     """The first stages of a ConvNeXt, made of timm's: (B, in_chans, height, width) -> features of strides 4, 8, ...
+
+    The 1x1 convolutions of the release are linear maps here, which is faster.
 
     Args:
         in_chans: image channels.
@@ -327,16 +337,19 @@ class ConvNeXtStem(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(in_chans, widths[0], 4, stride=4), LayerNorm2d(widths[0], eps=1e-6))
-        norm = partial(UnbiasedLayerNorm2d if unbiased_norm else LayerNorm2d, eps=1e-6)
-        self.stages = nn.Sequential(
-            *(
+        # Norms of (B, C, H, W) and of (B, H, W, C).
+        norms = (UnbiasedLayerNorm2d, UnbiasedLayerNorm) if unbiased_norm else (LayerNorm2d, LayerNorm)
+        norm, norm_last = (partial(cls, eps=1e-6) for cls in norms)
+        self.stages = nn.Sequential()
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            before, stride = (widths[stage - 1], 2) if stage else (width, 1)
+            self.stages.append(
                 ConvNeXtStage(
-                    before, width, stride=1 if stage == 0 else 2, depth=depth, ls_init_value=1e-6, conv_mlp=True,
-                    norm_layer=norm,
+                    before, width, stride=stride, depth=depth, ls_init_value=1e-6, norm_layer=norm,
+                    norm_layer_cl=norm_last,
                 )
-                for stage, (before, width, depth) in enumerate(zip(widths[:1] + widths, widths, depths, strict=False))
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+        init_linear(self)
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 trunc_normal_(part.weight, std=0.02)

@@ -5,13 +5,14 @@ convolutions (FAN-ViT) or from two ConvNeXt stages (FAN-Hybrid); a Fourier encod
 attend over tokens and over channels (:mod:`papers.fan.layers`); at the end a class token attends to all tokens in two
 blocks. The frame of encoding and class attention is that of XCiT, whose parts timm has.
 
-Names of modules and parameters are those of the released checkpoints, which load without conversion.
+Names of modules and parameters are those of the released checkpoints.
 
 Shapes: B images, N = H * W tokens of C channels, h heads of d = C / h channels.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -149,7 +150,6 @@ class FullyAttentionalNetwork(nn.Module):
                 raise UserError(f"embed_dim is {dim}, not a multiple of its {count} heads; change one of them.")
         if stem_depths is not None and patch_size != 16:
             raise UserError(f"patch_size is {patch_size}; a hybrid's patches have 16 pixels, leave it out.")
-        _check_size(img_size, patch_size)
         dims = [dim for dim, blocks, _ in sizes for _ in range(blocks)]
         counts = [count for _, blocks, count in sizes for _ in range(blocks)]
         norm = partial(LayerNorm, eps=1e-6)
@@ -164,6 +164,7 @@ class FullyAttentionalNetwork(nn.Module):
             self.patch_embed: nn.Module = ConvolutionalEmbedding(patch_size, in_chans, dims[0])
         else:
             self.patch_embed = HybridEmbedding(in_chans, dims[0], stem_depths, unbiased_stem_norm)
+        _check_size(img_size, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims[-1]))
         self.pos_embed = PositionalEncodingFourier(dim=dims[0])
         self.pos_drop = nn.Dropout(pos_drop_rate)
@@ -250,7 +251,7 @@ class FullyAttentionalNetwork(nn.Module):
         """Tokens with their position, their grid, and a hybrid's features of strides 4 and 8."""
         if min(x.shape[-2:]) < self.patch_size:
             raise UserError(
-                f"An image of {x.shape[-2]}x{x.shape[-1]} pixels is smaller than one patch of {self.patch_size} pixels; "
+                f"An image of {x.shape[-2]}x{x.shape[-1]} pixels is smaller than a patch of {self.patch_size} pixels; "
                 f"use larger images or a smaller patch_size."
             )
         x, pyramid = self.patch_embed(x)
@@ -329,7 +330,7 @@ class FullyAttentionalNetwork(nn.Module):
         x, grid, pyramid = self._embed(x)
         features += [level for index, level in enumerate(pyramid) if index in take]
         places = range(len(pyramid), len(pyramid) + len(self.blocks))
-        for index, step in zip(places, self._trunk(x, grid)):
+        for index, step in zip(places, self._trunk(x, grid), strict=True):
             x, grid = step.after, step.grid
             keep(index, x, grid)
             if stop_early and index >= last:
@@ -391,14 +392,21 @@ def _check_size(img_size: int | Grid, patch_size: int) -> None:
         raise UserError(f"img_size is {height}x{width}; both must be multiples of the patch of {patch_size} pixels.")
 
 
+#: 1x1 convolutions of the release that are linear maps here.
+_POINTWISE = re.compile(r"patch_embed\.backbone\.stages\..*\.mlp\.fc[12]\.weight")
+
+
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Released names of FAN-ViT and FAN-Hybrid to ours; they are the same."""
-    return dict(state_dict)
+    """Released tensors of FAN-ViT and FAN-Hybrid to ours: 1x1 convolutions become linear maps."""
+    return {name: value.flatten(1) if _POINTWISE.fullmatch(name) else value for name, value in state_dict.items()}
 
 
 def released_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Our names to released ones; the inverse of :func:`checkpoint_filter_fn`."""
-    return dict(state_dict)
+    """Our tensors to released ones; the inverse of :func:`checkpoint_filter_fn`."""
+    return {
+        name: value[:, :, None, None] if _POINTWISE.fullmatch(name) and value.ndim == 2 else value
+        for name, value in state_dict.items()
+    }
 
 
 def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
@@ -427,9 +435,9 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     defaults = VARIANTS[name]
     hybrid = "stem_depths" in defaults
     first = "patch_embed.backbone.stem.0" if hybrid else "patch_embed.proj.0.0"
-    # A hybrid's pyramid: its ConvNeXt stages, its last block, and the tokens after class attention (as released).
-    blocks = sum(_per_stage(kwargs.get("depth", defaults["depth"]), 1))
-    out_indices = kwargs.pop("out_indices", (0, 1, 1 + blocks, 2 + blocks) if hybrid else 3)
+    # A hybrid's pyramid: its ConvNeXt stages, the last block at stride 16, and the tokens after class attention.
+    depth = _per_stage(kwargs.get("depth", defaults["depth"]), 1)
+    out_indices = kwargs.pop("out_indices", (0, 1, 1 + depth[0], 2 + sum(depth)) if hybrid else 3)
     return build_model_with_cfg(
         FullyAttentionalNetwork, name, False, pretrained_cfg=cfg or default_cfg(architecture=name, first_conv=first),
         feature_cfg={"out_indices": out_indices, "feature_cls": "getter"}, **{**defaults, **kwargs},

@@ -135,7 +135,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
 
 
 def released_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """timm's names to released ones; the inverse of :func:`checkpoint_filter_fn`."""
+    """Names of timm to released ones; the inverse of :func:`checkpoint_filter_fn`."""
 
     def released(name: str) -> str:
         name = re.sub(r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
