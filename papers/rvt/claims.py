@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +13,9 @@ from common.measurement import Measurement, Result
 from common.profiling import flops, parameters
 from common.robustness import embedded
 from common.run import Run
-from common.training.hooks import ExtraPass, Hook
-from common.training.recipe import Recipe
 from papers.rvt import PAPER
 from papers.rvt.model import create
-from papers.rvt.patch_augmentation import patch_augmentation as augment_patches
+from papers.rvt.training import hooks
 
 RECIPE = Path(__file__).with_name("recipe.toml")
 
@@ -25,10 +23,10 @@ RECIPE = Path(__file__).with_name("recipe.toml")
 MINI = {
     "img_size": 28,
     "num_classes": 10,
-    "embed_dims": (64,),
-    "depths": (4,),
-    "num_heads": (4,),
-    "stem_strides": (1, 2, 2),
+    "embed_dims": (32,),
+    "depths": (2,),
+    "num_heads": (2,),
+    "stem_strides": (2, 2, 1),
     "stem_width": 16,
 }
 
@@ -66,19 +64,20 @@ def size(run: Run) -> Iterator[Result]:
             yield from count(timm.create_model(model.name), model.name)
 
 
-def _augmented(gradient: str, recipe: Recipe) -> Sequence[Hook]:
-    return (ExtraPass(partial(augment_patches, patch_size=4), gradient),)
-
-
 def patch_augmentation(run: Run) -> Iterator[Result]:
     """Train a small RVT without patch-wise augmentation, with it, and with it as released."""
     build = partial(create, "rvt_tiny", **MINI)
     plain = embedded.Contender("rvt_mini", build)
-    contenders = (
-        plain,
-        embedded.Contender("rvt_mini+patch_augmentation", build, hooks=partial(_augmented, "kept")),
-        embedded.Contender("rvt_mini+patch_augmentation.released", build, hooks=partial(_augmented, "discarded")),
-    )
+    augmented = [
+        embedded.Contender(
+            f"rvt_mini+patch_augmentation{suffix}",
+            build,
+            hooks=hooks,
+            changes=("method.patch_augmentation=true", f"method.patch_augmentation_gradient={gradient}"),
+        )
+        for suffix, gradient in (("", "kept"), (".released", "discarded"))
+    ]
+    contenders = (plain, *augmented)
     table = embedded.compare(run, contenders, RECIPE)
     yield from embedded.measurements(table.drop(index=plain.name), run.settings.quick)
     yield from embedded.more_robust(table, plain.name)
