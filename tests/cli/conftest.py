@@ -32,6 +32,7 @@ PAPER = Paper(
 
 #: ``first`` counts its calls in a file; ``second`` is interrupted while a file says so.
 CLAIMS = """
+import signal
 from pathlib import Path
 
 from common.errors import UserError
@@ -50,6 +51,8 @@ def second(run):
     mode = (HERE / "mode").read_text()
     if mode == "interrupt":
         raise KeyboardInterrupt
+    if mode == "terminate":
+        signal.raise_signal(signal.SIGTERM)
     if mode == "user error":
         raise UserError("The toy is out of reach; fetch it.")
     verdict = "does not hold" if mode == "off" else "holds"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from common import provenance
-from papers.__main__ import main
+from papers.__main__ import entry, main
 from papers._commands import reproduce
 from results import reference
 
@@ -59,6 +61,23 @@ def test_interruption_keeps_what_was_measured_and_says_how_to_go_on(
     assert main(words) == 0
     assert (toy / "first.calls").read_text() == "x", "what was measured is not measured again"
     assert list((runs / "toy").iterdir()) == [folder]
+
+
+def test_a_batch_system_that_terminates_the_run_keeps_what_was_measured(
+    toy: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (toy / "mode").write_text("terminate")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESIGHT_CALLED_FROM", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["resight", "toy"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert entry() == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (folder,) = (runs / "toy").iterdir()
+    assert json.loads((folder / "provenance.json").read_text())["claims"]["first"]["state"] == "done"
+    assert "--resume" in capsys.readouterr().err
 
 
 def test_resume_takes_the_newest_unfinished_run_with_the_same_settings(toy: Path, runs: Path) -> None:
