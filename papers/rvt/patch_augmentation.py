@@ -1,8 +1,8 @@
 """Patch-wise augmentation, with which the starred RVT variants are trained.
 
-Mao et al., "Towards Robust Vision Transformer", CVPR 2022, arXiv 2105.07926, section 3.4: every patch of 16x16 pixels is
-augmented by itself, each time with its own draws: a random resized crop, Gaussian noise, a horizontal flip, each with
-probability 0.1. The loss on augmented images is added to the loss on clean ones.
+Mao et al., "Towards Robust Vision Transformer", CVPR 2022, arXiv 2105.07926, section 3.4: every patch of 16x16 pixels
+is augmented by itself, each time with its own draws: a random resized crop, Gaussian noise, a horizontal flip, each
+with probability 0.1. The loss on augmented images is added to the loss on clean ones.
 
 The released training loop clears the gradient of the augmented loss before the clean loss's backward pass, so that
 augmented images act on the statistics of batch norms only; :func:`patch_augmented_loss` has both forms.
@@ -74,9 +74,10 @@ class PatchAugmentation:
         theta[:, 1, 1] = extent
         theta[:, :, 2] = centre
         changed = (crop | flip).nonzero().squeeze(-1)
-        grid = F.affine_grid(theta[changed], [len(changed), channels, side, side], align_corners=False)
-        sampled = F.grid_sample(patches[changed], grid, padding_mode="border", align_corners=False)
-        patches = patches.index_copy(0, changed, sampled)
+        if len(changed):
+            grid = F.affine_grid(theta[changed], [len(changed), channels, side, side], align_corners=False)
+            sampled = F.grid_sample(patches[changed], grid, padding_mode="border", align_corners=False)
+            patches = patches.index_copy(0, changed, sampled)
         draws = torch.randn(patches.shape, device=images.device, dtype=images.dtype, generator=generator)
         patches = patches + self.noise * draws * noisy[:, None, None, None]
 

@@ -249,12 +249,11 @@ class VARSStatic(nn.Module):
             if active is None:
                 *_, (_, analysis) = self._dynamics(target, drive, kernels, bound, self.steps)
             else:
-                analysis = torch.zeros_like(target)
-                if len(active):
-                    real, imag = (kernel[..., active] for kernel in kernels)
-                    some = target[..., active], drive[..., active], (real, imag), bound[active]
-                    *_, (_, found) = self._dynamics(*some, self.steps)
-                    analysis = analysis.index_copy(-1, active, found)
+                # Also where no channel is active, so that every parameter has its gradient, zero then.
+                real, imag = (kernel[..., active] for kernel in kernels)
+                some = target[..., active], drive[..., active], (real, imag), bound[active]
+                *_, (_, found) = self._dynamics(*some, self.steps)
+                analysis = torch.zeros_like(target).index_copy(-1, active, found)
             analyses.append(analysis)
         return self.fourier.inverse(torch.cat(analyses, dim=-1))
 
