@@ -43,9 +43,8 @@ def pixelate(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     height, width = x.shape[-2:]
     small = max(1, int(height * p["scale"])), max(1, int(width * p["scale"]))
     shrunk = filters.box_shrink(x, *small).to(torch.uint8)
-    return shrunk.index_select(2, _nearest(height, small[0], x.device)).index_select(
-        3, _nearest(width, small[1], x.device)
-    )
+    columns = _nearest(width, small[1], x.device).expand(*shrunk.shape[:3], width)
+    return shrunk.gather(3, columns).index_select(2, _nearest(height, small[0], x.device))
 
 
 def _nearest(outputs: int, inputs: int, device: torch.device) -> Tensor:

@@ -7,17 +7,19 @@ from functools import cache, lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 #: Output rows per product in ``apply_banded``: small enough to skip most zeros, large enough for fast products.
-BAND = 32
+BAND = 16
 
 
 def to_bytes(values: Tensor) -> Tensor:
-    """Grey levels in [0, 255], cut (not rounded) to uint8 as ``np.uint8`` does; float error at integers is forgiven."""
-    return values.add(1e-4).clamp_(0, 255).to(torch.uint8)
+    """Grey levels in [0, 255], cut (not rounded) to uint8 as ``np.uint8`` does; float error at integers is forgiven.
+
+    Works in place on ``values``.
+    """
+    return values.add_(1e-4).clamp_(0, 255).to(torch.uint8)
 
 
 def border_indices(size: int, before: int, after: int, mode: str) -> NDArray[np.int64]:
@@ -235,17 +237,23 @@ def clipped_zoom(x: Tensor, factor: float) -> Tensor:
         x: float ``(B, C, H, W)``.
         factor: at least 1.
     """
-    height, width = x.shape[-2:]
-    rows, columns = math.ceil(height / factor), math.ceil(width / factor)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    crop = x[..., top : top + rows, left : left + columns]
-    zoomed = round(rows * factor), round(columns * factor)
-    if zoomed == (rows, columns):
-        out = crop
-    else:
-        out = F.interpolate(crop, size=zoomed, mode="bilinear", align_corners=True)
-    top, left = (zoomed[0] - height) // 2, (zoomed[1] - width) // 2
-    return out[..., top : top + height, left : left + width]
+    return _zoom_matrix(x.shape[-1], factor).across(_zoom_matrix(x.shape[-2], factor).down(x))
+
+
+@lru_cache(maxsize=256)
+def _zoom_matrix(size: int, factor: float) -> Banded:
+    crop = math.ceil(size / factor)
+    zoomed = round(crop * factor)
+    # First and last pixels of the crop and of the zoom fall together.
+    first = (zoomed - size) // 2
+    position = np.arange(first, first + size) * ((crop - 1) / max(1, zoomed - 1))
+    left = np.minimum(position.astype(int), crop - 1)
+    right = np.minimum(left + 1, crop - 1)
+    matrix = np.zeros((size, size))
+    start = (size - crop) // 2
+    np.add.at(matrix, (np.arange(size), start + left), 1 - (position - left))
+    np.add.at(matrix, (np.arange(size), start + right), position - left)
+    return Banded(matrix)
 
 
 @cache

@@ -25,18 +25,20 @@ def spatter(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Water (severities 1 to 3) or mud (4 and 5). Draw: ``layer_normal`` (H, W), standard normal."""
     layer = draws.normal("layer_normal", *x.shape[-2:]) * p["std"] + p["mean"]
     layer = filters.gaussian(layer, p["sigma"])
-    wet = layer >= p["threshold"]
     if p["mud"]:
         cover = filters.gaussian((layer > p["threshold"]).float(), p["strength"])[:, None]
-        cover = torch.where(cover < 0.8, 0, cover)
+        cover *= cover >= 0.8
         colour = torch.tensor(MUD, device=x.device).view(1, 3, 1, 1) * 255
-        return to_bytes(torch.addcmul(x.float(), cover, colour - x))
-    levels = torch.where(wet, layer * 255, 0).clamp_(0, 255).floor_()
+        return to_bytes((colour - x).mul_(cover).add_(x))
+    wet = layer >= p["threshold"]
+    levels = layer.mul_(255).mul_(wet).clamp_(0, 255).floor_()
     relief = levels * _relief(levels)
     strongest = relief.amax((1, 2), keepdim=True)
-    cover = (relief / strongest.clamp(min=1e-9) * p["strength"])[:, None]
-    colour = torch.tensor(WATER, device=x.device).view(1, 3, 1, 1) * 255
-    return to_bytes(torch.addcmul(x.float(), cover, colour))
+    cover = relief / strongest.clamp(min=1e-9) * p["strength"]
+    image = x.float()
+    for channel, colour in zip(image.unbind(1), WATER, strict=True):
+        channel.add_(cover, alpha=255 * colour)
+    return to_bytes(image)
 
 
 def _relief(levels: Tensor) -> Tensor:
@@ -137,13 +139,14 @@ def chamfer_distance(edges: Tensor, farthest: float) -> Tensor:
     field = edges.new_full((len(edges), rows, columns + gap), farthest, dtype=torch.float32)
     field[..., :columns].masked_fill_(edges, 0.0)
     flat = field.view(len(edges), -1)
+    longer = torch.empty_like(flat)
     for (small, large), length in CHAMFER:
         directions = {(small, large), (small, -large), (large, small), (large, -small)}
         for down, right in {d if d > (0, 0) else (-d[0], -d[1]) for d in directions}:
             steps = 1
             while steps * length < farthest:
                 offset = steps * (down * (columns + gap) + right)
-                longer = flat + steps * length
+                torch.add(flat, steps * length, out=longer)
                 torch.minimum(flat[:, offset:], longer[:, :-offset], out=flat[:, offset:])
                 torch.minimum(flat[:, :-offset], longer[:, offset:], out=flat[:, :-offset])
                 steps *= 2

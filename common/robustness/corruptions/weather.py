@@ -13,10 +13,11 @@ from .parameters import Parameters
 
 def brightness(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Value of the HSV image plus an amount: with hue and saturation kept, all channels scale with the value."""
-    value = x.amax(1, keepdim=True).float()
+    image = x.float()
+    value = image.amax(1, keepdim=True)
     brighter = (value + 255 * p["add"]).clamp_(max=255)
-    ratio = brighter / value.clamp(min=1)
-    return to_bytes(torch.where(value > 0, x * ratio, brighter))
+    black = value == 0
+    return to_bytes(image.mul_(brighter / value.clamp_(min=1)).add_(brighter * black))
 
 
 def fog(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
@@ -32,7 +33,7 @@ def fog(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     brightest = x.amax((1, 2, 3), keepdim=True).float()
     amount = p["amount"]
     scale = brightest / (brightest + 255 * amount)
-    return to_bytes((plasma * (255 * amount) + x).mul_(scale))
+    return to_bytes(x.float().add_(plasma * (255 * amount)).mul_(scale))
 
 
 def _plasma(u: Tensor, size: int, decay: float) -> Tensor:
