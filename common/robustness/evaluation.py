@@ -175,7 +175,7 @@ class Evaluation:
         start = time.monotonic()
         try:
             for done, stage in enumerate(self.bench.stages, start=1):
-                self._run_stage(stage)
+                self.run_stage(stage)
                 self._say_how_long(done, time.monotonic() - start)
         finally:
             self.model.train(training)
@@ -202,7 +202,8 @@ class Evaluation:
             for value in self.bench.summarise({name: record.table() for name, record in self.records.items()})
         ]
 
-    def _run_stage(self, stage: Stage) -> None:
+    def run_stage(self, stage: Stage) -> None:
+        """Evaluate what is left of one stage."""
         pictures = stage.read()
         self.choice = pictures.keep(self.limit)
         records = [CellRecord(self.folder / f"{cell.name}.npy", stage.score.columns) for cell in stage.cells]

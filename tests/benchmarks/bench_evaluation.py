@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] = ()) -> int:
             )
             start = time.perf_counter()
             for stage in bench.stages:
-                job._run_stage(stage)
+                job.run_stage(stage)
             return time.perf_counter() - start
 
         seconds: dict[str, list[float]] = {"forward": [], "evaluate": [], "four cells": [], "evaluate four cells": []}
