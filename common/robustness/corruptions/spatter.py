@@ -36,8 +36,8 @@ def spatter(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     strongest = relief.amax((1, 2), keepdim=True)
     cover = relief / strongest.clamp(min=1e-9) * p["strength"]
     image = x.float()
-    for channel, colour in zip(image.unbind(1), WATER, strict=True):
-        channel.add_(cover, alpha=255 * colour)
+    for channel, level in zip(image.unbind(1), WATER, strict=True):
+        channel.add_(cover, alpha=255 * level)
     return to_bytes(image)
 
 
