@@ -31,9 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         metavar="[BENCHMARK=]DIR",
         help="what to measure, e.g. imagenet-a=/data/imagenet-a; a folder alone is ImageNet's, measured clean and "
-        "under corruptions computed on the fly; benchmarks: imagenet, imagenet-attacks, imagenet-occlusion, "
-        "imagenet-c, imagenet-c-generated, imagenet-p, -a, -r, -sketch, -v2, -real, stylized-imagenet, objectnet, "
-        "cue-conflict, imagenet-autoattack",
+        "under corruptions computed on the fly; --data help= shows the benchmarks",
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where to write and to go on (default: robustness/NAME)"
@@ -131,7 +129,7 @@ def _parse_data(text: str) -> list[tuple[str, str]]:
     if not equals:
         return [(default, text) for default in DEFAULT_BENCHMARKS]
     if name not in BENCHMARKS:
-        raise UserError(f"--data {text}: unknown benchmark {name!r}.{nearest(name, BENCHMARKS)}")
+        raise UserError(f"--data {text}: the benchmarks are {', '.join(BENCHMARKS)}.{nearest(name, BENCHMARKS)}")
     return [(name, folder)]
 
 
