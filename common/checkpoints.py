@@ -4,7 +4,8 @@ Conversion is a pure function beside the architecture: the module that defines a
 ``checkpoint_filter_fn(state_dict, model)`` (timm's convention), from released names to the model's, and
 ``released_state_dict(state_dict, model)``, its inverse. A module of a model that has state which follows from other
 state lists it in ``derived`` (names of its own parameters and buffers) and sets it in ``recompute_derived()``; such
-tensors may be absent from a file.
+tensors may be absent from a file. A module whose release computes something else than its publication says has
+``use_released_form()``, which is called when released weights have been loaded.
 """
 
 from __future__ import annotations
@@ -143,6 +144,23 @@ def load_released(model: nn.Module, source: str | Path | Mapping[str, Any], use_
         own_derived: tuple[str, ...] = getattr(module, "derived")  # noqa: B009
         kept = {name for name in own_derived if f"{prefix}.{name}".lstrip(".") in state}
         module.load_state_dict({name: before[name] for name in kept}, strict=False)
+    for module in model.modules():
+        if hasattr(module, "use_released_form"):
+            module.use_released_form()
+    return model
+
+
+def load_trained(model: nn.Module, content: Mapping[str, Any], where: str) -> nn.Module:
+    """Load the content of a checkpoint of our own training loop into ``model``, strictly.
+
+    Raises:
+        UserError: the checkpoint is of another model.
+    """
+    try:
+        model.load_state_dict(unwrap(content))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise UserError(f"{where} does not fit {type(model).__name__}: {first} Name its model with --model.") from None
     return model
 
 

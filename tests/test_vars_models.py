@@ -8,8 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import papers
+from common.checkpoints import load_released
 from common.errors import UserError
-from papers.rvt.patch_augmentation import PatchAugmentation, patch_augmented_loss
+from common.training.hooks import ExtraPass
+from common.training.recipe import load_recipe
+from papers.rvt.patch_augmentation import PatchAugmentation
+from papers.rvt.training import hooks
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
 from papers.vars.kernelized import KernelizedAttention, random_features
 from papers.vars.model import ATTENTIONS, VARIANTS
@@ -194,18 +198,26 @@ def test_patch_augmentation_changes_some_patches_and_keeps_the_range() -> None:
         PatchAugmentation()(torch.rand(1, 3, 30, 32), 0.0, 1.0)
 
 
-def test_the_published_loss_learns_from_augmented_images_and_the_released_does_not() -> None:
-    model = nn.Linear(4, 2)
-    clean, augmented = torch.randn(3, 4), torch.randn(3, 4)
+def test_patch_augmentation_is_a_switch_of_the_recipe() -> None:
+    def made(*changes: str) -> list[tuple[type, str]]:
+        recipe = load_recipe(papers.find("rvt").recipe, "embedded", changes=changes)
+        return [(type(hook), hook.gradient) for hook in hooks(recipe)]
 
-    def gradient(form: str) -> Tensor:
-        loss, _ = patch_augmented_loss(model, clean, augmented, lambda logits: logits.square().sum(), form)
-        return torch.autograd.grad(loss, model.weight)[0]
+    assert made() == []
+    assert made("method.patch_augmentation=true") == [(ExtraPass, "kept")]
+    assert made("method.patch_augmentation=true", "method.patch_augmentation_gradient=discarded") == [
+        (ExtraPass, "discarded")
+    ]
+    starred = load_recipe(papers.find("rvt").recipe, "imagenet", model="rvt_small_plus")
+    assert len(hooks(starred)) == 1
 
-    (only_clean,) = torch.autograd.grad(model(clean).square().sum(), model.weight)
-    (both,) = torch.autograd.grad(model(clean).square().sum() + model(augmented).square().sum(), model.weight)
-    assert torch.allclose(gradient("released"), only_clean)
-    assert torch.allclose(gradient("published"), both)
+
+def test_released_weights_select_the_released_shrinkage_unless_one_was_chosen() -> None:
+    for given, before, after in ((None, "soft", "gelu"), ("soft", "soft", "soft"), ("gelu", "gelu", "gelu")):
+        attention = VARSDynamic(16, 2, shrinkage=given)
+        assert attention.shrinkage == before
+        load_released(attention, attention.state_dict())
+        assert attention.shrinkage == after
 
 
 def test_the_table_of_variants_has_every_attention_on_every_host() -> None:

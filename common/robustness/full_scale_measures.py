@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from common.checkpoints import load_released, read
+from common.checkpoints import load_released, load_trained, read
 from common.declaration import Paper
 from common.errors import UserError, nearest
 from common.measurement import Measurement, Weights
@@ -37,9 +37,18 @@ def load_model(run: Run) -> tuple[nn.Module, str, Weights]:
     if not timm.is_model(architecture):
         known = [model.name for model in run.paper.models]
         raise UserError(f"There is no model {architecture!r}.{nearest(architecture, known)}")
-    model = load_released(timm.create_model(architecture), content)
-    weights: Weights = "trained" if "run" in content else "released"
+    model = timm.create_model(architecture)
+    weights: Weights = "trained" if _own(content) else "released"
+    if weights == "trained":
+        load_trained(model, content, str(checkpoint))
+    else:
+        load_released(model, content)
     return model.to(torch.device(run.settings.device)).eval(), name, weights
+
+
+def _own(content: Mapping[str, Any]) -> bool:
+    """Whether our own training loop wrote a checkpoint."""
+    return "run" in content
 
 
 def identify(paper: Paper, content: Mapping[str, Any], path: Path) -> str:
@@ -50,7 +59,7 @@ def identify(paper: Paper, content: Mapping[str, Any], path: Path) -> str:
             warnings.simplefilter("ignore")
             candidate = timm.create_model(model.name)
             try:
-                load_released(candidate, content)
+                load_trained(candidate, content, str(path)) if _own(content) else load_released(candidate, content)
             except UserError:
                 continue
         return model.name

@@ -101,5 +101,13 @@ PAPER = Paper(
             switch="recipe key ema_decay",
             effect="Shows only in full-scale training.",
         ),
+        Deviation(
+            name="feed_forward",
+            publication="nothing that we could read",
+            released="falls back to a feed-forward network without convolution where a token has 768 channels",
+            ours="the same, as a column of the table of variants instead of a test of the width",
+            switch="rvt_base(conv_mlp=True)",
+            effect="Fixed by the released weights.",
+        ),
     ),
 )

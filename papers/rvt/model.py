@@ -145,7 +145,7 @@ class TokenMlp(nn.Module):
     """RVT's feed-forward network, with or without its depth-wise convolution: (B, N, C) -> (B, N, C).
 
     ``conv=True``: linear, norm, GELU, 3x3 depth-wise convolution, norm, GELU, linear, norm, where every norm is a
-    batch norm (publication, section 3.3). ``conv=False``: linear, GELU, linear.
+    batch norm. ``conv=False``: linear, GELU, linear.
 
     The 1x1 convolutions of the release are linear maps of tokens; their weights keep the shape (out, in, 1, 1). In
     eval mode the batch norms are folded into the maps before them.

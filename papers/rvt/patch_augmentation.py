@@ -1,22 +1,20 @@
 """Patch-wise augmentation, with which the starred RVT variants are trained.
 
-Mao et al., "Towards Robust Vision Transformer", CVPR 2022, arXiv 2105.07926, section 3.4: every patch of 16x16 pixels
+Mao et al., "Towards Robust Vision Transformer", CVPR 2022, arXiv 2105.07926: every patch of 16x16 pixels
 is augmented by itself, each time with its own draws: a random resized crop, Gaussian noise, a horizontal flip, each
 with probability 0.1. The loss on augmented images is added to the loss on clean ones.
 
 The released training loop clears the gradient of the augmented loss before the clean loss's backward pass, so that
-augmented images act on the statistics of batch norms only; :func:`patch_augmented_loss` has both forms.
+augmented images act on the statistics of batch norms only; the recipe key ``patch_augmentation_gradient`` has both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import UserError
 
@@ -84,31 +82,3 @@ class PatchAugmentation:
         patches = patches.unflatten(0, (batch, rows, columns)).permute(0, 3, 1, 4, 2, 5)
         images = patches.flatten(4, 5).flatten(2, 3)
         return images.clamp(torch.as_tensor(low).to(images), torch.as_tensor(high).to(images))
-
-
-def patch_augmented_loss(
-    model: nn.Module,
-    images: Tensor,
-    augmented: Tensor,
-    criterion: Callable[[Tensor], Tensor],
-    form: Literal["published", "released"] = "published",
-) -> tuple[Tensor, Tensor]:
-    """The training loss on clean and augmented images.
-
-    Args:
-        model: in training mode.
-        images, augmented: (B, C, height, width).
-        criterion: the loss of logits (B, num_classes), a scalar.
-        form: ``published``: the sum of both losses; ``released``: the clean loss, after a forward pass of the
-            augmented images without gradient, which is what the released loop amounts to.
-
-    Returns:
-        The loss, and the logits of the clean images.
-    """
-    if form not in ("published", "released"):
-        raise UserError(f"The form of the patch-augmented loss is 'published' or 'released', not {form!r}.")
-    with torch.set_grad_enabled(form == "published" and torch.is_grad_enabled()):
-        extra = criterion(model(augmented))
-    logits = model(images)
-    loss = criterion(logits)
-    return (loss + extra if form == "published" else loss), logits

@@ -46,7 +46,7 @@ class _Problem(NamedTuple):
 class VARSDynamic(nn.Module):
     """VARS-D: sparse reconstruction from random features of the input: (B, N, C) -> (B, N, C).
 
-    Equations: the module's docstring. Defaults are the release's; ``shrinkage="soft"`` is the publication's form.
+    Equations: the module's docstring. Defaults are the release's but for the shrinkage.
 
     Args:
         dim: C.
@@ -60,7 +60,8 @@ class VARSDynamic(nn.Module):
         feature_ratio: m / d of the dynamic templates.
         steps: T.
         sparsity: lambda.
-        shrinkage: ``gelu`` or ``soft``, see :func:`papers.vars.sparse.shrink`.
+        shrinkage: ``soft`` (publication) or ``gelu`` (release), see :func:`papers.vars.sparse.shrink`. By default soft,
+            until a released file is loaded, whose weights were trained with GELU.
         normalization: ``tokens``: each template has unit norm over tokens (released); ``rows``: templates are left as
             they are and the output is divided by ``P P^T 1``, as in self-attention.
         initial: the code before the first step: ``shrunk`` is ``S_lambda(P^T v)`` (released), ``zero`` is zero.
@@ -83,7 +84,7 @@ class VARSDynamic(nn.Module):
         feature_ratio: int = 2,
         steps: int = 5,
         sparsity: float = 0.3,
-        shrinkage: Shrinkage = "gelu",
+        shrinkage: Shrinkage | None = None,
         normalization: Literal["tokens", "rows"] = "tokens",
         initial: Literal["shrunk", "zero"] = "shrunk",
         step_size: float | None = None,
@@ -91,11 +92,13 @@ class VARSDynamic(nn.Module):
         super().__init__()
         if attn_drop > 0:
             raise UserError("VARS never forms an attention map; use attn_drop_rate=0 (proj_drop_rate works).")
-        if shrinkage not in SHRINKAGES:
+        if shrinkage is not None and shrinkage not in SHRINKAGES:
             raise UserError(f"shrinkage is {shrinkage!r}; it can be {' or '.join(SHRINKAGES)}.")
         head_dim = dim // num_heads
         self.num_heads = num_heads
-        self.steps, self.sparsity, self.shrinkage = steps, sparsity, shrinkage
+        self.steps, self.sparsity = steps, sparsity
+        self.shrinkage: Shrinkage = shrinkage or "soft"
+        self._shrinkage_given = shrinkage is not None
         self.normalization, self.initial, self.step_size = normalization, initial, step_size
         self.num_features = head_dim * feature_ratio
         self.qkv = nn.Linear(dim, dim * 2, bias=qkv_bias)
@@ -118,6 +121,11 @@ class VARSDynamic(nn.Module):
     def recompute_derived(self) -> None:
         """Give ``L`` the value that it has at construction."""
         self.L.fill_(25.0)
+
+    def use_released_form(self) -> None:
+        """Take the shrinkage that released weights were trained with, unless one was chosen at construction."""
+        if not self._shrinkage_given:
+            self.shrinkage = "gelu"
 
     def _templates(self, q: Tensor) -> Tensor:
         """P up to the norm of its columns, (B, h, N, m), from q (B, h, N, d)."""
