@@ -161,7 +161,8 @@ class Run:
         first, epoch_first = self.step, self.step
         steps: Iterable[int] = range(first, self.total_steps)
         if self.options.progress and self.main:
-            steps = track(steps, self.options.progress, total=self.total_steps - first)
+            left = self.total_steps - first
+            steps = track(steps, self.options.progress, left, unit="images", units_per_item=self.recipe.total_batch)
         batches: Iterator[tuple[Tensor, Tensor]] = iter(())
         with Interrupts() if self.folder else nullcontext() as interrupts:
             for step in steps:
