@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 
 import papers.fan.model as fan
 from common.checkpoints import load_released, released_names, to_released
+from common.data.composition import Composition
 from common.errors import UserError
-from papers.fan import PAPER, swin
+from common.measurement import Finding
+from papers.fan import PAPER, claims, swin, token_groups
 from papers.fan.layers import ChannelAttention, UnbiasedLayerNorm2d
 from tests.parity.fixtures import (
     GRADIENT_TOLERANCE,
@@ -292,6 +295,39 @@ def test_mistakes_are_named(kwargs: dict[str, object], message: str) -> None:
         timm.create_model("fan_tiny_12_p16_224", **kwargs)
     with pytest.raises(UserError, match="fan_tiny_12_p16_224"):
         fan.create("fan_tiny")
+
+
+def test_contenders_have_equal_size() -> None:
+    sizes = {name: sum(p.numel() for p in c.build().parameters()) for name, c in claims.contenders().items()}
+    assert len(sizes) == 3
+    assert max(sizes.values()) < 1.005 * min(sizes.values())
+
+
+def test_clusters_find_groups_of_tokens() -> None:
+    truth = np.repeat([0, 1, 2], 16)
+    centres = torch.eye(3).repeat_interleave(16, dim=0)
+    tokens = centres + 0.05 * images(1, 1, 48, 3)[0, 0]
+    assert token_groups.agreement([token_groups.clusters(tokens)], truth[None]) == 1
+    scrambled = truth[torch.randperm(48, generator=torch.Generator().manual_seed(0)).numpy()]
+    assert token_groups.agreement([token_groups.clusters(tokens)], scrambled[None]) < 0.2
+
+
+def test_objects_are_those_of_the_composition() -> None:
+    masks = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    masks[0, 0, :4, :3] = masks[0, 1, 4:, 4:] = True
+    empty = torch.zeros(1, 2)
+    drawn = Composition(torch.zeros(1, 8, 8, dtype=torch.uint8), masks, empty, empty, empty, empty)
+    assert token_groups.objects(drawn).tolist() == [[1, 0, 0, 2]]
+
+
+def test_findings_follow_the_scores() -> None:
+    scores = {
+        "fan_mini": [[0.1, 0.8], [0.1, 0.82], [0.1, 0.81]],
+        "fan_mini.mlp": [[0.1, 0.5], [0.1, 0.52], [0.1, 0.51]],
+    }
+    found = list(token_groups.results(scores, 0.9, "fan_mini", 20))
+    verdicts = [result.verdict for result in found if isinstance(result, Finding)]
+    assert verdicts == ["does not hold", "holds"]
 
 
 def test_large_hybrid_starts_with_small_logits() -> None:

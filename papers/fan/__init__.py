@@ -51,6 +51,18 @@ PAPER = Paper(
             kind="numbers",
             settles=(("-", "params"),),
         ),
+        Claim(
+            name="channel_attention",
+            statement="At equal budget attention over channels is more robust than a plain MLP.",
+            kind="ordering",
+            needs=("embedded",),
+        ),
+        Claim(
+            name="visual_grouping",
+            statement="Clusters of a network's tokens are objects, more so with attention over channels.",
+            kind="ordering",
+            needs=("embedded",),
+        ),
         *FULL_SCALE,
     ),
     deviations=(

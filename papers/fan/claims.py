@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import timm
 
 from common.measurement import Measurement, Result
 from common.profiling import flops, parameters
+from common.robustness import embedded
 from common.run import Run
-from papers.fan import PAPER
+from papers.fan import PAPER, token_groups
+from papers.fan.model import create
+
+RECIPE = Path(__file__).with_name("recipe.toml")
 
 #: Weight tags under which the README prints the size of a model again.
 TAGGED = {
     "fan_base_16_p4_hybrid": ("in22k_ft_in1k",),
     "fan_large_16_p4_hybrid": ("in22k_ft_in1k",),
 }
+
+#: A small FAN-ViT for 28x28 images: 7x7 tokens; ours, not the publication's.
+MINI: dict[str, Any] = {
+    "img_size": 28,
+    "num_classes": 10,
+    "patch_size": 4,
+    "embed_dim": 48,
+    "depth": 2,
+    "num_heads": 3,
+    "cls_attn_layers": 1,
+}
+ATTENTION, CONVOLUTION, MLP = "fan_mini", "fan_mini.convolution", "fan_mini.mlp"
+#: What stands in place of channel attention, each as wide as it takes to have as many parameters.
+CHANNELS: dict[str, dict[str, Any]] = {
+    ATTENTION: {},
+    CONVOLUTION: {"channel_processing": "convolution", "mlp_ratio": 4.3},
+    MLP: {"channel_processing": "mlp", "mlp_ratio": 5.0},
+}
+
+
+def contenders() -> dict[str, embedded.Contender]:
+    """Small FANs that are alike but for the processing of channels."""
+    return {
+        name: embedded.Contender(name, partial(create, "fan_tiny_12_p16_224", **MINI, **channels))
+        for name, channels in CHANNELS.items()
+    }
 
 
 def size(run: Run) -> Iterator[Result]:
@@ -41,3 +74,36 @@ def size(run: Run) -> Iterator[Result]:
             protocol="flops/1 multiply-adds at 224 pixels, fvcore's conventions",
             detail={"by_operator": counted.by_operator, "not_counted": counted.not_counted},
         )
+
+
+def channel_attention(run: Run) -> Iterator[Result]:
+    """Train a small FAN with channel attention, with its convolutions alone, and with a plain MLP; compare."""
+    table = embedded.compare(run, contenders().values(), RECIPE)
+    yield from embedded.measurements(table, run.settings.quick)
+    yield from embedded.more_robust(table, MLP)
+    yield embedded.difference_picture("channel_attention", table, MLP)
+    yield embedded.corruption_picture("corruptions", table)
+
+
+def visual_grouping(run: Run) -> Iterator[Result]:
+    """Cluster the tokens of the trained small FANs, with channel attention and with a plain MLP."""
+    count = 20 if run.settings.quick else 100
+    composition = token_groups.scenes(count)
+    images, truth = token_groups.inputs(composition), token_groups.objects(composition)
+    compared = {name: contender for name, contender in contenders().items() if name != CONVOLUTION}
+
+    def after_each_block(contender: embedded.Contender, seed: int) -> list[float]:
+        model = embedded.trained(run, contender, seed, RECIPE)
+        tokens = token_groups.block_tokens(model, images, run.settings.device)
+        return [token_groups.agreement(token_groups.grouped(block), truth) for block in tokens]
+
+    scores = {
+        name: [
+            run.memo(f"grouping {name} seed {seed}", partial(after_each_block, contender, seed)) for seed in run.seeds()
+        ]
+        for name, contender in compared.items()
+    }
+    pixels = token_groups.grouped(token_groups.pixel_tokens(composition))
+    yield from token_groups.results(scores, token_groups.agreement(pixels, truth), ATTENTION, count)
+    models = {name: embedded.trained(run, c, run.settings.seed, RECIPE) for name, c in compared.items()}
+    yield token_groups.picture(models, run.settings.device)

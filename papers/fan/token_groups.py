@@ -1,0 +1,161 @@
+"""Do a model's tokens group into objects? Spectral clusters of tokens against the objects of a composition.
+
+The publication motivates attention over channels by the emerging visual grouping of vision transformers: clusters of
+tokens resemble objects. Here the objects are known. Models are those trained on single garments; they see canvases
+with two garments and clutter, and their tokens are clustered into three groups by the normalised cut of an affinity
+graph (Shi and Malik, "Normalized Cuts and Image Segmentation", 2000). The agreement with the objects is the adjusted
+Rand index: 1 for the same grouping, 0 in expectation for a random one. Clusters of the pixels of a patch are what a
+grouping must beat to have emerged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import SpectralClustering
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor, nn
+
+from common import figures
+from common.data.composition import Background, Composition, compose
+from common.data.fashion_mnist import MEAN, STD, load_fashion_mnist
+from common.measurement import Measurement, Picture, Result
+from common.robustness import embedded
+from common.statistics import mean_interval, paired_interval
+
+DATASET = "fashion-mnist-scenes"
+METRIC = "grouping_ari"
+PROTOCOL = "grouping/1 normalised cut of token affinity into 3 clusters, canvases of 56 pixels, 2 garments"
+PATCH = 4
+CLUSTERS = 3
+PIXELS = "pixels"
+#: Added to affinities, so that the graph is connected.
+FLOOR = 1e-3
+
+
+@lru_cache(maxsize=2)
+def scenes(count: int) -> Composition:
+    """Canvases of 56x56 pixels with two garments of the test set and clutter behind them."""
+    data = load_fashion_mnist()
+    generator = torch.Generator().manual_seed(0)
+    return compose(
+        data.test_images, data.test_labels, count=count, generator=generator, garments=(2, 2),
+        background=Background(clutter=8),
+    )  # fmt: skip
+
+
+def inputs(composition: Composition) -> Tensor:
+    """The canvases as a model sees them: (N, 3, H, W)."""
+    return (composition.images[:, None].repeat(1, 3, 1, 1).float() / 255 - MEAN) / STD
+
+
+def objects(composition: Composition) -> np.ndarray:
+    """Which object most of each token's pixels belong to, 0 for none: (N, tokens)."""
+    masks = composition.masks.float()
+    shares = F.avg_pool2d(torch.cat([1 - masks.sum(dim=1, keepdim=True), masks], dim=1), PATCH)
+    return shares.argmax(dim=1).flatten(1).numpy()
+
+
+def clusters(tokens: Tensor) -> np.ndarray:
+    """Spectral clusters of the tokens (N, C) of one image, from the cosine similarity of their deviations."""
+    tokens = F.normalize(tokens.double() - tokens.double().mean(dim=0), dim=1)
+    affinity = (tokens @ tokens.T).clamp(min=0) + FLOOR
+    model = SpectralClustering(CLUSTERS, affinity="precomputed", assign_labels="cluster_qr", random_state=0)
+    return model.fit_predict(affinity.numpy())
+
+
+def grouped(tokens: Tensor) -> list[np.ndarray]:
+    """Clusters of every image's tokens: (N, C, H, W) to N arrays of H * W numbers."""
+    return [clusters(image) for image in tokens.flatten(2).transpose(1, 2)]
+
+
+def agreement(groups: Sequence[np.ndarray], truth: np.ndarray) -> float:
+    """Mean adjusted Rand index of clusters with objects."""
+    return float(np.mean([adjusted_rand_score(t, g) for t, g in zip(truth, groups, strict=True)]))
+
+
+def pixel_tokens(composition: Composition) -> Tensor:
+    """The pixels of each patch: (N, PATCH * PATCH, H, W)."""
+    return F.pixel_unshuffle(composition.images[:, None].float(), PATCH)
+
+
+@torch.inference_mode()
+def block_tokens(model: nn.Module, images: Tensor, device: str) -> list[Tensor]:
+    """Tokens (N, C, H, W) after each block."""
+    blocks = list(range(len(model.blocks)))
+    parts = [
+        model.forward_intermediates(part.to(device), indices=blocks, intermediates_only=True)
+        for part in images.split(50)
+    ]
+    return [torch.cat([part[block].cpu() for part in parts]) for block in blocks]
+
+
+def results(scores: Mapping[str, list[list[float]]], pixels: float, attention: str, count: int) -> Iterator[Result]:
+    """Measurements and findings.
+
+    Args:
+        scores: model -> one list a seed, of the agreement after each block.
+        pixels: agreement of clusters of pixels.
+        attention: which of the models has channel attention.
+        count: number of canvases.
+    """
+
+    def measurement(model: str, value: float, **kwargs: object) -> Measurement:
+        return Measurement(
+            model=model, dataset=DATASET, metric=METRIC, value=value, n=count, protocol=PROTOCOL, **kwargs
+        )  # fmt: skip
+
+    yield measurement(PIXELS, pixels)
+    last = {name: [blocks[-1] for blocks in per_seed] for name, per_seed in scores.items()}
+    for name, values in last.items():
+        estimate = mean_interval(values)
+        detail = {"per_seed_and_block": scores[name]}
+        yield measurement(
+            name, estimate.value, weights="trained", interval=estimate.interval, seeds=len(values), detail=detail
+        )
+    seeds = len(last[attention])
+    against_pixels = paired_interval(last[attention], [pixels] * seeds)
+    yield embedded.difference_finding(
+        f"Tokens after the last block of {attention} group into objects better than pixels do.",
+        against_pixels, seeds, unit="of adjusted Rand index",
+    )  # fmt: skip
+    for name, values in last.items():
+        if name != attention:
+            yield embedded.difference_finding(
+                f"Tokens of {attention} group into objects better than those of {name} at equal budget.",
+                paired_interval(last[attention], values), seeds, unit="of adjusted Rand index",
+            )  # fmt: skip
+
+
+def picture(models: Mapping[str, nn.Module], device: str, shown: int = 4) -> Picture:
+    """The first canvases, their objects, clusters of pixels, and clusters of each model's tokens after each block."""
+    composition = scenes(shown)
+    side = composition.images.shape[-1] // PATCH
+    columns = {"objects": list(objects(composition)), PIXELS: grouped(pixel_tokens(composition))}
+    for name, model in models.items():
+        for block, tokens in enumerate(block_tokens(model, inputs(composition), device), start=1):
+            columns[f"{name}\nblock {block}"] = grouped(tokens)
+    with figures.figure("grouping", width=1.15 * (len(columns) + 1), height=1.15 * shown + 0.4) as drawn:
+        axes = drawn.subplots(shown, len(columns) + 1)
+        for index, row in enumerate(axes):
+            row[0].imshow(composition.images[index].numpy(), cmap="gray")
+            for axis, groups in zip(row[1:], columns.values(), strict=True):
+                axis.imshow(groups[index].reshape(side, side), cmap="viridis", interpolation="nearest")
+            for axis in row:
+                axis.set_xticks([])
+                axis.set_yticks([])
+        for axis, title in zip(axes[0], ["image", *columns], strict=True):
+            axis.set_title(title, fontsize=7)
+        svg = figures.to_svg(drawn)
+    return Picture(
+        name="grouping",
+        caption=(
+            f"The first {shown} canvases: image, objects, and three spectral clusters of pixels and of tokens after "
+            "each block (first seed). Colours only tell clusters apart."
+        ),
+        svg=svg,
+    )
