@@ -172,5 +172,10 @@ fi
 # The code runs from the checkout, whatever folder the command is called from; paths stay relative to that folder.
 export RESIGHT_CALLED_FROM=$PWD
 unset PYTHONSAFEPATH
+# glibc gives freed memory of large tensors back to the kernel, and the page faults of getting it again can cost more
+# than the arithmetic of a training step on a CPU; keep up to a gigabyte instead. Others ignore these.
+export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-1073741824}"
+export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-1073741824}"
+export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-67108864}"
 cd "$root" || exit 2
 exec "$python" -m papers "$@"
