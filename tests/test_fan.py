@@ -16,7 +16,7 @@ import papers.fan.model as fan
 from common.checkpoints import load_released, released_names, to_released
 from common.data.composition import Composition
 from common.errors import UserError
-from common.measurement import Finding
+from common.measurement import Finding, Measurement
 from papers.fan import PAPER, claims, swin, token_groups
 from papers.fan.layers import ChannelAttention, UnbiasedLayerNorm2d
 from tests.parity.fixtures import (
@@ -325,9 +325,12 @@ def test_findings_follow_the_scores() -> None:
         "fan_mini": [[0.1, 0.8], [0.1, 0.82], [0.1, 0.81]],
         "fan_mini.mlp": [[0.1, 0.5], [0.1, 0.52], [0.1, 0.51]],
     }
+    scores["fan_mini.untrained"] = [[0.0, 0.1], [0.0, 0.9], [0.0, 0.8]]
     found = list(token_groups.results(scores, 0.9, "fan_mini", 20))
     verdicts = [result.verdict for result in found if isinstance(result, Finding)]
-    assert verdicts == ["does not hold", "holds"]
+    assert verdicts == ["does not hold", "holds", "unclear"]
+    weights = {result.model: result.weights for result in found if isinstance(result, Measurement)}
+    assert weights == {"pixels": "none", "fan_mini": "trained", "fan_mini.mlp": "trained", "fan_mini.untrained": "none"}
 
 
 def test_large_hybrid_starts_with_small_logits() -> None:

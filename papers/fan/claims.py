@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from torch import nn
 
 from common.measurement import Measurement, Result
 from common.profiling import flops, parameters
@@ -86,23 +88,31 @@ def channel_attention(run: Run) -> Iterator[Result]:
 
 
 def visual_grouping(run: Run) -> Iterator[Result]:
-    """Cluster the tokens of the trained small FANs, with channel attention and with a plain MLP."""
+    """Cluster the tokens of small FANs, trained with channel attention or with a plain MLP, and untrained."""
     count = 20 if run.settings.quick else 100
     composition = token_groups.scenes(count)
     images, truth = token_groups.inputs(composition), token_groups.objects(composition)
     compared = {name: contender for name, contender in contenders().items() if name != CONVOLUTION}
 
-    def after_each_block(contender: embedded.Contender, seed: int) -> list[float]:
-        model = embedded.trained(run, contender, seed, RECIPE)
+    def untrained(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return compared[ATTENTION].build().to(run.settings.device).eval()
+
+    def after_each_block(model: nn.Module) -> list[float]:
         tokens = token_groups.block_tokens(model, images, run.settings.device)
         return [token_groups.agreement(token_groups.grouped(block), truth) for block in tokens]
 
     scores = {
         name: [
-            run.memo(f"grouping {name} seed {seed}", partial(after_each_block, contender, seed)) for seed in run.seeds()
+            run.memo(
+                f"grouping {name} seed {seed}",
+                lambda contender=contender, seed=seed: after_each_block(embedded.trained(run, contender, seed, RECIPE)),
+            )
+            for seed in run.seeds()
         ]
         for name, contender in compared.items()
     }
+    scores[f"{ATTENTION}.{token_groups.UNTRAINED}"] = [after_each_block(untrained(seed)) for seed in run.seeds()]
     pixels = token_groups.grouped(token_groups.pixel_tokens(composition))
     yield from token_groups.results(scores, token_groups.agreement(pixels, truth), ATTENTION, count)
     models = {name: embedded.trained(run, c, run.settings.seed, RECIPE) for name, c in compared.items()}

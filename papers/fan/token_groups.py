@@ -4,8 +4,8 @@ The publication motivates attention over channels by the emerging visual groupin
 tokens resemble objects. Here the objects are known. Models are those trained on single garments; they see canvases
 with two garments and clutter, and their tokens are clustered into three groups by the normalised cut of an affinity
 graph (Shi and Malik, "Normalized Cuts and Image Segmentation", 2000). The agreement with the objects is the adjusted
-Rand index: 1 for the same grouping, 0 in expectation for a random one. Clusters of the pixels of a patch are what a
-grouping must beat to have emerged.
+Rand index: 1 for the same grouping, 0 in expectation for a random one. Clusters of the pixels of a patch and those
+of an untrained model's tokens are what a grouping must beat to have emerged.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ PROTOCOL = "grouping/1 normalised cut of token affinity into 3 clusters, canvase
 PATCH = 4
 CLUSTERS = 3
 PIXELS = "pixels"
+#: Ends the name of a model that has its first weights.
+UNTRAINED = "untrained"
 #: Added to affinities, so that the graph is connected.
 FLOOR = 1e-3
 
@@ -114,8 +116,9 @@ def results(scores: Mapping[str, list[list[float]]], pixels: float, attention: s
     for name, values in last.items():
         estimate = mean_interval(values)
         detail = {"per_seed_and_block": scores[name]}
+        weights = "none" if name.endswith(UNTRAINED) else "trained"
         yield measurement(
-            name, estimate.value, weights="trained", interval=estimate.interval, seeds=len(values), detail=detail
+            name, estimate.value, weights=weights, interval=estimate.interval, seeds=len(values), detail=detail
         )
     seeds = len(last[attention])
     against_pixels = paired_interval(last[attention], [pixels] * seeds)
@@ -126,7 +129,7 @@ def results(scores: Mapping[str, list[list[float]]], pixels: float, attention: s
     for name, values in last.items():
         if name != attention:
             yield embedded.difference_finding(
-                f"Tokens of {attention} group into objects better than those of {name} at equal budget.",
+                f"Tokens of {attention} group into objects better than those of {name}.",
                 paired_interval(last[attention], values), seeds, unit="of adjusted Rand index",
             )  # fmt: skip
 
