@@ -21,26 +21,81 @@ Self-attention is the case of one step without sparsity: with ``normalization="r
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from common.errors import UserError
 from papers.vars.kernelized import Grid, random_features, refuse_masks
-from papers.vars.sparse import SHRINKAGES, Shrinkage, Trajectory, objective, shrink, token_energy
+from papers.vars.sparse import SHRINKAGES, Shrinkage, Trajectory, final_code, iterate, objective, token_energy
 
 
 class _Problem(NamedTuple):
-    """One sparse reconstruction per image and head; m templates, N tokens of d channels."""
+    """One sparse reconstruction per head and image; m templates, N tokens of d channels."""
 
-    templates: Tensor  # P, (B, h, N, m), columns not normalised
-    norm: Tensor  # of P's columns, (B, h, m, 1)
-    gram: Tensor  # G, (B, h, m, m)
-    drive: Tensor  # P^T v, (B, h, m, d)
-    step: Tensor  # s, broadcasts against (B, h, 1, 1)
-    value: Tensor  # v, (B, h, N, d)
+    templates: Tensor  # P, (h, B, N, m)
+    gram: Tensor  # G, (m, h * B, m): row, problem, column
+    drive: Tensor  # P^T v, (h * B, m, d)
+    step: Tensor  # s, (h * B, 1, 1) or (1, 1, 1)
+    value: Tensor  # v, (h, B, N, d)
+
+
+class _UnitExponentials(torch.autograd.Function):
+    """``exp(x)`` over its norm along the last but one dimension; like a softmax, it is its own derivative's factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.exp()
+        y /= torch.linalg.vector_norm(y, dim=-2, keepdim=True)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        product = gradient * y
+        return product.addcmul_(y, y * product.sum(dim=-2, keepdim=True), value=-1)
+
+
+class _Gram(torch.autograd.Function):
+    """``P^T P`` of n matrices (n, N, m), as (m, n, m): row, problem, column.
+
+    So placed, the product with one matrix for all problems is a single one, from the left as from the right. With
+    ``static`` (h, N, k), the last k columns, which are the same for the n / h problems of a head, their products with
+    each other are formed once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, templates: Tensor, static: Tensor | None) -> Tensor:
+        n, _, m = templates.shape
+        gram = templates.new_empty(m, n, m)
+        if static is None:
+            torch.bmm(templates.mT, templates, out=gram.transpose(0, 1))
+        else:
+            own, shared = m - static.shape[-1], static.mT @ static
+            torch.bmm(templates[..., :own].mT, templates, out=gram[:own].transpose(0, 1))
+            gram[own:, :, :own] = gram[:own, :, own:].permute(2, 1, 0)
+            gram[own:, :, own:].unflatten(1, (len(static), -1)).copy_(shared.transpose(0, 1).unsqueeze(2))
+        ctx.save_for_backward(templates, static)
+        return gram
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        templates, static = ctx.saved_tensors
+        symmetric = (gradient + gradient.transpose(0, 2)).transpose(0, 1)
+        if static is None:
+            return templates @ symmetric, None
+        own = symmetric.shape[-1] - static.shape[-1]
+        d_templates = torch.empty_like(templates)
+        torch.bmm(templates, symmetric[..., :own], out=d_templates[..., :own])
+        torch.bmm(templates[..., :own], symmetric[:, :own, own:], out=d_templates[..., own:])
+        shared = symmetric[:, own:, own:].unflatten(0, (len(static), -1)).sum(dim=1)
+        return d_templates, static @ shared
 
 
 class VARSDynamic(nn.Module):
@@ -127,76 +182,63 @@ class VARSDynamic(nn.Module):
         if not self._shrinkage_given:
             self.shrinkage = "gelu"
 
-    def _templates(self, q: Tensor) -> Tensor:
-        """P up to the norm of its columns, (B, h, N, m), from q (B, h, N, d)."""
-        q = F.normalize(q, dim=-1)
+    def _templates(self, q: Tensor) -> tuple[Tensor, Tensor | None]:
+        """P (h, B, N, m) from q (B, N, h, d), and its columns that are the same for all images (h, N, k), the last."""
+        batch, tokens = q.shape[:2]
+        q = F.normalize(q, dim=-1).permute(2, 0, 1, 3).flatten(1, 2)  # (h, B N, d), without a copy
         if self.normalization == "rows":
-            return random_features(q, self.rand_matrix)
-        return torch.exp(q @ self.rand_matrix)
+            return random_features(q, self.rand_matrix).unflatten(1, (batch, tokens)), None
+        return _UnitExponentials.apply((q @ self.rand_matrix).unflatten(1, (batch, tokens))), None
 
     def _problem(self, x: Tensor) -> _Problem:
-        q, v = self.qkv(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        templates = self._templates(q)
-        transposed = templates.transpose(-2, -1)
-        gram = transposed @ templates
-        drive = transposed @ v
-        if self.normalization == "rows":
-            norm = torch.ones_like(drive[..., :1])
-        else:
-            # The Gram matrix holds the norms: normalising it costs m x m instead of N x m operations.
-            norm = gram.diagonal(dim1=-2, dim2=-1).sqrt().clamp_min(1e-12).unsqueeze(-1)
-            gram = gram / (norm * norm.transpose(-2, -1))
-            drive = drive / norm
+        q, v = self.qkv(x).unflatten(2, (2, self.num_heads, -1)).unbind(2)
+        templates, static = self._templates(q)
+        v = v.permute(2, 0, 1, 3).contiguous()
+        gram = _Gram.apply(templates.flatten(0, 1), static)
+        drive = (templates.mT @ v).flatten(0, 1)
         if self.step_size is None:
-            bound = gram.detach().abs().sum(dim=-1).amax(dim=-1)[..., None, None] + 1
+            bound = torch.linalg.vector_norm(gram.detach(), ord=1, dim=-1).amax(dim=0)[:, None, None] + 1
             step = self.learned_L / bound
         else:
-            step = torch.full_like(drive[..., :1, :1], self.step_size)
-        gram = self.learned_k @ (gram @ self.learned_k)
-        return _Problem(templates, norm, gram, drive, step, v)
+            step = torch.full_like(drive[:1, :1, :1], self.step_size)
+        rows, problems, columns = gram.shape
+        gram = self.learned_k @ (gram.flatten(0, 1) @ self.learned_k).view(rows, problems * columns)
+        return _Problem(templates, gram.view(rows, problems, columns), drive, step, v)
 
     def _sparsity(self) -> Tensor:
         return self.learned_lam * self.sparsity
 
-    def _codes(self, problem: _Problem, steps: int) -> list[Tensor]:
-        """The code after 0 to ``steps`` steps, each (B, h, m, d)."""
-        sparsity = self._sparsity()
-        if self.initial == "zero":
-            codes = [torch.zeros_like(problem.drive)]
-        else:
-            codes = [shrink(problem.drive, sparsity, self.shrinkage)]
-        # u - s (G u - d) = (I - s G) u + s d, with matrix and vector formed once.
-        eye = torch.eye(self.num_templates, dtype=problem.gram.dtype, device=problem.gram.device)
-        transition = (eye - problem.step * problem.gram).flatten(0, 1)
-        drive = (problem.step * problem.drive).flatten(0, 1)
-        threshold = sparsity * problem.step
-        for _ in range(steps):
-            code = torch.baddbmm(drive, transition, codes[-1].flatten(0, 1)).view_as(problem.drive)
-            codes.append(shrink(code, threshold, self.shrinkage))
-        return codes
-
-    def _reconstruct(self, problem: _Problem, code: Tensor) -> Tensor:
-        """P u, (B, h, N, d)."""
+    def _reconstruct(self, problem: _Problem) -> Tensor:
+        """P u_T, (h, B, N, d)."""
+        code = final_code(
+            problem.gram, problem.drive, problem.step, self._sparsity(), self.steps, self.shrinkage,
+            self.initial == "zero",
+        )  # fmt: skip
+        x = problem.templates @ code.view(*problem.templates.shape[:2], *code.shape[1:])
         if self.normalization == "rows":
-            received = problem.templates @ problem.templates.sum(dim=-2).unsqueeze(-1)
-            return (problem.templates @ code) / received
-        return problem.templates @ (code / problem.norm)
+            x = x / (problem.templates @ problem.templates.sum(dim=-2).unsqueeze(-1))
+        return x
 
     def reconstruction_problem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is to be reconstructed from what: templates P (B, h, N, m) and input v (B, h, N, d) of tokens ``x``."""
         problem = self._problem(x)
-        return problem.templates / problem.norm.transpose(-2, -1), problem.value
+        return problem.templates.transpose(0, 1), problem.value.transpose(0, 1)
 
+    @torch.no_grad()
     def trajectory(self, x: Tensor, steps: int | None = None) -> Trajectory:
-        """The dynamics on tokens ``x`` (B, N, C), for ``steps`` steps (None: as many as forward does).
+        """The dynamics on tokens ``x`` (B, N, C), for ``steps`` steps (None: as many as forward does); not differentiable.
 
         Returns:
             Codes (T + 1, B, h, m, d) and objectives (T + 1, B, h), summed over the d channels of a head.
         """
-        problem = self._problem(x)
-        codes = torch.stack(self._codes(problem, self.steps if steps is None else steps))
-        energy = problem.value.square().sum(dim=(-2, -1))
-        return Trajectory(codes, objective(codes, problem.gram @ codes, problem.drive, energy, self._sparsity()))
+        _, gram, drive, step, value = self._problem(x)
+        steps, sparsity = self.steps if steps is None else steps, self._sparsity()
+        codes, _, _ = iterate(gram, drive, step, sparsity, steps, self.shrinkage, self.initial == "zero")
+        stacked = torch.stack(codes)
+        energy = value.flatten(0, 1).square().sum(dim=(-2, -1))
+        found = objective(stacked, gram.transpose(0, 1) @ stacked, drive, energy, sparsity)
+        by_image = (self.num_heads, len(x))
+        return Trajectory(stacked.unflatten(1, by_image).transpose(1, 2), found.unflatten(1, by_image).transpose(1, 2))
 
     def attention_map(self, x: Tensor) -> Tensor:
         """The share of the reconstruction's energy on each token: (B, N, C) -> (B, h, N), summing to 1.
@@ -204,15 +246,13 @@ class VARSDynamic(nn.Module):
         The response to v is not linear, so there is no matrix of weights; what the dynamics keep of each token is the
         map.
         """
-        problem = self._problem(x)
-        return token_energy(self._reconstruct(problem, self._codes(problem, self.steps)[-1]))
+        return token_energy(self._reconstruct(self._problem(x))).transpose(0, 1)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend; ``x`` has shape (B, N, C). Masks are refused."""
         refuse_masks(attn_mask, is_causal)
-        problem = self._problem(x)
-        x = self._reconstruct(problem, self._codes(problem, self.steps)[-1])
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        x = self._reconstruct(self._problem(x))
+        return self.proj_drop(self.proj(x.permute(1, 2, 0, 3).flatten(2)))
 
 
 class VARSStaticDynamic(VARSDynamic):
@@ -239,10 +279,14 @@ class VARSStaticDynamic(VARSDynamic):
         """m, dynamic and learned templates of a head."""
         return 2 * self.num_features
 
-    def _templates(self, q: Tensor) -> Tensor:
-        if q.shape[-2] != self.kernel.shape[-2]:
+    def _templates(self, q: Tensor) -> tuple[Tensor, Tensor | None]:
+        if q.shape[1] != self.kernel.shape[-2]:
             raise UserError(
                 f"VARS-SD has learned templates of {self.kernel.shape[-2]} tokens (grid {self.grid[0]}x{self.grid[1]}) "
-                f"and got {q.shape[-2]} tokens; build the model with img_size=<the size you use>."
+                f"and got {q.shape[1]} tokens; build the model with img_size=<the size you use>."
             )
-        return torch.cat([super()._templates(q), self.kernel.expand(q.shape[0], -1, -1, -1)], dim=-1)
+        dynamic, _ = super()._templates(q)
+        static = self.kernel.squeeze(0)
+        if self.normalization == "tokens":
+            static = F.normalize(static, dim=-2)
+        return torch.cat([dynamic, static.unsqueeze(1).expand(-1, len(q), -1, -1)], dim=-1), static

@@ -13,11 +13,13 @@ never rises.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Shrinkage = Literal["soft", "gelu"]
 SHRINKAGES: tuple[Shrinkage, ...] = ("soft", "gelu")
@@ -47,6 +49,106 @@ def shrink(x: Tensor, threshold: Tensor | float, shrinkage: Shrinkage) -> Tensor
     if isinstance(threshold, Tensor):
         return x.sign() * F.relu(x.abs() - threshold)
     return F.softshrink(x, threshold)
+
+
+#: What a shrinkage does to ``|x| - threshold``, and the product of its derivative there with a gradient.
+_ACTIVATIONS: dict[Shrinkage, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "soft": (F.relu, lambda gradient, x: torch.ops.aten.threshold_backward(gradient, x, 0)),
+    "gelu": (F.gelu, torch.ops.aten.gelu_backward),
+}
+
+
+def iterate(
+    gram: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage, from_zero: bool
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """The dynamics of n problems with m templates and d channels each.
+
+    Args:
+        gram: G, (m, n, m): row, problem, column.
+        drive: P^T v, (n, m, d).
+        step: s, (n, 1, 1) or (1, 1, 1).
+        sparsity: lambda, (1,).
+        steps: T.
+        shrinkage: see :func:`shrink`.
+        from_zero: whether u_0 is zero instead of ``S_lambda(P^T v)``.
+
+    Returns:
+        The codes u_0 .. u_T, what was shrunk to u_1 .. u_T, each (n, m, d), and ``I - s G``, (n, m, m).
+    """
+    # u - s (G u - d) = (I - s G) u + s d, with matrix and vector formed once.
+    transition = torch.mul(gram.transpose(0, 1), -step, out=drive.new_empty(len(drive), len(gram), len(gram)))
+    transition.diagonal(dim1=-2, dim2=-1).add_(1)
+    source, threshold = step * drive, sparsity * step
+    activation, _ = _ACTIVATIONS[shrinkage]
+
+    def shrunk(x: Tensor, threshold: Tensor) -> Tensor:
+        return activation(x.abs().sub_(threshold)).mul_(x.sign())
+
+    codes, states = [torch.zeros_like(drive) if from_zero else shrunk(drive, sparsity)], []
+    for _ in range(steps):
+        states.append(torch.baddbmm(source, transition, codes[-1]))
+        codes.append(shrunk(states[-1], threshold))
+    return codes, states, transition
+
+
+class _FinalCode(torch.autograd.Function):
+    """u_T of :func:`iterate`, with a backward pass that keeps two tensors a step and makes few passes over them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gram: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage,
+        from_zero: bool,
+    ) -> Tensor:  # fmt: skip
+        codes, states, transition = iterate(gram, drive, step, sparsity, steps, shrinkage, from_zero)
+        ctx.save_for_backward(gram, drive, step, sparsity, transition, *codes[:-1], *states)
+        ctx.shrinkage, ctx.from_zero = shrinkage, from_zero
+        return codes[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        gram, drive, step, sparsity, transition, *rest = ctx.saved_tensors
+        steps = len(rest) // 2
+        codes, states = rest[:steps], rest[steps:]
+        _, derivative = _ACTIVATIONS[ctx.shrinkage]
+
+        def dot(a: Tensor, b: Tensor) -> Tensor:
+            return (a.reshape(len(a), 1, -1) @ b.reshape(len(b), -1, 1)).view(-1, 1, 1)
+
+        def unshrunk(gradient: Tensor, x: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+            """The gradients of what was shrunk and of the threshold, the latter (n, 1, 1)."""
+            gradient = derivative(gradient, x.abs().sub_(threshold))
+            return gradient, dot(gradient, x.sign()).neg_()
+
+        threshold = sparsity * step
+        d_transition, d_source = torch.zeros_like(transition), torch.zeros_like(drive)
+        d_threshold = drive.new_zeros(len(drive), 1, 1)
+        for code, state in zip(reversed(codes), reversed(states), strict=True):
+            gradient, along_threshold = unshrunk(gradient.contiguous(), state, threshold)
+            d_threshold += along_threshold
+            d_source += gradient
+            d_transition.baddbmm_(gradient, code.transpose(1, 2))
+            gradient = transition.transpose(1, 2) @ gradient
+        d_drive, d_sparsity = step * d_source, (d_threshold * step).sum()
+        if not ctx.from_zero:
+            gradient, along_threshold = unshrunk(gradient.contiguous(), drive, sparsity)
+            d_drive += gradient
+            d_sparsity += along_threshold.sum()
+        # The transition is I - s G.
+        d_gram = torch.mul(d_transition.transpose(0, 1), -step.transpose(0, 1), out=torch.empty_like(gram))
+        along_gram = (d_transition * gram.transpose(0, 1)).sum(dim=(1, 2), keepdim=True)
+        d_step = dot(d_source, drive) - along_gram + sparsity * d_threshold
+        return d_gram, d_drive, d_step.sum_to_size(step.shape), d_sparsity.expand_as(sparsity), None, None, None
+
+
+def final_code(
+    gram: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage, from_zero: bool
+) -> Tensor:
+    """The last code of :func:`iterate`, (n, m, d), differentiable (once) in the first four arguments."""
+    arguments = gram, drive, step, sparsity, steps, shrinkage, from_zero
+    if torch.is_grad_enabled():
+        return _FinalCode.apply(*arguments)
+    return iterate(*arguments)[0][-1]
 
 
 def objective(code: Tensor, gram_code: Tensor, drive: Tensor, energy: Tensor, sparsity: Tensor | float) -> Tensor:
