@@ -130,6 +130,10 @@ class Run:
         label = json.dumps([text, self.settings.to_json()], sort_keys=True)
         return hashlib.sha256(label.encode()).hexdigest()[:24]
 
+    def remembers(self, key: str) -> bool:
+        """Whether ``memo`` has a value for ``key``."""
+        return (self.folder / "memo" / f"{self.key(key)}.json").exists()
+
     def memo(self, key: str, compute: Callable[[], Any]) -> Any:
         """Return the JSON-able value stored under ``key``, or compute and store it.
 

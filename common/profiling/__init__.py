@@ -2,6 +2,7 @@
 
 from common.profiling.counting import Flops, Parameters, flops, parameters
 from common.profiling.memory import peak_memory
+from common.profiling.size import count
 from common.profiling.timing import Comparison, Cost, Spread, compare_cost, cost, forward, training_step
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Spread",
     "compare_cost",
     "cost",
+    "count",
     "flops",
     "forward",
     "parameters",

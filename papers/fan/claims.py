@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import timm
 import torch
 from torch import nn
 
-from common.measurement import Measurement, Result
-from common.profiling import flops, parameters
+from common.measurement import Result
+from common.profiling import count
 from common.robustness import embedded
 from common.run import Run
 from papers.fan import PAPER, token_groups
@@ -56,26 +57,11 @@ def contenders() -> dict[str, embedded.Contender]:
 def size(run: Run) -> Iterator[Result]:
     """Count every variant: parameters, and multiply-adds at 224 pixels, of which nothing is printed."""
     for declared in PAPER.models:
-        model = timm.create_model(declared.name)
-        for name in (declared.name, *(f"{declared.name}.{tag}" for tag in TAGGED.get(declared.name, ()))):
-            yield Measurement(
-                model=name,
-                dataset="-",
-                metric="params",
-                value=parameters(model).total / 1e6,
-                unit="M",
-                protocol="params/1 all parameters, frozen ones included",
-            )
-        counted = flops(model)
-        yield Measurement(
-            model=declared.name,
-            dataset="-",
-            metric="flops",
-            value=counted.total / 1e9,
-            unit="G",
-            protocol="flops/1 multiply-adds at 224 pixels, fvcore's conventions",
-            detail={"by_operator": counted.by_operator, "not_counted": counted.not_counted},
-        )
+        params, operations = count(timm.create_model(declared.name), declared.name)
+        yield params
+        for tag in TAGGED.get(declared.name, ()):
+            yield replace(params, model=f"{declared.name}.{tag}")
+        yield operations
 
 
 def channel_attention(run: Run) -> Iterator[Result]:

@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import timm
-from torch import nn
 
-from common.measurement import Measurement, Result
-from common.profiling import flops, parameters
+from common.measurement import Result
+from common.profiling import count
 from common.robustness import embedded
 from common.run import Run
 from papers.rvt import PAPER
@@ -29,29 +28,6 @@ MINI = {
     "stem_strides": (2, 2, 1),
     "stem_width": 16,
 }
-
-
-def count(model: nn.Module, name: str, seconds: float = 0.0) -> Iterator[Measurement]:
-    """Parameters (M) and multiply-adds at 224 pixels (G) of ``model``."""
-    yield Measurement(
-        model=name,
-        dataset="-",
-        metric="params",
-        value=parameters(model).total / 1e6,
-        unit="M",
-        protocol="params/1 all parameters, frozen ones included",
-        detail={"trainable": parameters(model).trainable},
-    )
-    counted = flops(model)
-    yield Measurement(
-        model=name,
-        dataset="-",
-        metric="flops",
-        value=counted.total / 1e9,
-        unit="G",
-        protocol="flops/1 multiply-adds at 224 pixels, fvcore's conventions",
-        detail={"by_operator": counted.by_operator, "not_counted": counted.not_counted},
-    )
 
 
 def size(run: Run) -> Iterator[Result]:

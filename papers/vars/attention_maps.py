@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from common.robustness.corruptions import corrupt
 from common.run import Run
 from common.statistics import mean_interval
 from common.training.data import TensorData
+from common.training.recipe import Recipe
 
 DATASET = "fashion-mnist-canvas"
 PROTOCOL = "attention-on-object/1 mean over blocks and heads"
@@ -73,17 +73,7 @@ def measure(run: Run, contenders: Sequence[embedded.Contender], baseline: str, r
     """Train every contender on canvases and measure its maps on test canvases."""
     count = 200 if run.settings.quick else 1000
     tests = test_canvases(count)
-    rows = {}
-    for contender in contenders:
-        on_canvas = replace(contender, name=f"{contender.name}@canvas")
-        for seed in run.seeds():
-
-            def shares(on_canvas: embedded.Contender = on_canvas, seed: int = seed) -> dict[str, float]:
-                model = embedded.trained(run, on_canvas, seed, recipe, training_canvases())
-                return {name: on_object(model, canvases, run.settings.device) for name, canvases in tests.items()}
-
-            rows[contender.name, seed] = run.memo(f"attention on object {contender.name} seed {seed}", shares)
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "seed"])
+    table = embedded.table_of(run, contenders, recipe, partial(shares, count=count), training_canvases)
     chance = 100 * float(tests["clean"].masks.float().mean())
     for name in table.index.unique("model"):
         for condition in tests:
@@ -109,13 +99,15 @@ def measure(run: Run, contenders: Sequence[embedded.Contender], baseline: str, r
                 estimate,
                 len(table.loc[name]),
             )
-    models = {
-        contender.name: embedded.trained(
-            run, replace(contender, name=f"{contender.name}@canvas"), run.settings.seed, recipe, training_canvases()
-        )
-        for contender in contenders
-    }
+    seed = run.settings.seed
+    models = {c.name: embedded.trained(run, c, seed, recipe, training_canvases) for c in contenders}
     yield _picture(models, tests, run.settings.device, chance)
+
+
+def shares(model: nn.Module, recipe: Recipe, count: int) -> dict[str, float]:
+    """Share of the attention on the object by condition, in per cent."""
+    device = str(next(model.parameters()).device)
+    return {name: on_object(model, canvases, device) for name, canvases in test_canvases(count).items()}
 
 
 def on_object(model: nn.Module, canvases: Canvases, device: str) -> float:

@@ -1,0 +1,125 @@
+"""What the embedded experiment yields: measurements, findings on paired differences, pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from common import figures
+from common.measurement import Finding, FindingVerdict, Measurement, Picture
+from common.robustness.corruptions import CORRUPTIONS
+from common.robustness.embedded.images import DATASET, SEVERITIES, test_set
+from common.robustness.embedded.robustness import METRICS
+from common.statistics import Estimate, mean_interval, paired_interval
+
+#: What the embedded experiment does, written with every number; the version rises when the procedure changes.
+PROTOCOL = "embedded/1"
+#: The metrics that a statement about robustness is tested on.
+ROBUSTNESS_METRICS = ("corruption_top1", "pgd_eps4_top1", "occlusion_top1")
+
+
+def measurements(table: pd.DataFrame, quick: bool, metrics: Sequence[str] = METRICS) -> Iterator[Measurement]:
+    """Mean over seeds with 95 % interval, of every contender and metric of ``compare``."""
+    for name in table.index.unique("model"):
+        scores = table.loc[name]
+        for metric in metrics:
+            estimate = mean_interval(list(scores[metric]))
+            cells: dict[str, object] = {
+                column: float(scores[column].mean()) for column in map(str, table) if column.startswith(f"{metric}/")
+            }
+            yield Measurement(
+                model=name,
+                dataset=DATASET,
+                metric=metric,
+                value=estimate.value,
+                unit="%",
+                weights="trained",
+                interval=estimate.interval,
+                seeds=len(scores),
+                n=len(test_set(quick).clean if metric == "top1" else test_set(quick).images),
+                protocol=PROTOCOL,
+                detail={"per_seed": [float(score) for score in scores[metric]], **cells},
+            )
+
+
+def differences(table: pd.DataFrame, baseline: str, metric: str) -> dict[str, Estimate]:
+    """Paired differences to ``baseline`` over seeds, in percentage points, of every other contender."""
+    base = list(table.loc[baseline][metric])
+    others = [name for name in table.index.unique("model") if name != baseline]
+    return {name: paired_interval(list(table.loc[name][metric]), base) for name in others}
+
+
+def more_robust(table: pd.DataFrame, baseline: str, metrics: Sequence[str] = ROBUSTNESS_METRICS) -> Iterator[Finding]:
+    """One finding a contender and metric: is it better than ``baseline``, by a paired t interval over seeds?"""
+    for metric in metrics:
+        for name, estimate in differences(table, baseline, metric).items():
+            yield difference_finding(
+                f"{name} has a higher {metric} than {baseline} at equal budget.", estimate, len(table.loc[name])
+            )
+
+
+def difference_finding(statement: str, estimate: Estimate, seeds: int, unit: str = "points") -> Finding:
+    """The finding that a difference is above zero: it holds, or not, where the interval leaves out zero."""
+    verdict: FindingVerdict = "unclear"
+    if estimate.low > 0:
+        verdict = "holds"
+    elif estimate.high < 0:
+        verdict = "does not hold"
+    spread = f"95 % interval {estimate.low:+.2f} to {estimate.high:+.2f}" if estimate.interval else "no interval"
+    return Finding(
+        statement=statement,
+        verdict=verdict,
+        evidence=f"Difference {estimate.value:+.2f} {unit} ({spread}, {seeds} {'seed' if seeds == 1 else 'seeds'}).",
+        value=estimate.value,
+        interval=estimate.interval,
+        seeds=seeds,
+    )
+
+
+def difference_picture(name: str, table: pd.DataFrame, baseline: str, metrics: Sequence[str] = METRICS) -> Picture:
+    """Paired differences to ``baseline`` with intervals, a panel a metric."""
+    panels = {
+        metric: {n: (e.value, e.low, e.high) for n, e in differences(table, baseline, metric).items()}
+        for metric in metrics
+    }
+    finite = all(math.isfinite(low) for panel in panels.values() for _, low, _ in panel.values())
+    if not finite:
+        panels = {m: {n: (v, v, v) for n, (v, _, _) in panel.items()} for m, panel in panels.items()}
+    seeds = table.index.get_level_values("seed").nunique()
+    return Picture(
+        name=name,
+        caption=(
+            f"Difference to {baseline} in percentage points, right is better; "
+            + (f"bars are 95 % intervals over {seeds} seeds, paired." if finite else "one seed, no interval.")
+        ),
+        svg=figures.intervals(name, panels, xlabel="percentage points", zero=True),
+    )
+
+
+def corruption_picture(name: str, table: pd.DataFrame) -> Picture:
+    """Error by corruption (mean over severities) and by severity (mean over corruptions), contenders side by side."""
+    means = table.groupby(level="model", sort=False).mean()
+    with figures.figure(name, width=9.0, height=3.6) as drawn:
+        left, right = drawn.subplots(1, 2, width_ratios=(3, 1), sharey=True)
+        for position, (label, row) in enumerate(means.iterrows()):
+            colour = figures.COLOURS[position % len(figures.COLOURS)]
+            error = {(n, s): 100 - row[f"corruption_top1/{n}/{s}"] for n in CORRUPTIONS for s in SEVERITIES}
+            by_name = [sum(error[n, s] for s in SEVERITIES) / len(SEVERITIES) for n in CORRUPTIONS]
+            by_severity = [sum(error[n, s] for n in CORRUPTIONS) / len(CORRUPTIONS) for s in SEVERITIES]
+            left.plot(range(len(CORRUPTIONS)), by_name, "o", color=colour, markersize=4, label=str(label))
+            right.plot(SEVERITIES, by_severity, "o-", color=colour, markersize=4, linewidth=1.5)
+        left.set_xticks(range(len(CORRUPTIONS)), [n.replace("_", " ") for n in CORRUPTIONS], rotation=60, ha="right")
+        left.set_ylabel("error, %")
+        right.set_xticks(SEVERITIES)
+        right.set_xlabel("severity")
+        left.grid(axis="y")
+        right.grid(axis="y")
+        drawn.legend(loc="outside upper center", ncols=min(5, len(means)))
+        svg = figures.to_svg(drawn)
+    return Picture(
+        name=name,
+        caption="Error by corruption (mean over severities) and by severity (mean over corruptions).",
+        svg=svg,
+    )
