@@ -49,7 +49,7 @@ class _UnitExponentials(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         y = x.exp()
-        y /= torch.linalg.vector_norm(y, dim=-2, keepdim=True)
+        y /= y.square().sum(dim=-2, keepdim=True).sqrt_()  # several times as fast as vector_norm along this dimension
         ctx.save_for_backward(y)
         return y
 
@@ -197,7 +197,7 @@ class VARSDynamic(nn.Module):
         gram = _Gram.apply(templates.flatten(0, 1), static)
         drive = (templates.mT @ v).flatten(0, 1)
         if self.step_size is None:
-            bound = torch.linalg.vector_norm(gram.detach(), ord=1, dim=-1).amax(dim=0)[:, None, None] + 1
+            bound = gram.detach().abs().sum(dim=-1).amax(dim=0)[:, None, None] + 1
             step = self.learned_L / bound
         else:
             step = torch.full_like(drive[:1, :1, :1], self.step_size)
@@ -226,7 +226,7 @@ class VARSDynamic(nn.Module):
 
     @torch.no_grad()
     def trajectory(self, x: Tensor, steps: int | None = None) -> Trajectory:
-        """The dynamics on tokens ``x`` (B, N, C), for ``steps`` steps (None: as many as forward does); not differentiable.
+        """The dynamics on tokens ``x`` (B, N, C), for ``steps`` steps (None: as forward does); not differentiable.
 
         Returns:
             Codes (T + 1, B, h, m, d) and objectives (T + 1, B, h), summed over the d channels of a head.

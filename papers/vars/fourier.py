@@ -47,16 +47,30 @@ class FourierTransform(nn.Module):
         self.register_buffer("inverse_rows", forward_rows.T.contiguous().to(real), persistent=False)
         self.register_buffer("inverse_columns", inverse.contiguous().to(real), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Spectrum (B, 2, H, W // 2 + 1, C) of maps (B, H * W, C)."""
+    def _to_spectrum(self, x: Tensor, columns: Tensor) -> Tensor:
         (height, width), (batch, _, channels) = self.grid, x.shape
-        x = torch.matmul(self.columns, x.reshape(batch * height, width, channels))
+        x = torch.matmul(columns, x.reshape(batch * height, width, channels))
         x = torch.matmul(self.rows, x.view(batch, 2 * height, self.half * channels))
         return x.view(batch, 2, height, self.half, channels)
 
-    def inverse(self, x: Tensor) -> Tensor:
-        """Maps (B, H * W, C) of a spectrum (B, 2, H, W // 2 + 1, C)."""
+    def _to_maps(self, x: Tensor, columns: Tensor) -> Tensor:
         (height, width), (batch, channels) = self.grid, (x.shape[0], x.shape[-1])
         x = torch.matmul(self.inverse_rows, x.reshape(batch, 2 * height, self.half * channels))
-        x = torch.matmul(self.inverse_columns, x.view(batch * height, 2 * self.half, channels))
+        x = torch.matmul(columns, x.view(batch * height, 2 * self.half, channels))
         return x.view(batch, height * width, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spectrum (B, 2, H, W // 2 + 1, C) of maps (B, H * W, C)."""
+        return self._to_spectrum(x, self.columns)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Maps (B, H * W, C) of a spectrum (B, 2, H, W // 2 + 1, C)."""
+        return self._to_maps(x, self.inverse_columns)
+
+    def adjoint(self, x: Tensor) -> Tensor:
+        """Transpose of the forward transform; not the inverse, as half a spectrum stands for a whole one."""
+        return self._to_maps(x, self.columns.T)
+
+    def inverse_adjoint(self, x: Tensor) -> Tensor:
+        """Transpose of :meth:`inverse`."""
+        return self._to_spectrum(x, self.inverse_columns.T)

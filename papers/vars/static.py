@@ -18,16 +18,109 @@ inverse; the last step needs no inverse of J maps at all. Tokens stay in the (B,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from common.errors import UserError
 from papers.rvt.model import TokenBatchNorm
 from papers.vars.fourier import FourierTransform
 from papers.vars.kernelized import Grid, refuse_masks
 from papers.vars.sparse import SHRINKAGES, Shrinkage, Trajectory, objective, shrink, token_energy
+
+Kernels = tuple[Tensor, Tensor]
+"""Spectra k^_1 .. k^_J in two parts, real (J, 1, 1, H, W', c) and, with the sign that it has in the product with the
+real and with the imaginary part of a spectrum, imaginary (J, 1, 2, H, W', c): ``k^ s = real * s + imag * flip(s)``."""
+
+
+def synthesize(kernels: Kernels, s: Tensor, onto: Tensor | None = None) -> Tensor:
+    """J spectra ``k^_j s``, (J, B, 2, H, W', c), added to the spectra ``onto``; s is (B, 2, H, W', c)."""
+    real, imag = kernels
+    onto = real * s if onto is None else torch.addcmul(onto, real, s)
+    return torch.addcmul(onto, imag, s.flip(1))
+
+
+def analyze(kernels: Kernels, s: Tensor) -> Tensor:
+    """``sum_j conj(k^_j) s_j``, (B, 2, H, W', c), of J spectra (J, B, 2, H, W', c)."""
+    real, imag = kernels
+    return (real * s).sum(dim=0) + (imag * s).sum(dim=0).flip(1)
+
+
+class _SoftAnalysis(torch.autograd.Function):
+    """``sum_j conj(k^_j) u^_j`` after the dynamics with soft shrinkage, differentiable (once) in v^ and the kernels.
+
+    What autograd would do, without its temporaries of J spectra each: sums over maps and over images are accumulated.
+    """
+
+    @staticmethod
+    def _analyze(kernels: Kernels, s: Tensor) -> Tensor:
+        real, imag = kernels
+        direct, crossed = real[0] * s[0], imag[0] * s[0]
+        for j in range(1, len(s)):
+            direct.addcmul_(real[j], s[j])
+            crossed.addcmul_(imag[j], s[j])
+        return direct.add_(crossed.flip(1))
+
+    @staticmethod
+    def _synthesize(kernels: Kernels, s: Tensor, onto: Tensor | None = None) -> Tensor:
+        real, imag = kernels
+        onto = real * s if onto is None else torch.addcmul(onto, real, s)
+        return onto.addcmul_(imag, s.flip(1))
+
+    @staticmethod
+    def forward(
+        ctx: Any, target: Tensor, real: Tensor, imag: Tensor, drive: Tensor, bound: Tensor, sparsity: float,
+        steps: int, fourier: FourierTransform,
+    ) -> Tensor:  # fmt: skip
+        kernels, maps = (real, imag), len(real)
+        scaled = bound * F.softshrink(drive, sparsity)
+        spectra, residuals, silent = [], [], []
+        for step in range(steps + 1):
+            silent.append(scaled == 0)
+            spectra.append(fourier(scaled.flatten(0, 1)).unflatten(0, (maps, -1)))
+            analysis = _SoftAnalysis._analyze(kernels, spectra[-1]).div_(bound)
+            if step < steps:
+                residuals.append(target - analysis)
+                change = _SoftAnalysis._synthesize(kernels, residuals[-1], onto=spectra[-1])
+                scaled = F.softshrink(fourier.inverse(change.flatten(0, 1)).unflatten(0, (maps, -1)), sparsity)
+        ctx.save_for_backward(target, real, imag, bound, *spectra, *residuals, *silent)
+        ctx.steps, ctx.fourier = steps, fourier
+        return analysis
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        target, real, imag, bound, *rest = ctx.saved_tensors
+        steps, fourier, kernels, maps = ctx.steps, ctx.fourier, (real, imag), len(real)
+        spectra, residuals, silent = rest[: steps + 1], rest[steps + 1 : 2 * steps + 1], rest[2 * steps + 1 :]
+        direct, crossed = target.new_zeros(2, maps, *target.shape[1:])
+
+        def accumulate(s: Tensor, factor: Tensor) -> None:
+            """Add the gradient of the kernels, ``sum_b s_j conj(factor)``, in parts."""
+            flipped = factor.flip(1)
+            for image in range(len(factor)):
+                direct.addcmul_(s[:, image], factor[image])
+                crossed.addcmul_(s[:, image], flipped[image])
+
+        d_target, d_spectra = torch.zeros_like(target), None
+        for step in range(steps, -1, -1):
+            gradient = gradient / bound
+            accumulate(spectra[step], gradient)
+            d_spectra = _SoftAnalysis._synthesize(kernels, gradient, onto=d_spectra)
+            d_scaled = fourier.adjoint(d_spectra.flatten(0, 1)).unflatten(0, (maps, -1))
+            d_scaled.masked_fill_(silent[step], 0)
+            if step == 0:  # the first code is L S(d) rather than S(...)
+                d_scaled *= bound
+            d_spectra = fourier.inverse_adjoint(d_scaled.flatten(0, 1)).unflatten(0, (maps, -1))
+            accumulate(d_spectra, residuals[step - 1] if step else target)
+            gradient = _SoftAnalysis._analyze(kernels, d_spectra)
+            d_target += gradient
+            gradient = gradient.neg_()
+        d_real = direct.sum(dim=1)[:, None, None]
+        return d_target, d_real, crossed[:, None], None, None, None, None, None
 
 
 class VARSStatic(nn.Module):
@@ -161,31 +254,17 @@ class VARSStatic(nn.Module):
         v = self.v(x)
         return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
-    def _groups(self, v: Tensor) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor], Tensor]]:
+    def _groups(self, v: Tensor) -> Iterator[tuple[Tensor, Kernels, Tensor]]:
         """Split v and the parameters into groups of channels: v (B, N, c), kernels, L (c,).
 
         Channels do not interact, and all that the dynamics need of a group stays in the processor's cache, which is
         worth a factor on a CPU; other devices take all channels at once.
-
-        Kernels are spectra in two parts, with which the product ``k^ s`` is ``real * s + imag * flip(s)``:
-        (J, 1, 1, H, W', c) and, with the sign of each part, (J, 1, 2, H, W', c).
         """
         size = self.channels_per_group if v.device.type == "cpu" else v.shape[-1]
         for part, kernel, bound in zip(v.split(size, -1), self.kernel.split(size), self.L.split(size), strict=True):
             # (c, J, 1, H, W', 2) to (2, J, 1, 1, H, W', c)
             real, imag = kernel.permute(5, 1, 2, 3, 4, 0).unsqueeze(2).contiguous().unbind(0)
             yield part.contiguous(), (real, torch.cat([-imag, imag], dim=2)), bound
-
-    def _synthesize(self, kernels: tuple[Tensor, Tensor], s: Tensor, onto: Tensor | None = None) -> Tensor:
-        """J spectra ``k^_j s``, added to the spectra ``onto``; s is (B, 2, H, W', c)."""
-        real, imag = kernels
-        onto = real * s if onto is None else torch.addcmul(onto, real, s)
-        return torch.addcmul(onto, imag, s.flip(1))
-
-    def _analyze(self, kernels: tuple[Tensor, Tensor], s: Tensor) -> Tensor:
-        """``sum_j conj(k^_j) s_j``, (B, 2, H, W', c), of J spectra."""
-        real, imag = kernels
-        return (real * s).sum(dim=0) + (imag * s).sum(dim=0).flip(1)
 
     def _transform(self, x: Tensor) -> Tensor:
         """Spectra (J, B, 2, H, W', c) of J maps (J, B, N, c)."""
@@ -196,8 +275,8 @@ class VARSStatic(nn.Module):
         return self.fourier.inverse(s.flatten(0, 1)).unflatten(0, (self.num_maps, -1))
 
     def _dynamics(
-        self, target: Tensor, drive: Tensor, kernels: tuple[Tensor, Tensor], bound: Tensor, steps: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+        self, target: Tensor, drive: Tensor, kernels: Kernels, bound: Tensor, steps: int
+    ) -> Iterator[Kernels]:
         """Yield, for the code after 0 to ``steps`` steps, ``L u`` (J, B, N, c) and ``sum_j conj(k^_j) u^_j``.
 
         ``target`` is the spectrum of v, ``drive`` d (J, B, N, c).
@@ -205,10 +284,10 @@ class VARSStatic(nn.Module):
         scaled = bound * shrink(drive, self.sparsity, self.shrinkage)
         for step in range(steps + 1):
             spectra = self._transform(scaled)
-            analysis = self._analyze(kernels, spectra) / bound
+            analysis = analyze(kernels, spectra) / bound
             yield scaled, analysis
             if step < steps:
-                scaled = self._inverse(self._synthesize(kernels, target - analysis, onto=spectra))
+                scaled = self._inverse(synthesize(kernels, target - analysis, onto=spectra))
                 if self.shrinkage == "soft":  # L S_{lambda / L}(x / L) = S_lambda(x)
                     scaled = shrink(scaled, self.sparsity, "soft")
                 else:
@@ -224,17 +303,17 @@ class VARSStatic(nn.Module):
         groups = [self._trajectory(*group, steps) for group in self._groups(self._input(x))]
         return Trajectory(*(torch.cat(part, dim=2) for part in zip(*groups, strict=True)))
 
-    def _trajectory(self, v: Tensor, kernels: tuple[Tensor, Tensor], bound: Tensor, steps: int) -> Trajectory:
+    def _trajectory(self, v: Tensor, kernels: Kernels, bound: Tensor, steps: int) -> Trajectory:
         def by_channel(maps: Tensor) -> Tensor:
             return maps.permute(1, 3, 0, 2)
 
         target = self.fourier(v)
-        drive = self._inverse(self._synthesize(kernels, target))
+        drive = self._inverse(synthesize(kernels, target))
         energy = v.square().sum(dim=1)
         codes, objectives = [], []
         for scaled, analysis in self._dynamics(target, drive, kernels, bound, steps):
             code = by_channel(scaled / bound)
-            gram_code = by_channel(self._inverse(self._synthesize(kernels, analysis)))
+            gram_code = by_channel(self._inverse(synthesize(kernels, analysis)))
             codes.append(code)
             objectives.append(objective(code, gram_code, by_channel(drive), energy, self.sparsity))
         return Trajectory(torch.stack(codes), torch.stack(objectives))
@@ -244,18 +323,26 @@ class VARSStatic(nn.Module):
         analyses = []
         for part, kernels, bound in self._groups(v):
             target = self.fourier(part)
-            drive = self._inverse(self._synthesize(kernels, target))
+            # The backward pass of soft shrinkage is written out and starts from the spectra.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.shrinkage != "soft"):
+                drive = self._inverse(synthesize(kernels, target))
             active = self._active(drive)
             if active is None:
-                *_, (_, analysis) = self._dynamics(target, drive, kernels, bound, self.steps)
+                analysis = self._analysis(target, kernels, drive, bound)
             else:
                 # Also where no channel is active, so that every parameter has its gradient, zero then.
-                real, imag = (kernel[..., active] for kernel in kernels)
-                some = target[..., active], drive[..., active], (real, imag), bound[active]
-                *_, (_, found) = self._dynamics(*some, self.steps)
-                analysis = torch.zeros_like(target).index_copy(-1, active, found)
+                real, imag = (kernel.index_select(-1, active) for kernel in kernels)
+                some = target.index_select(-1, active), (real, imag), drive.index_select(-1, active), bound[active]
+                analysis = torch.zeros_like(target).index_copy(-1, active, self._analysis(*some))
             analyses.append(analysis)
         return self.fourier.inverse(torch.cat(analyses, dim=-1))
+
+    def _analysis(self, target: Tensor, kernels: Kernels, drive: Tensor, bound: Tensor) -> Tensor:
+        """``sum_j conj(k^_j) u^_j``, (B, 2, H, W', c), after the last step."""
+        if torch.is_grad_enabled() and self.shrinkage == "soft":
+            return _SoftAnalysis.apply(target, *kernels, drive, bound, self.sparsity, self.steps, self.fourier)
+        *_, (_, analysis) = self._dynamics(target, drive, kernels, bound, self.steps)
+        return analysis
 
     def _active(self, drive: Tensor) -> Tensor | None:
         """Indices of the channels whose code is not zero at every step; None where all are to be computed.
