@@ -6,6 +6,9 @@ Conversion is a pure function beside the architecture: the module that defines a
 state lists it in ``derived`` (names of its own parameters and buffers) and sets it in ``recompute_derived()``; such
 tensors may be absent from a file. A module whose release computes something else than its publication says has
 ``use_released_form()``, which is called when released weights have been loaded.
+
+Files of our own training loop carry the identity of their run, by which they are told from released ones, and the
+form in which the weights were trained.
 """
 
 from __future__ import annotations
@@ -144,23 +147,50 @@ def load_released(model: nn.Module, source: str | Path | Mapping[str, Any], use_
         own_derived: tuple[str, ...] = getattr(module, "derived")  # noqa: B009
         kept = {name for name in own_derived if f"{prefix}.{name}".lstrip(".") in state}
         module.load_state_dict({name: before[name] for name in kept}, strict=False)
-    for module in model.modules():
-        if hasattr(module, "use_released_form"):
-            module.use_released_form()
+    _take_form(model, content)
     return model
 
 
+def is_trained(content: Mapping[str, Any]) -> bool:
+    """Whether our own training loop wrote the content of a checkpoint."""
+    return "run" in content
+
+
+def form_of(model: nn.Module) -> str:
+    """``released`` where ``model`` computes what released weights were trained with, else ``publication``."""
+    return "released" if getattr(model, "has_released_form", False) else "publication"
+
+
+def _take_form(model: nn.Module, content: Mapping[str, Any]) -> None:
+    """Make ``model`` compute what the weights of ``content`` were trained with."""
+    if is_trained(content) and content["form"] == "publication":
+        return
+    for module in model.modules():
+        change: Callable[[], None] | None = getattr(module, "use_released_form", None)
+        if change is not None:
+            change()
+    setattr(model, "has_released_form", True)  # noqa: B010  (nn.Module is annotated to hold tensors and modules only)
+
+
 def load_trained(model: nn.Module, content: Mapping[str, Any], where: str) -> nn.Module:
-    """Load the content of a checkpoint of our own training loop into ``model``, strictly.
+    """Load the content of a file of our own training loop into ``model``, strictly.
+
+    Args:
+        model: built as for the training.
+        content: of the final ``model.pt``, which has released names, or of a checkpoint of a run, which has ours.
+        where: the file, for messages.
 
     Raises:
-        UserError: the checkpoint is of another model.
+        UserError: the file is of another model.
     """
+    if "step" not in content:
+        return load_released(model, content)
     try:
         model.load_state_dict(unwrap(content))
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise UserError(f"{where} does not fit {type(model).__name__}: {first} Name its model with --model.") from None
+    _take_form(model, content)
     return model
 
 

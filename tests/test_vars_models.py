@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import papers
-from common.checkpoints import load_released
+from common.checkpoints import form_of, load_released, load_trained, to_released
 from common.errors import UserError
 from common.training.hooks import ExtraPass
 from common.training.recipe import load_recipe
@@ -218,6 +218,20 @@ def test_released_weights_select_the_released_shrinkage_unless_one_was_chosen() 
         assert attention.shrinkage == before
         load_released(attention, attention.state_dict())
         assert attention.shrinkage == after
+
+
+def test_our_own_weights_keep_the_form_that_they_were_trained_in() -> None:
+    trained, fine_tuned = (
+        small("vars_d_rvt_tiny"),
+        load_released(small("vars_d_rvt_tiny"), to_released(small("vars_d_rvt_tiny"))),
+    )
+    for model, shrinkage in ((trained, "soft"), (fine_tuned, "gelu")):
+        final = {"run": {}, "form": form_of(model), "model": to_released(model)}
+        checkpoint = {"run": {}, "form": form_of(model), "step": 3, "model": model.state_dict()}
+        for content in (final, checkpoint):
+            loaded = load_trained(small("vars_d_rvt_tiny"), content, "model.pt")
+            assert {m.shrinkage for m in loaded.modules() if isinstance(m, VARSDynamic)} == {shrinkage}
+            assert torch.equal(loaded.eval()(images()), model.eval()(images()))
 
 
 def test_the_table_of_variants_has_every_attention_on_every_host() -> None:

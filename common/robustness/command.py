@@ -62,9 +62,11 @@ def run(args: Namespace) -> int:
     import timm
     import torch
 
-    from common.checkpoints import load_released, read
-    from common.robustness.benchmarks import Preprocessing, benchmark
+    from common.checkpoints import read
+    from common.data.preprocessing import Preprocessing
+    from common.robustness.benchmarks import benchmark
     from common.robustness.evaluation import Processes, evaluate
+    from common.robustness.full_scale_measures import load_weights
 
     if not timm.is_model(args.model):
         raise UserError(f"timm has no model {args.model!r}.{nearest(args.model, timm.list_models())}")
@@ -73,7 +75,7 @@ def run(args: Namespace) -> int:
     model = timm.create_model(args.model, pretrained=args.pretrained)
     weights: Weights = "released"
     if args.checkpoint:
-        load_released(model, read(args.checkpoint))
+        weights = load_weights(model, read(args.checkpoint), str(args.checkpoint))
     model.to(device)
     preprocessing = Preprocessing.of(model)
     changes = {key: getattr(args, key) for key in ("crop", "interpolation") if getattr(args, key) is not None}

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from common.data.preprocessing import Preprocessing
 from common.errors import UserError
 from common.files import write_atomic
 from common.measurement import Measurement, Weights
 from common.progress import console, track
-from common.robustness.benchmarks import Benchmark, Preprocessing, Stage, benchmark
+from common.robustness.benchmarks import Benchmark, Stage, benchmark
 from common.robustness.benchmarks.pictures import Unreadable, collate
 from common.robustness.normalisation import Normalized
 from common.robustness.protocols import versioned

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from common.checkpoints import load_released, load_trained, read
+from common.checkpoints import is_trained, load_released, load_trained, read
 from common.declaration import Paper
 from common.errors import UserError, nearest
 from common.measurement import Measurement, Weights
@@ -22,8 +22,7 @@ from common.run import Run
 def load_model(run: Run) -> tuple[nn.Module, str, Weights]:
     """The model with the user's checkpoint, its name in measurements, and where the weights come from.
 
-    Without a name, the model is the first of the paper's that the checkpoint fits. Checkpoints of our own training
-    loop carry the run's identity, by which they are told from released ones.
+    Without a name, the model is the first of the paper's that the checkpoint fits.
 
     Raises:
         UserError: the checkpoint is unreadable, does not fit the named model, or fits none.
@@ -38,17 +37,21 @@ def load_model(run: Run) -> tuple[nn.Module, str, Weights]:
         known = [model.name for model in run.paper.models]
         raise UserError(f"There is no model {architecture!r}.{nearest(architecture, known)}")
     model = timm.create_model(architecture)
-    weights: Weights = "trained" if _own(content) else "released"
-    if weights == "trained":
-        load_trained(model, content, str(checkpoint))
-    else:
-        load_released(model, content)
+    weights = load_weights(model, content, str(checkpoint))
     return model.to(torch.device(run.settings.device)).eval(), name, weights
 
 
-def _own(content: Mapping[str, Any]) -> bool:
-    """Whether our own training loop wrote a checkpoint."""
-    return "run" in content
+def load_weights(model: nn.Module, content: Mapping[str, Any], where: str) -> Weights:
+    """Load the content of a released or own checkpoint; returns which it is.
+
+    Raises:
+        UserError: it does not fit ``model``.
+    """
+    if is_trained(content):
+        load_trained(model, content, where)
+        return "trained"
+    load_released(model, content)
+    return "released"
 
 
 def identify(paper: Paper, content: Mapping[str, Any], path: Path) -> str:
@@ -59,7 +62,7 @@ def identify(paper: Paper, content: Mapping[str, Any], path: Path) -> str:
             warnings.simplefilter("ignore")
             candidate = timm.create_model(model.name)
             try:
-                load_trained(candidate, content, str(path)) if _own(content) else load_released(candidate, content)
+                load_weights(candidate, content, str(path))
             except UserError:
                 continue
         return model.name

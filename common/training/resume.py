@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.checkpoints import to_released
+from common.checkpoints import form_of, to_released
 from common.errors import UserError
 from common.training.checkpointing import check_same_run, checkpoints, load_checkpoint, save_checkpoint, save_weights
 from common.training.devices import restore_state, whole_state
@@ -37,6 +37,7 @@ def save(run: Run) -> None:
     scaler = run.accelerator.scaler
     state: dict[str, Any] = {
         "run": run.identity,
+        "form": form_of(run.plain_model),
         "model": model_state,
         "optimizer": optimizer_state,
         "ema": run.ema.module.state_dict() if run.ema else {},
@@ -87,7 +88,7 @@ def resume(run: Run) -> None:
 def save_trained(run: Run) -> None:
     """Write the trained weights as ``model.pt``: ``model`` and, where the recipe averages, ``model_ema``.
 
-    They have the released names, so that `common.checkpoints.load_released` reads the file as a released one.
+    They have the released names; the run's identity tells the file from a released one.
 
     Raises:
         UserError: the file could not be written.
@@ -102,7 +103,7 @@ def save_trained(run: Run) -> None:
             trained.load_state_dict(weights)
     if not run.main:
         return
-    state: dict[str, Any] = {"model": to_released(trained), "recipe": run.recipe.as_dict()}
+    state: dict[str, Any] = {"run": run.identity, "form": form_of(run.plain_model), "model": to_released(trained)}
     if run.ema is not None:
         state["model_ema"] = to_released(run.ema.module)
     try:

@@ -17,7 +17,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from common.robustness.benchmarks import Benchmark, Preprocessing, benchmark
+from common.data.preprocessing import Preprocessing
+from common.robustness.benchmarks import Benchmark, benchmark
 from common.robustness.benchmarks.classes import imagenet_wnids
 from common.robustness.corruptions import corrupt
 from common.robustness.evaluation import Evaluation, Processes

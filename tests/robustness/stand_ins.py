@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from common.robustness.benchmarks import Preprocessing
+from common.data.preprocessing import Preprocessing
 from common.robustness.benchmarks.classes import imagenet_wnids
 
 #: Preprocessing under which flat colours stay what they are.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,7 +243,7 @@ def test_attacks_and_occlusion_on_imagenet(imagenet: Path) -> None:
         "imagenet-occlusion",
         imagenet,
         limit=50,
-        preprocessing=PLAIN.__class__(size=28, crop=1.0, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1)),
+        preprocessing=replace(PLAIN, size=28),
     )
     assert occluded["imagenet-1k", "random_drop_top1/0"].value == clean.value
     assert occluded["imagenet-1k", "random_drop_top1/0.9"].value < clean.value

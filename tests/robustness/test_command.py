@@ -14,9 +14,10 @@ import torch
 from stand_ins import ColourModel, class_folders
 from timm.models import register_model
 
+from common.data.preprocessing import Preprocessing
 from common.errors import UserError
 from common.robustness import command
-from common.robustness.benchmarks import Preprocessing, benchmark
+from common.robustness.benchmarks import benchmark
 from common.robustness.benchmarks.classes import imagenet_wnids, subset
 from common.robustness.benchmarks.pictures import collate
 from common.robustness.corruptions import corrupt

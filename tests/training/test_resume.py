@@ -147,7 +147,8 @@ def test_a_finished_run_is_not_trained_again(data, recipe, make_model, tmp_path)
     assert again.history == first.history
     assert any("step 18 of 18" in line for line in lines)
     stored = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert set(stored) == {"model", "model_ema", "recipe"}
+    assert set(stored) == {"run", "form", "model", "model_ema"}
+    assert stored["run"]["recipe"]["epochs"] == first.recipe.epochs
     make_model().load_state_dict(stored["model"])
 
 

@@ -1,7 +1,6 @@
 """Benchmark sets behind one interface: ``benchmark(name, root)``."""
 
 from .base import Benchmark, Cell, Stage, Value
-from .pictures import Preprocessing
 from .sets import BENCHMARKS, benchmark
 
-__all__ = ["BENCHMARKS", "Benchmark", "Cell", "Preprocessing", "Stage", "Value", "benchmark"]
+__all__ = ["BENCHMARKS", "Benchmark", "Cell", "Stage", "Value", "benchmark"]

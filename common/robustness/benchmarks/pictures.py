@@ -4,66 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import timm.data
 import torch
 from PIL import Image
-from timm.data.transforms_factory import transforms_imagenet_eval
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import UserError
-from common.robustness.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 #: Sources that can only be read from front to end, so that nothing could be resumed or divided exactly.
 _STREAMS = ("hfids/", "tfds/", "wds/")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How an image file becomes a model's input; it belongs to the model's weights.
-
-    Attributes:
-        size: side of the square input in pixels.
-        crop: the shorter side is resized to ``size / crop``, then the centre is cropped.
-        interpolation: ``bicubic``, ``bilinear``, ...
-        mean, std: per channel, for pixels in [0, 1].
-    """
-
-    size: int = 224
-    crop: float = 224 / 256
-    interpolation: str = "bicubic"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Preprocessing:
-        """What timm's configuration of ``model`` says."""
-        config = timm.data.resolve_model_data_config(model)
-        return cls(
-            size=config["input_size"][-1],
-            crop=config["crop_pct"],
-            interpolation=config["interpolation"],
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-        )
-
-    def __str__(self) -> str:
-        numbers = [" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
-        return (
-            f"resize {round(self.size / self.crop)} {self.interpolation} crop {self.size} "
-            f"mean {numbers[0]} std {numbers[1]}"
-        )
-
-    def transform(self) -> Callable[[Image.Image], Any]:
-        """Resize and crop to uint8 ``(3, size, size)``, exactly as timm's own evaluation does."""
-        return transforms_imagenet_eval(
-            self.size, crop_pct=self.crop, interpolation=self.interpolation, use_prefetcher=True
-        )
 
 
 class Unreadable(NamedTuple):
@@ -87,7 +41,7 @@ class Pictures(Dataset):
         self,
         root: Path | str,
         classes: Mapping[str, int],
-        transform: Callable[[Image.Image], Any],
+        transform: Callable[[Image.Image], Tensor],
         *,
         border: int = 0,
     ) -> None:
@@ -148,7 +102,7 @@ class Pictures(Dataset):
             picture = picture.crop((self.border, self.border, width - self.border, height - self.border))
         if self._labels is not None:
             label = self._labels[row]
-        return position, torch.from_numpy(np.asarray(self.transform(picture))), int(label)
+        return position, self.transform(picture), int(label)
 
 
 def collate(samples: Sequence[tuple[int, Tensor, int] | Unreadable]) -> tuple[Tensor, Tensor, Tensor] | Unreadable:

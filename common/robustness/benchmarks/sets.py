@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from common.data.preprocessing import Preprocessing
 from common.errors import UserError, nearest
 from common.robustness.attacks import PROTOCOLS, Attack, AutoAttack
 from common.robustness.benchmarks import summaries
 from common.robustness.benchmarks.base import Benchmark, Cell, Records, Stage, Value
 from common.robustness.benchmarks.classes import imagenet_wnids, objectnet_classes, sixteen_classes, subset
 from common.robustness.benchmarks.layout import find_folder
-from common.robustness.benchmarks.pictures import Pictures, Preprocessing
+from common.robustness.benchmarks.pictures import Pictures
 from common.robustness.benchmarks.scores import Classification, CueConflict, Stability
 from common.robustness.benchmarks.videos import Videos
 from common.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
