@@ -446,7 +446,8 @@ class RobustTransformer(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to unnormalised features (B, C, H, W) of the last block."""
-        *_, (_, _, after, grid) = self._blocks(x)
+        for _, _, after, grid in self._blocks(x):  # noqa: B007 (no list: it would keep the tokens of every block)
+            pass
         return after.unflatten(1, grid).permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

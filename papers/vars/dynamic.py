@@ -30,7 +30,16 @@ from torch.autograd.function import once_differentiable
 
 from common.errors import UserError
 from papers.vars.kernelized import Grid, random_features, refuse_masks
-from papers.vars.sparse import SHRINKAGES, Shrinkage, Trajectory, final_code, iterate, objective, token_energy
+from papers.vars.sparse import (
+    SHRINKAGES,
+    Shrinkage,
+    Trajectory,
+    final_code,
+    iterate,
+    objective,
+    token_energy,
+    transition_matrix,
+)
 
 
 class _Problem(NamedTuple):
@@ -202,7 +211,8 @@ class VARSDynamic(nn.Module):
         else:
             step = torch.full_like(drive[:1, :1, :1], self.step_size)
         rows, problems, columns = gram.shape
-        gram = self.learned_k @ (gram.flatten(0, 1) @ self.learned_k).view(rows, problems * columns)
+        gram = gram.flatten(0, 1) @ self.learned_k
+        gram = self.learned_k @ gram.view(rows, problems * columns)
         return _Problem(templates, gram.view(rows, problems, columns), drive, step, v)
 
     def _sparsity(self) -> Tensor:
@@ -233,12 +243,15 @@ class VARSDynamic(nn.Module):
         """
         _, gram, drive, step, value = self._problem(x)
         steps, sparsity = self.steps if steps is None else steps, self._sparsity()
-        codes, _, _ = iterate(gram, drive, step, sparsity, steps, self.shrinkage, self.initial == "zero")
-        stacked = torch.stack(codes)
+        transition = transition_matrix(gram, step)
+        found = iterate(transition, drive, step, sparsity, steps, self.shrinkage, self.initial == "zero")
+        stacked = torch.stack([code for _, code in found])
         energy = value.flatten(0, 1).square().sum(dim=(-2, -1))
-        found = objective(stacked, gram.transpose(0, 1) @ stacked, drive, energy, sparsity)
+        objectives = objective(stacked, gram.transpose(0, 1) @ stacked, drive, energy, sparsity)
         by_image = (self.num_heads, len(x))
-        return Trajectory(stacked.unflatten(1, by_image).transpose(1, 2), found.unflatten(1, by_image).transpose(1, 2))
+        return Trajectory(
+            stacked.unflatten(1, by_image).transpose(1, 2), objectives.unflatten(1, by_image).transpose(1, 2)
+        )
 
     def attention_map(self, x: Tensor) -> Tensor:
         """The share of the reconstruction's energy on each token: (B, N, C) -> (B, h, N), summing to 1.

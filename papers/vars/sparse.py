@@ -13,7 +13,7 @@ never rises.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -58,13 +58,20 @@ _ACTIVATIONS: dict[Shrinkage, tuple[Callable[[Tensor], Tensor], Callable[[Tensor
 }
 
 
+def transition_matrix(gram: Tensor, step: Tensor) -> Tensor:
+    """``I - s G``, (n, m, m), of G (m, n, m): row, problem, column; not differentiable."""
+    result = gram.new_empty(gram.shape[1], len(gram), len(gram))
+    torch.mul(gram.detach().transpose(0, 1), -step.detach(), out=result).diagonal(dim1=-2, dim2=-1).add_(1)
+    return result
+
+
 def iterate(
-    gram: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage, from_zero: bool
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    transition: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage, from_zero: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The dynamics of n problems with m templates and d channels each.
 
     Args:
-        gram: G, (m, n, m): row, problem, column.
+        transition: ``I - s G``, (n, m, m).
         drive: P^T v, (n, m, d).
         step: s, (n, 1, 1) or (1, 1, 1).
         sparsity: lambda, (1,).
@@ -72,23 +79,22 @@ def iterate(
         shrinkage: see :func:`shrink`.
         from_zero: whether u_0 is zero instead of ``S_lambda(P^T v)``.
 
-    Returns:
-        The codes u_0 .. u_T, what was shrunk to u_1 .. u_T, each (n, m, d), and ``I - s G``, (n, m, m).
+    Yields:
+        What was shrunk to u_t, and u_t, each (n, m, d), for t from 0 to T.
     """
     # u - s (G u - d) = (I - s G) u + s d, with matrix and vector formed once.
-    transition = torch.mul(gram.transpose(0, 1), -step, out=drive.new_empty(len(drive), len(gram), len(gram)))
-    transition.diagonal(dim1=-2, dim2=-1).add_(1)
     source, threshold = step * drive, sparsity * step
     activation, _ = _ACTIVATIONS[shrinkage]
 
     def shrunk(x: Tensor, threshold: Tensor) -> Tensor:
         return activation(x.abs().sub_(threshold)).mul_(x.sign())
 
-    codes, states = [torch.zeros_like(drive) if from_zero else shrunk(drive, sparsity)], []
+    state, code = drive, torch.zeros_like(drive) if from_zero else shrunk(drive, sparsity)
+    yield state, code
     for _ in range(steps):
-        states.append(torch.baddbmm(source, transition, codes[-1]))
-        codes.append(shrunk(states[-1], threshold))
-    return codes, states, transition
+        state = torch.baddbmm(source, transition, code)
+        code = shrunk(state, threshold)
+        yield state, code
 
 
 class _FinalCode(torch.autograd.Function):
@@ -99,8 +105,9 @@ class _FinalCode(torch.autograd.Function):
         ctx: Any, gram: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage,
         from_zero: bool,
     ) -> Tensor:  # fmt: skip
-        codes, states, transition = iterate(gram, drive, step, sparsity, steps, shrinkage, from_zero)
-        ctx.save_for_backward(gram, drive, step, sparsity, transition, *codes[:-1], *states)
+        transition = transition_matrix(gram, step)
+        states, codes = zip(*iterate(transition, drive, step, sparsity, steps, shrinkage, from_zero), strict=True)
+        ctx.save_for_backward(gram, drive, step, sparsity, transition, *codes[:-1], *states[1:])
         ctx.shrinkage, ctx.from_zero = shrinkage, from_zero
         return codes[-1]
 
@@ -144,11 +151,13 @@ class _FinalCode(torch.autograd.Function):
 def final_code(
     gram: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage, from_zero: bool
 ) -> Tensor:
-    """The last code of :func:`iterate`, (n, m, d), differentiable (once) in the first four arguments."""
-    arguments = gram, drive, step, sparsity, steps, shrinkage, from_zero
+    """The last u_t of :func:`iterate`, (n, m, d), of G (m, n, m); differentiable (once) in the first four arguments."""
     if torch.is_grad_enabled():
-        return _FinalCode.apply(*arguments)
-    return iterate(*arguments)[0][-1]
+        return _FinalCode.apply(gram, drive, step, sparsity, steps, shrinkage, from_zero)
+    transition = transition_matrix(gram, step)
+    for _, code in iterate(transition, drive, step, sparsity, steps, shrinkage, from_zero):  # noqa: B007
+        pass
+    return code
 
 
 def objective(code: Tensor, gram_code: Tensor, drive: Tensor, energy: Tensor, sparsity: Tensor | float) -> Tensor:
