@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.data.preprocessing import Preprocessing
-from common.robustness.benchmarks.classes import imagenet_wnids
+from common.robustness.benchmarks.classes import imagenet_wnids, subset
+from common.robustness.corruptions import CORRUPTIONS, SEVERITIES
 
 #: Preprocessing under which flat colours stay what they are.
 PLAIN = Preprocessing(size=16, crop=1.0, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
@@ -49,3 +50,29 @@ def class_folders(root: Path, wnids: Iterable[str], shown: dict[str, int] | None
     for wnid in wnids:
         write_picture(root / wnid / "picture.png", (shown or {}).get(wnid, index[wnid]))
     return root
+
+
+def imagenet_family(root: Path) -> dict[str, Path]:
+    """ImageNet and its robustness variants with their layouts, by the name of the option that takes each.
+
+    ImageNet has a picture in each class, its training set and ImageNet-Sketch the same ones; ImageNet-C has two
+    pictures in each cell.
+    """
+    wnids = imagenet_wnids()
+    class_folders(root / "imagenet/val", wnids)
+    (root / "imagenet/train").symlink_to(root / "imagenet/val")
+    (root / "sketch").symlink_to(root / "imagenet/val")
+    for name in ("imagenet-a", "imagenet-r"):
+        class_folders(root / name, subset(name))
+    cell = root / "cell"
+    for wnid in wnids:
+        (cell / wnid).mkdir(parents=True)
+    class_folders(cell, wnids[:2])
+    for name in CORRUPTIONS:
+        (root / "imagenet-c" / name).mkdir(parents=True)
+        for severity in SEVERITIES:
+            (root / "imagenet-c" / name / str(severity)).symlink_to(cell)
+    return {
+        "imagenet-sketch": root / "sketch",
+        **{name: root / name for name in ("imagenet", "imagenet-a", "imagenet-c", "imagenet-r")},
+    }

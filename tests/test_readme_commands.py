@@ -1,0 +1,235 @@
+"""Every ``./reproduce.sh`` command that a README tells is run, on stand-ins for what a reader would bring.
+
+A new command in a README fails here until ``EXERCISES`` says how it is run.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import timm
+import torch
+
+import papers
+from common.checkpoints import to_released
+from common.robustness.benchmarks.classes import imagenet_wnids
+from common.robustness.full_scale import CLAIMS as FULL_SCALE
+from common.run import Run, Settings
+from papers.__main__ import main
+from papers._commands import COMMANDS, new, reproduce
+from results import judge, measured
+from results.measured import each
+
+sys.path.append(str(Path(__file__).parent / "robustness"))
+from stand_ins import ColourModel, class_folders, imagenet_family
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+READMES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "papers").glob("**/README.md"))]
+SLUG = f"(?P<slug>{'|'.join(papers.all_papers())})"
+#: The cheapest claim of each paper; those that train are measured by the tests of the embedded experiments.
+CHEAP = {"vars": "identity", "rvt": "size", "fan": "size"}
+#: Few images; loading in this process.
+CUT = ("--limit", "2", "--workers", "0")
+
+
+@dataclass
+class Place:
+    """What an exercise works with: the command's words, its match in the table, and where to write."""
+
+    words: list[str]
+    found: re.Match[str]
+    folder: Path
+    data: dict[str, Path]
+    monkeypatch: pytest.MonkeyPatch
+
+    def filled(self, *added: str, **values: Path) -> list[str]:
+        """The words with ``DIR`` after ``--imagenet-c`` and so on, and other placeholders, replaced."""
+        words = [
+            str(
+                self.data[option.removeprefix("--")] if word == "DIR" and option != "--data" else values.get(word, word)
+            )
+            for option, word in zip(["", *self.words], self.words, strict=False)
+        ]
+        return [*words, *added]
+
+
+def checkpoint(folder: Path, model: str, name: str = "released.pth") -> Path:
+    """A file in the released format, with random weights."""
+    torch.manual_seed(0)
+    torch.save({"model": to_released(timm.create_model(model)), "epoch": 300}, folder / name)
+    return folder / name
+
+
+def exists_only(place: Place) -> None:
+    """Not run: it is the command that runs this test. ``test_checks_run_all_and_fail_honestly`` tests it."""
+    assert place.words[0] in COMMANDS
+
+
+def prints(place: Place) -> None:
+    assert main(place.words) == 0
+
+
+def measures(place: Place) -> None:
+    """The claims but the cheapest are left out: together they take minutes."""
+    run = place.folder / "run"
+    words = [word for word in place.words if word != "--quick"]
+    status = main([*words, "--quick", "--claims", CHEAP[place.found["slug"]], "--output", str(run)])
+    outcomes = {case.get("name"): case for case in ElementTree.parse(run / "junit.xml").iter("testcase")}
+    failed = [name for name, case in outcomes.items() if case.find("failure") is not None]
+    assert status == (1 if failed else 0)
+    assert (run / "report.html").is_file()
+
+
+def resumes(place: Place) -> None:
+    slug = place.found["slug"]
+    claims = ("--claims", CHEAP[slug], "--quick")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with place.monkeypatch.context() as patch:
+        patch.setattr(Run, "_measure", interrupted)
+        assert main([slug, *claims]) == 130
+    assert main([*place.words, *claims]) == 0
+    assert len(list((place.folder / "runs" / slug).iterdir())) == 1
+
+
+def compares(place: Place) -> None:
+    old, new_run = place.folder / "old", place.folder / "new"
+    assert main(["vars", "--quick", "--claims", CHEAP["vars"], "--output", str(old)]) == 0
+    shutil.copytree(old, new_run)
+    assert main(place.filled(OLD=old, NEW=new_run)) == 0
+
+
+def writes_a_paper(place: Place) -> None:
+    """What the skeleton is worth is tested by ``test_skeleton_passes_the_checks``."""
+    place.monkeypatch.setattr(new, "PAPERS", place.folder)
+    assert main(place.words) == 0
+
+
+def measures_a_timm_model(place: Place) -> None:
+    """With a stand-in for timm's weights, which would be downloaded."""
+    build = timm.create_model
+
+    class StandIn(ColourModel):
+        pretrained_cfg = {"input_size": (3, 16, 16), "crop_pct": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+
+    def create(name: str, pretrained: bool = False, **options: object) -> torch.nn.Module:
+        return StandIn() if pretrained else build(name, **options)
+
+    place.monkeypatch.setattr(timm, "create_model", create)
+    output = place.folder / "out"
+    assert main(place.filled(*CUT, "--output", str(output), DIR=place.data["imagenet"])) == 0
+    assert (output / "results.json").is_file()
+
+
+def evaluates(place: Place) -> None:
+    """A released file of random weights: every row that it settles is measured, and none is reproduced."""
+    slug = place.found["slug"]
+    name = {"vars": "rvt_tiny_plus", "rvt": "rvt_tiny_plus", "fan": "fan_tiny_12_p16_224"}[slug]
+    file = checkpoint(place.folder, name)
+    run = place.folder / "run"
+    given = {word.removeprefix("--") for word in place.words} & set(place.data)
+    claims = [claim for claim in FULL_SCALE if claim.needs[0] in given]
+    if given == {"imagenet"}:
+        claims = [claim for claim in claims if claim.name == "imagenet"]  # attacks are made with the whole family
+    chosen = ("--claims", ",".join(claim.name for claim in claims), "--output", str(run))
+    words = place.filled(*CUT, *chosen, **{word: file for word in place.words if re.search(r"FILE|\.pth", word)})
+    assert main(words) == 1, "random weights must be off"
+
+    table = measured.load(run / "measured.csv")
+    assert set(table["model"]) == {name}
+    assert set(table["weights"]) == {"released"}
+    wanted = {pair for claim in claims for pair in claim.settles}
+    assert wanted <= set(zip(table["dataset"], table["metric"], strict=True))
+    if "imagenet-c" in given:
+        assert table["metric"].str.startswith("corruption_error/").sum() == 75
+    settings = Settings(limit=2, checkpoint=file, folders={need: place.data[need] for need in given})
+    if "--model" in words:
+        settings = Settings(**{**settings.__dict__, "model": name})
+    judged = judge.judgement(Run(papers.find(slug), settings, run)).rows
+    settled = [row for row in each(judged) if row.model == name and (row.dataset, row.metric) in wanted]
+    assert settled
+    assert {row.outcome for row in settled} <= {"off", "unclear"}
+    assert "reproduced" not in set(judged["outcome"])
+
+
+def trains(place: Place) -> None:
+    """On small images; where the command has --output, on all classes, and the outcome is evaluated as our own."""
+    evaluated = "--output" in place.words
+    folder, data = place.folder / "trained", place.data["imagenet"]
+    changes = ["--set", "input_size=16", "--set", "ema_decay=0"]
+    if not evaluated:
+        data = place.folder / "few"
+        for part in ("train", "val"):
+            class_folders(data / part, imagenet_wnids()[:16])
+        changes = ["--set", "input_size=32", "--set", "num_classes=16", "--output", str(folder)]
+    assert main(place.filled("--quick", "--workers", "0", *changes, DIR=data, RUN=folder)) == 0
+    assert (folder / "model.pt").is_file()
+    if not evaluated:
+        return
+    run = place.folder / "run"
+    full = ["--imagenet", str(data), "--checkpoint", str(folder / "model.pt"), *CUT]
+    assert main([place.found["slug"], *full, "--claims", "imagenet", "--output", str(run)]) == 0
+    table = measured.load(run / "measured.csv")
+    assert set(table["model"]) == {place.found["model"]}
+    assert set(table["weights"]) == {"trained"}
+
+
+#: Pattern of a command after ``./reproduce.sh``: how it is run.
+EXERCISES: dict[str, Callable[[Place], None]] = {
+    r"test": exists_only,
+    r"list|doctor|cite \w+": prints,
+    rf"{SLUG}( --quick)?": measures,
+    rf"{SLUG} --resume": resumes,
+    r"compare OLD NEW": compares,
+    r"new [\w-]+": writes_a_paper,
+    r"robustness --model \w+ --pretrained --data DIR": measures_a_timm_model,
+    rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model \w+)?": evaluates,
+    rf"{SLUG} train --recipe imagenet --data DIR --model (?P<model>\w+)( --output RUN)?": trains,
+}
+
+
+def told(path: Path) -> list[str]:
+    """The commands in code blocks and between backticks, without comments."""
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    indented = re.findall(r"^ {4}(?! *[-*]).*$", text, flags=re.MULTILINE)
+    spans = [" ".join(span.split()) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
+    lines = [line for block in [*blocks, *indented] for line in block.splitlines()] + spans
+    calls = (
+        line.strip().partition("./reproduce.sh ")[2] for line in lines if line.strip().startswith("./reproduce.sh ")
+    )
+    return [shlex.join(shlex.split(call, comments=True)) for call in calls]
+
+
+TOLD = sorted({command for path in READMES for command in told(path)})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return imagenet_family(tmp_path_factory.mktemp("data"))
+
+
+def test_the_readmes_tell_the_main_commands() -> None:
+    assert {"vars", "test", "doctor", "compare OLD NEW", "new my-paper", "cite vars"} <= set(TOLD)
+
+
+@pytest.mark.parametrize("command", TOLD)
+def test_command_of_a_readme_works(
+    command: str, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [(found, run) for pattern, run in EXERCISES.items() if (found := re.fullmatch(pattern, command))]
+    assert len(entries) == 1, f"./reproduce.sh {command} is in a README: say in EXERCISES, once, how it is tested"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "runs_folder", lambda: tmp_path / "runs")
+    ((found, run),) = entries
+    run(Place(shlex.split(command), found, tmp_path, data, monkeypatch))
