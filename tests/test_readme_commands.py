@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +26,7 @@ from papers.__main__ import main
 from papers._commands import COMMANDS, new, reproduce
 from results import judge, measured
 from results.measured import each
-
-sys.path.append(str(Path(__file__).parent / "robustness"))
-from stand_ins import ColourModel, class_folders, imagenet_family
+from tests.robustness.stand_ins import ColourModel, class_folders, imagenet_family
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 READMES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "papers").glob("**/README.md"))]

@@ -1,0 +1,101 @@
+"""What every paper must have, whoever adds it: tested for each folder in ``papers/``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import papers
+from common.declaration import Paper
+from common.manifest import load_manifest
+from common.needs import NEEDS
+from common.run import measuring_function
+from common.training.recipe import load_recipe, settings
+from papers._commands.train import _hooks
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+each_paper = pytest.mark.parametrize("paper", papers.all_papers().values(), ids=lambda paper: paper.slug)
+
+
+@each_paper
+def test_files_are_there(paper: Paper) -> None:
+    for path in (paper.folder / "README.md", paper.manifest, paper.recipe):
+        assert path.is_file(), path
+    sections = ("claims", "deviations") if load_manifest(paper.manifest).empty else ("claims", "numbers", "deviations")
+    for section in sections:
+        assert f"<!-- generated: {section} -->" in (paper.folder / "README.md").read_text(), section
+    assert "{" in paper.bibtex
+    assert str(paper.year) in paper.bibtex
+    assert paper.licence or not paper.repository, "the licence of released code decides what may be done with it"
+    assert paper.commit or not paper.repository, "parity is with one commit"
+
+
+@each_paper
+def test_claims_can_be_measured(paper: Paper) -> None:
+    assert paper.claims
+    for claim in paper.claims:
+        assert callable(measuring_function(paper, claim)), claim.name
+        assert set(claim.needs) <= set(NEEDS), claim.name
+        assert claim.statement.endswith("."), claim.name
+
+
+@each_paper
+def test_every_printed_row_is_of_a_known_model_and_settled_once(paper: Paper) -> None:
+    known = {model.name for built_on in (paper.slug, *paper.builds_on) for model in papers.find(built_on).models}
+    for row in load_manifest(paper.manifest).itertuples():
+        architecture = row.model.partition(".")[0]
+        # A source that does not say which variant it measured has the slug in place of a model.
+        assert architecture in known | {paper.slug} or timm.is_model(architecture), row.model
+        claims = [claim.name for claim in paper.claims if claim.covers(row.dataset, row.metric)]
+        assert len(claims) <= 1, f"{row.dataset} {row.metric} is settled by {claims}"
+
+
+@each_paper
+def test_every_setting_of_the_recipe_loads_for_every_model(paper: Paper) -> None:
+    for setting in settings(paper.recipe):
+        for model in paper.models or (None,):
+            recipe = load_recipe(paper.recipe, setting, model=model.name if model else "")
+            if not model:
+                continue
+            hooks = _hooks(paper)(recipe)
+            assert bool(recipe.method) or not hooks
+
+
+@each_paper
+def test_deviations_say_where_their_effect_is_seen(paper: Paper) -> None:
+    claims = {claim.name for claim in paper.claims}
+    for deviation in paper.deviations:
+        assert deviation.effect in claims or deviation.effect.endswith("."), deviation.name
+    assert not [name for name, n in Counter(d.name for d in paper.deviations).items() if n > 1]
+
+
+@pytest.mark.parametrize("name", sorted({m.name for paper in papers.all_papers().values() for m in paper.models}))
+def test_every_declared_model_builds(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    assert model.num_classes == 1000
+
+
+def test_importing_papers_adds_declarations_only_to_timm() -> None:
+    """By the modules that are imported, since times vary: no model code, and no library that timm does without."""
+    script = (
+        "import sys, timm; before = set(sys.modules); import papers; "
+        "print(*sorted(set(sys.modules) - before), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    added = set(done.stdout.split())
+    packages = {path.parent.name for path in (CHECKOUT / "papers").glob("*/__init__.py")}
+    ours = {name for name in added if name.partition(".")[0] in ("papers", "common", "results")}
+    expected = {"papers", *(f"papers.{name}" for name in packages)}
+    assert {name for name in ours if name.startswith("papers")} <= expected
+    assert not {
+        name for name in ours if name.startswith(("results", "common.training", "common.robustness.full_scale_"))
+    }
+    libraries = {name.partition(".")[0] for name in added - ours} - set(sys.stdlib_module_names)
+    assert not libraries, libraries
