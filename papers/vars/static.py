@@ -260,7 +260,7 @@ class VARSStatic(nn.Module):
         Channels do not interact, and all that the dynamics need of a group stays in the processor's cache, which is
         worth a factor on a CPU; other devices take all channels at once.
         """
-        size = self.channels_per_group if v.device.type == "cpu" else v.shape[-1]
+        size = self.channels_per_group if v.device.type == "cpu" and not torch.jit.is_tracing() else v.shape[-1]
         for part, kernel, bound in zip(v.split(size, -1), self.kernel.split(size), self.L.split(size), strict=True):
             # (c, J, 1, H, W', 2) to (2, J, 1, 1, H, W', c)
             real, imag = kernel.permute(5, 1, 2, 3, 4, 0).unsqueeze(2).contiguous().unbind(0)

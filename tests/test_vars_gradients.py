@@ -1,0 +1,51 @@
+"""The written-out backward passes of the VARS attentions, against finite differences and under autocast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
+from papers.vars.static import VARSStatic
+
+ATTENTIONS = {"vars_d": VARSDynamic, "vars_sd": VARSStaticDynamic, "vars_s": VARSStatic}
+
+
+def build(name: str, shrinkage: str) -> nn.Module:
+    torch.manual_seed(0)
+    return ATTENTIONS[name](8, 2, qkv_bias=True, grid=(3, 4), shrinkage=shrinkage, sparsity=0.05, steps=3)
+
+
+@pytest.mark.parametrize("shrinkage", ["soft", "gelu"])
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_gradients_are_those_of_finite_differences(name: str, shrinkage: str) -> None:
+    attention = build(name, shrinkage).double().eval()
+    # The step size is detached, as released, so that only what it does not depend on can be compared.
+    fixed = {"qkv.weight", "qkv.bias", "kernel"} if name != "vars_s" else set()
+    names = [n for n, p in attention.named_parameters() if p.requires_grad and n not in fixed]
+    parameters = [attention.get_parameter(n).detach().clone().requires_grad_() for n in names]
+    tokens = torch.randn(2, 12, 8, dtype=torch.float64)
+    if name == "vars_s":
+        tokens.requires_grad_()
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(attention, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(run, (tokens, *parameters), fast_mode=True, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_half_precision_trains_every_parameter(name: str, dtype: torch.dtype) -> None:
+    attention = build(name, "soft").train()
+    tokens = torch.randn(2, 12, 8)
+    with torch.autocast("cpu", dtype=dtype):
+        loss = attention(tokens).square().mean()
+    loss.backward()
+    exact = attention(tokens).square().mean()
+    assert loss.item() == pytest.approx(exact.item(), rel=0.05)
+    for parameter_name, parameter in attention.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, parameter_name
+            assert parameter.grad.isfinite().all(), parameter_name
