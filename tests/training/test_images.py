@@ -118,7 +118,7 @@ def parquet(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tfds(tmp_path_factory) -> Path:
     """A local TFDS data set, which TFDS reads by its name from the folder."""
-    datasets = pytest.importorskip("tensorflow_datasets")
+    datasets = pytest.importorskip("tensorflow_datasets", reason="needs pip install tensorflow-datasets tensorflow")
     root = tmp_path_factory.mktemp("tfds")
 
     class TinyColours(datasets.core.GeneratorBasedBuilder):
