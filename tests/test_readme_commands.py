@@ -74,6 +74,11 @@ def prints(place: Place) -> None:
     assert main(place.words) == 0
 
 
+def renews(place: Place) -> None:
+    """Without writing: the sections are up to date in what is committed."""
+    assert main([*place.words, "--check"]) == 0
+
+
 def measures(place: Place) -> None:
     """The claims but the cheapest are left out: together they take minutes."""
     run = place.folder / "run"
@@ -185,6 +190,7 @@ def trains(place: Place) -> None:
 EXERCISES: dict[str, Callable[[Place], None]] = {
     r"test": exists_only,
     r"list|doctor|cite \w+": prints,
+    r"readme": renews,
     rf"{SLUG}( --quick)?": measures,
     rf"{SLUG} --resume": resumes,
     r"compare OLD NEW": compares,
