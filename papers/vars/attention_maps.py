@@ -73,8 +73,6 @@ def measure(run: Run, contenders: Sequence[embedded.Contender], baseline: str, r
     """Train every contender on canvases and measure its maps on test canvases."""
     count = 200 if run.settings.quick else 1000
     tests = test_canvases(count)
-    # Half the budget of the robustness claim: where attention falls settles early.
-    contenders = [replace(contender, changes=("epochs=1", "evaluate_every=1")) for contender in contenders]
     table = embedded.table_of(run, contenders, recipe, partial(shares, count=count), training_canvases)
     chance = 100 * float(tests["clean"].masks.float().mean())
     for name in table.index.unique("model"):

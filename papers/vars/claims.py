@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from common import figures
 from common.measurement import Finding, Measurement, Picture, Result
+from common.parallel import side_by_side
 from common.profiling import compare_cost, count, forward, training_step
-from common.progress import track
 from common.robustness import embedded
 from common.run import Run
 from papers.rvt import claims as rvt_claims
@@ -55,16 +55,19 @@ def contenders() -> list[embedded.Contender]:
 def size(run: Run) -> Iterator[Result]:
     """Count the hosts, whose numbers are printed, and the VARS variants (quick: the smallest of each)."""
     yield from rvt_claims.size(run)
-    counted: dict[str, list[Measurement]] = {}
     own = [model.name for model in PAPER.models if not model.defined_by]
     if run.settings.quick:
         own = [name for name in own if name.endswith("rvt_tiny")]
-    for name in track(own, "counting parameters and multiply-adds"):
-        # A starred host differs in training only.
-        plain = name.removesuffix("_plus")
-        if plain not in counted:
-            counted[plain] = list(count(timm.create_model(plain), plain))
-        yield from (dataclasses.replace(measurement, model=name) for measurement in counted[plain])
+    # A starred host differs in training only.
+    plain = [name for name in own if not name.endswith("_plus")]
+    for name, counted in zip(plain, side_by_side(_counted, plain, "counting multiply-adds"), strict=True):
+        for same in (name, f"{name}_plus"):
+            if same in own:
+                yield from (dataclasses.replace(measurement, model=same) for measurement in counted)
+
+
+def _counted(name: str) -> list[Measurement]:
+    return list(count(timm.create_model(name), name))
 
 
 def identity(run: Run) -> Iterator[Result]:
@@ -265,7 +268,7 @@ def cost(run: Run) -> Iterator[Result]:
             {name: call(model, images) for name, model in models.items()},
             baseline="rvt_tiny",
             device=run.settings.device,
-            rounds=3 if run.settings.quick else 7,
+            rounds=2 if run.settings.quick else 5,
             warmup=1,
             description=f"timing {metric.replace('_', ' ')}",
         )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import joblib
 import pandas as pd
 import torch
 from torch import nn
 
 from common.files import write_atomic
-from common.progress import track
+from common.parallel import side_by_side
 from common.robustness.embedded.images import training_data
 from common.run import Run
 from common.training.data import TensorData
@@ -117,12 +115,11 @@ def table_of(
         for contender in contenders
     }
     missing = [key for key in jobs if not run.remembers(key)]
-    workers = max(1, min(_cores(), len(missing))) if run.settings.device == "cpu" else 1
-    results = joblib.Parallel(n_jobs=workers, return_as="generator")(
-        joblib.delayed(Job.numbers)(jobs[key]) for key in missing
-    )
-    bar = track(results, f"training {len(missing)} small models", len(missing))
-    for key, numbers in zip(missing, bar, strict=True):
+    # Models this small gain nothing from a second thread; a GPU is one for all.
+    workers = 0 if run.settings.device == "cpu" else 1
+    todo = [jobs[key] for key in missing]
+    results = side_by_side(Job.numbers, todo, f"training {len(missing)} small models", workers=workers)
+    for key, numbers in zip(missing, results, strict=True):
         run.memo(key, partial(dict, numbers))
     rows = {(job.contender.name, job.seed): run.memo(key, job.numbers) for key, job in jobs.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "seed"])
@@ -162,9 +159,3 @@ def _name(measure: Callable[..., object]) -> str:
 
 def _nothing(model: nn.Module, recipe: Recipe) -> dict[str, float]:
     return {}
-
-
-def _cores() -> int:
-    """Cores that this process may use; at most 8, since each worker holds the data set."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, 8)
