@@ -270,6 +270,7 @@ def cost(run: Run) -> Iterator[Result]:
             device=run.settings.device,
             rounds=2 if run.settings.quick else 5,
             warmup=1,
+            memory=not run.settings.quick,
             description=f"timing {metric.replace('_', ' ')}",
         )
         for name, comparison in costs.items():
