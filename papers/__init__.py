@@ -55,14 +55,6 @@ def find(slug: str) -> Paper:
     return papers[slug]
 
 
-def paper_of_model(name: str) -> Paper | None:
-    """The paper that defines the timm model ``name``, or None."""
-    for paper in all_papers().values():
-        if any(model.name == name and not model.defined_by for model in paper.models):
-            return paper
-    return None
-
-
 def _entrypoint(paper: Paper, model: Model) -> Callable[..., Any]:
     """A timm entrypoint that imports the paper's model code when it is called."""
 

@@ -1,13 +1,13 @@
 """Full-scale claims that every architecture shares: accuracy on ImageNet and its robustness variants.
 
-``CLAIMS`` goes into a paper's declaration; ``accuracy`` and ``attacks`` measure the checkpoint that the user gives.
+``CLAIMS`` goes into a paper's declaration, which must stay light; ``full_scale_measures`` has the functions.
 """
 
 from __future__ import annotations
 
 from common.declaration import Claim
 
-#: Claim name: need (the folder's option), data set, metrics, statement.
+#: Claim and function, need (the folder's option), data set, metrics, statement.
 _SETS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("imagenet", "imagenet", "imagenet-1k", ("top1",), "Top-1 accuracy on ImageNet's validation set."),
     (
