@@ -131,10 +131,11 @@ set_up() {
         fail "Cannot write to $venv (no permission, or the disk is full); mend that or set RESIGHT_VENV to another folder."
     rm -f "$stamp"
     printf 'Setting up %s with the pinned packages (first use: some minutes, 5 GB).\n' "$venv" >&2
+    # The pins are complete; what they leave out (see tool.uv in pyproject.toml) is left out on purpose, hence --no-deps.
     if command -v uv >/dev/null; then
         [ -x "$python" ] || logged "environment" uv venv --allow-existing --python "$base" "$venv" ||
             explain "Making the environment"
-        logged "packages" uv pip install --compile-bytecode --python "$python" ${repair:+--reinstall} -r "$pins" ||
+        logged "packages" uv pip install --compile-bytecode --no-deps --python "$python" ${repair:+--reinstall} -r "$pins" ||
             explain "Installing the packages"
     else
         if [ ! -x "$python" ]; then
@@ -144,7 +145,7 @@ set_up() {
         fi
         "$python" -m pip --version >/dev/null 2>&1 || logged "environment" "$base" -m venv "$venv" ||
             explain "Making the environment"
-        logged "packages" "$python" -m pip install --disable-pip-version-check ${repair:+--force-reinstall} -r "$pins" ||
+        logged "packages" "$python" -m pip install --disable-pip-version-check --no-deps ${repair:+--force-reinstall} -r "$pins" ||
             explain "Installing the packages"
     fi
     version=$(minor_version "$python") || fail "$python does not run; remove $venv and call again."

@@ -18,7 +18,7 @@ from common.robustness.benchmarks.pictures import Unreadable
 class Videos(Dataset):
     """The sequences below a folder, in the order of their paths.
 
-    Needs OpenCV (``pip install 'resight[video]'``), with which the original evaluation reads them too.
+    Read with OpenCV, as in the original evaluation.
 
     Args:
         root: class folders with ``*.mp4``.
@@ -65,4 +65,4 @@ def _opencv() -> Any:
     try:
         return importlib.import_module("cv2")
     except ImportError:
-        raise UserError("ImageNet-P is stored as videos; install OpenCV: pip install 'resight[video]'.") from None
+        raise UserError("ImageNet-P is stored as videos; install OpenCV: pip install opencv-python-headless.") from None

@@ -1,0 +1,90 @@
+"""Loading weights into backbones, detectors and segmenters: strictly, by the names of the released classifiers.
+
+Released detectors and segmenters keep the backbone under ``backbone.`` with the names that its classifier was released
+with. The same conversion serves both: the one beside the class of the model (timm's, or the paper's).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from common.checkpoints import from_released, load_strictly, read, take_form, unwrap
+
+if TYPE_CHECKING:
+    from downstream.backbone import TimmFeatures
+
+#: What the adapter adds to a model, named as in the released detectors.
+_OF_ADAPTER = re.compile(r"(norm\d+|learnable_downsample)\.")
+
+
+def load_pretrained(backbone: TimmFeatures, source: str | Path) -> None:
+    """Load a classifier's weights, of a release or of our own training, into a backbone.
+
+    Tensors that are tied to the size of the images (position embeddings, relative biases, VARS's learned templates)
+    are resized to the backbone's. The classifier, and what follows the last map, is left out.
+
+    Raises:
+        UserError: names the first tensor that is missing, unexpected or of another shape.
+    """
+    model, content = backbone.model, read(source)
+    state = unwrap(content)
+    if "step" not in content:  # an unfinished training of ours has our names
+        state = from_released(state, model)
+    state = _resized(state, model)
+    load_strictly(model, {name: value for name, value in state.items() if name not in backbone.left_out}, str(source))
+    take_form(model, content)
+
+
+def load_finetuned(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
+    """Load a whole detector or segmenter, released or of our own training.
+
+    Args:
+        model: built from the config that the weights fit.
+        source: the file, or its content.
+
+    Raises:
+        UserError: names the first tensor that is missing, unexpected or of another shape; the model is unchanged then.
+    """
+    from downstream.backbone import find_backbones
+
+    model = model.module if is_model_wrapper(model) else model
+    where = str(source) if isinstance(source, (str, Path)) else "The state dict"
+    content = source if isinstance(source, Mapping) else read(source)
+    state = unwrap(content)
+    for prefix, backbone in find_backbones(model).items():
+        if not any(name.startswith(f"{prefix}.model.") for name in state):
+            state = _under_our_names(state, prefix, backbone)
+            take_form(backbone.model, content)
+    load_strictly(model, state, where)
+
+
+def _under_our_names(state: Mapping[str, Tensor], prefix: str, backbone: TimmFeatures) -> dict[str, Tensor]:
+    released, renamed = {}, {}
+    for name, value in state.items():
+        own = name.removeprefix(f"{prefix}.")
+        if own == name or _OF_ADAPTER.match(own):
+            renamed[name] = value
+        else:
+            released[own] = value
+    for name, value in from_released(released, backbone.model).items():
+        renamed[f"{prefix}.model.{name}"] = value
+    return renamed
+
+
+def _resized(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """``state`` with what is tied to a grid of tokens resized by the function beside the class of ``model``.
+
+    timm's own models are resized by their conversion already.
+    """
+    for each in type(model).__mro__:
+        function = getattr(sys.modules[each.__module__], "resize_grid", None)
+        if function is not None:
+            return function(state, model)
+    return dict(state)

@@ -1,0 +1,69 @@
+"""Parameter groups for fine-tuning: weight decay where it belongs, and learning rates that decay towards the stem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+from common.errors import UserError
+from downstream.backbone import find_backbones
+
+_KNOWN = ("layer_decay", "head_lr_mult")
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecay:
+    """Builds an optimizer wrapper whose groups are timm's for the backbone, and two for everything else.
+
+    Vectors (biases, norms) and what the architecture names in ``no_weight_decay`` are not decayed.
+
+    Args:
+        optim_wrapper_cfg: mmengine's, with ``optimizer`` (``lr`` and ``weight_decay`` in it).
+        paramwise_cfg: ``layer_decay``: factor on the learning rate from a layer to the one before it (Clark et al.,
+            ELECTRA, 2020; Bao et al., BEiT, 2022), 1 by default: none; ``head_lr_mult``: factor on the learning rate
+            of everything but the backbone, 1 by default.
+
+    Raises:
+        UserError: an unknown key in ``paramwise_cfg``.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        self.wrapper = dict(optim_wrapper_cfg)
+        self.settings = {"layer_decay": 1.0, "head_lr_mult": 1.0, **(paramwise_cfg or {})}
+        unknown = set(self.settings) - set(_KNOWN)
+        if unknown:
+            raise UserError(f"LayerDecay knows no {sorted(unknown)[0]!r} in paramwise_cfg; it takes {_KNOWN}.")
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the wrapper for ``model``, a detector or segmenter, wrapped for distribution or not."""
+        if is_model_wrapper(model):
+            model = model.module
+        optimizer = dict(self.wrapper.pop("optimizer"))
+        optimizer["params"] = self.groups(model, optimizer["lr"], optimizer.get("weight_decay", 0.0))
+        wrapper = {"type": "OptimWrapper", **self.wrapper, "optimizer": OPTIMIZERS.build(optimizer)}
+        return OPTIM_WRAPPERS.build(wrapper)
+
+    def groups(self, model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups with their own ``lr`` and ``weight_decay`` that hold every trained parameter once."""
+        groups, taken = [], set()
+        for backbone in find_backbones(model).values():
+            # Classifiers name what they do not decay; timm's layer 0 is the stem, the last one the head's.
+            exempt = backbone.model.no_weight_decay() if hasattr(backbone.model, "no_weight_decay") else ()
+            layers = param_groups_layer_decay(
+                backbone.model, weight_decay, exempt, layer_decay=self.settings["layer_decay"]
+            )
+            for group in layers:
+                groups.append({**group, "lr": lr * group.pop("lr_scale")})
+                taken |= {id(parameter) for parameter in group["params"]}
+        rest = [each for each in model.parameters() if each.requires_grad and id(each) not in taken]
+        head = {"lr": lr * self.settings["head_lr_mult"]}
+        decayed = [each for each in rest if each.ndim > 1]
+        vectors = [each for each in rest if each.ndim <= 1]
+        groups.append({"params": decayed, "weight_decay": weight_decay, **head})
+        groups.append({"params": vectors, "weight_decay": 0.0, **head})
+        return [group for group in groups if group["params"]]
