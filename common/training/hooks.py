@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.training.mixing import Mixed
 
 if TYPE_CHECKING:
     from common.training.loop import Run
@@ -28,6 +29,7 @@ class Batch:
     images: Tensor  # (B, C, H, W), normalised; mixed where the recipe mixes
     labels: Tensor  # (B,), class indices before mixing
     targets: Tensor  # (B,) class indices, or (B, classes) probabilities after mixing
+    mixed: Mixed | None = None  # what was mixed with what, where the recipe mixes
     outputs: Any = None  # what the model returned
     logits: Any = None  # (B, classes); the first element of ``outputs`` where that is a tuple
 
@@ -50,6 +52,9 @@ class Hook:
 
     def on_step(self, run: Run) -> None:
         """After each step of the optimizer; ``run.step`` is the number of steps done."""
+
+    def finish(self, run: Run) -> None:
+        """After the last step of this process, also where the run was interrupted or failed."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must survive a resume, as tensors and plain data."""
@@ -82,6 +87,6 @@ class ExtraPass(Hook):
             with torch.no_grad():
                 run.model(images)
             return
-        extra = Batch(images, batch.labels, batch.targets)
+        extra = Batch(images, batch.labels, batch.targets, batch.mixed)
         with run.accelerator.no_sync(run.model):  # the clean pass's backward sums over processes
             run.backward(run.loss(extra))

@@ -76,6 +76,8 @@ def train(
         try:
             return run.finish()
         finally:
+            for hook in run.hooks:
+                hook.finish(run)
             run.log.close()
             release(run.accelerator, run.model, model)
 

@@ -7,6 +7,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from common.training.hooks import Batch
+from common.training.mixing import Mixing
 from common.training.optimisation import make_mixing
 from common.training.recipe import Recipe
 
@@ -17,7 +18,8 @@ class Preparation:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self._mean = 255 * torch.tensor(recipe.mean, device=device).view(1, -1, 1, 1)
         self._scale = 1 / (255 * torch.tensor(recipe.std, device=device).view(1, -1, 1, 1))
-        self._mixing = make_mixing(recipe)
+        mixup = make_mixing(recipe)
+        self._mixing = None if mixup is None else Mixing(mixup)
         self._erasing = None
         if recipe.random_erasing:
             self._erasing = RandomErasing(
@@ -33,9 +35,10 @@ class Preparation:
 
     def training(self, images: Tensor, labels: Tensor) -> Batch:
         """Return the batch for a training step."""
-        prepared, targets = self.normalise(images), labels
+        prepared = self.normalise(images)
         if self._erasing is not None:
             prepared = self._erasing(prepared)
-        if self._mixing is not None:
-            prepared, targets = self._mixing(prepared, labels)
-        return Batch(prepared, labels, targets)
+        if self._mixing is None:
+            return Batch(prepared, labels, labels)
+        mixed_images, targets, mixed = self._mixing(prepared, labels)
+        return Batch(mixed_images, labels, targets, mixed)

@@ -1,0 +1,123 @@
+"""Where a model's last attention looks, taken from the forward passes of training: no pass is made for it.
+
+Methods that mix labels, select tokens or regularise by attention ask for one map an image. Listening to the queries
+and keys that the last attention computes anyway leaves the attention itself to the fused kernel and costs one row of
+the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import Attention
+from timm.models.cait import ClassAttn
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+
+class LastAttention:
+    """Listens to the last attention of ``model`` in training mode.
+
+    - With a class token that the classifier reads: what it takes from each patch, mean over heads. In the last block
+      of timm's vision transformers (DeiT, ViT), or in class attention (CaiT, XCiT, FAN).
+    - Without one: what the patches take from each patch, mean over patches and heads. Where the classifier averages
+      patches, as such models do, that is what the average takes. In timm's vision transformers, and in any attention
+      that has a method ``attention_map``: tokens (B, N, C) to shares (B, heads, N).
+
+    Maps are detached: no gradient flows through them.
+
+    Raises:
+        UserError: the model has no attention that can be listened to.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._kept: dict[str, Tensor] = {}
+        self._prefix = int(getattr(model, "num_prefix_tokens", 0))
+        module = next((m for m in reversed(list(model.modules())) if _readable(m)), None)
+        if module is None:
+            raise UserError(
+                f"{type(model).__name__} has no attention that can be listened to: take a vision transformer of timm, "
+                "a model with class attention, or give its attention a method attention_map."
+            )
+        # Any, since torch types submodules as tensors or modules.
+        attention: Any = module
+        self._read: Callable[[], Tensor]
+        if isinstance(module, Attention):
+            classified = bool(getattr(model, "has_class_token", False)) and getattr(model, "global_pool", "") == "token"
+            self._handles = [self._keep(attention.qkv, "qkv")]
+            self._read = lambda: _self_attention(attention, self._kept["qkv"], self._prefix, classified)
+        elif isinstance(module, ClassAttn):
+            self._prefix = 1
+            self._handles = [self._keep(attention.q, "q"), self._keep(attention.k, "k")]
+            self._read = lambda: _class_attention(attention, self._kept["q"], self._kept["k"])
+        else:
+            self._handles = [self._keep(attention, "tokens", given=True)]
+            self._read = lambda: attention.attention_map(self._kept["tokens"].float()).float().mean(dim=1)
+
+    def take(self, height: int, width: int) -> Tensor:
+        """The map of the last forward pass, once.
+
+        Args:
+            height: of the images, in pixels or any unit.
+            width: likewise; their ratio gives the grid of patches.
+
+        Returns:
+            (B, rows, columns), float32, not negative; what the class token keeps for itself is left out, so a map may
+            sum to less than 1.
+
+        Raises:
+            UserError: the patches are no grid of the images' shape.
+        """
+        with torch.no_grad():
+            patches = self._read()[:, self._prefix :]
+        self._kept.clear()
+        return patches.unflatten(1, _grid(patches.shape[1], height, width))
+
+    def close(self) -> None:
+        """Stop listening."""
+        for handle in self._handles:
+            handle.remove()
+        self._kept.clear()
+
+    def _keep(self, module: nn.Module, name: str, given: bool = False) -> Any:
+        """Keep what goes out of ``module``, or what comes in (``given``)."""
+
+        def listen(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if module.training:
+                self._kept[name] = (args[0] if given else output).detach()
+
+        return module.register_forward_hook(listen)
+
+
+def _readable(module: nn.Module) -> bool:
+    return isinstance(module, Attention | ClassAttn) or callable(getattr(module, "attention_map", None))
+
+
+def _self_attention(attention: Any, qkv: Tensor, prefix: int, classified: bool) -> Tensor:
+    """Shares (B, N) from queries, keys and values (B, N, 3C)."""
+    q, k, _ = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    q = q[:, :, :1] if classified else q[:, :, prefix:]
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    return _shares(q, k, attention.scale)
+
+
+def _class_attention(attention: Any, q: Tensor, k: Tensor) -> Tensor:
+    """Shares (B, N) from the query of the class token (B, C) and keys (B, N, C)."""
+    heads = (attention.num_heads, -1)
+    return _shares(q[:, None].unflatten(2, heads).transpose(1, 2), k.unflatten(2, heads).transpose(1, 2), attention.scale)
+
+
+def _shares(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """Softmax attention of queries (B, h, M, d) to keys (B, h, N, d), mean over heads and queries: (B, N)."""
+    scores = (q * scale) @ k.transpose(-2, -1)
+    return scores.softmax(dim=-1, dtype=torch.float32).mean(dim=(1, 2))
+
+
+def _grid(count: int, height: int, width: int) -> tuple[int, int]:
+    rows = round((count * height / width) ** 0.5)
+    if not rows or count % rows:
+        raise UserError(f"{count} patches are no grid over images of {height}x{width} pixels.")
+    return rows, count // rows
