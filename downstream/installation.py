@@ -30,7 +30,7 @@ def check() -> None:
     try:
         import cv2  # noqa: F401
     except ImportError as error:
-        # mmengine and mmcv-lite ask for opencv-python, whose windows need libGL; the headless build has the same modules.
+        # mmengine and mmcv-lite ask for opencv-python, whose windows need libGL; the headless build does without.
         raise UserError(
             f"OpenCV cannot be imported ({error}); replace its desktop build by the one for servers: "
             "pip uninstall -y opencv-python && pip install --force-reinstall --no-deps opencv-python-headless"

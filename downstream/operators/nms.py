@@ -1,6 +1,6 @@
 """Non-maximum suppression: greedy, soft, and with the suppressed boxes kept as groups.
 
-Boxes are ``x1, y1, x2, y2`` in pixels. With ``offset=1`` a box includes its last pixel: it is one pixel wider and higher.
+Boxes are ``x1, y1, x2, y2`` in pixels. With ``offset=1`` a box includes its last pixel: one pixel wider and higher.
 """
 
 from __future__ import annotations
