@@ -82,6 +82,11 @@ def unwrap(content: Mapping[str, Any], use_ema: bool = False) -> dict[str, Tenso
     return state
 
 
+def from_released(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of ``state`` under the names of ``model``, by the conversion beside its class."""
+    return _conversion(model, "checkpoint_filter_fn")(state, model)
+
+
 def _conversion(model: nn.Module, function: str) -> Callable[[Mapping[str, Tensor], nn.Module], dict[str, Tensor]]:
     """The conversion beside the class of ``model``, or the identity where its names are the released ones."""
     return getattr(sys.modules[type(model).__module__], function, lambda state_dict, model: dict(state_dict))
@@ -113,7 +118,17 @@ def load_released(model: nn.Module, source: str | Path | Mapping[str, Any], use_
     """
     where = str(source) if isinstance(source, (str, Path)) else "The state dict"
     content = source if isinstance(source, Mapping) else read(source)
-    state = _conversion(model, "checkpoint_filter_fn")(unwrap(content, use_ema), model)
+    load_strictly(model, from_released(unwrap(content, use_ema), model), where)
+    take_form(model, content)
+    return model
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load ``state``, whose names are the model's, as :func:`load_released` does; ``where`` is its file, for messages.
+
+    Raises:
+        UserError: as :func:`load_released`.
+    """
     own, derived = model.state_dict(), _derived(model)
     optional = {name for name in own if name.endswith("num_batches_tracked")} | set(derived)
     counters = {name for name in state if name.endswith("num_batches_tracked")}
@@ -147,8 +162,6 @@ def load_released(model: nn.Module, source: str | Path | Mapping[str, Any], use_
         own_derived: tuple[str, ...] = getattr(module, "derived")  # noqa: B009
         kept = {name for name in own_derived if f"{prefix}.{name}".lstrip(".") in state}
         module.load_state_dict({name: before[name] for name in kept}, strict=False)
-    _take_form(model, content)
-    return model
 
 
 def is_trained(content: Mapping[str, Any]) -> bool:
@@ -161,7 +174,7 @@ def form_of(model: nn.Module) -> str:
     return "released" if getattr(model, "has_released_form", False) else "publication"
 
 
-def _take_form(model: nn.Module, content: Mapping[str, Any]) -> None:
+def take_form(model: nn.Module, content: Mapping[str, Any]) -> None:
     """Make ``model`` compute what the weights of ``content`` were trained with."""
     if is_trained(content) and content["form"] == "publication":
         return
@@ -190,7 +203,7 @@ def load_trained(model: nn.Module, content: Mapping[str, Any], where: str) -> nn
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise UserError(f"{where} does not fit {type(model).__name__}: {first} Name its model with --model.") from None
-    _take_form(model, content)
+    take_form(model, content)
     return model
 
 

@@ -62,6 +62,11 @@ def load_finetuned(model: nn.Module, source: str | Path | Mapping[str, Any]) -> 
         if not any(name.startswith(f"{prefix}.model.") for name in state):
             state = _under_our_names(state, prefix, backbone)
             take_form(backbone.model, content)
+    for prefix in ("decode_head", "auxiliary_head"):
+        state = _head_under_our_names(state, prefix, getattr(model, prefix, None))
+    if content.get("meta", {}).get("form") == "released":
+        for backbone in find_backbones(model).values():
+            take_form(backbone.model, {})
     load_strictly(model, state, where)
 
 
@@ -76,6 +81,15 @@ def _under_our_names(state: Mapping[str, Tensor], prefix: str, backbone: TimmFea
     for name, value in from_released(released, backbone.model).items():
         renamed[f"{prefix}.model.{name}"] = value
     return renamed
+
+
+def _head_under_our_names(state: Mapping[str, Tensor], prefix: str, head: nn.Module | None) -> dict[str, Tensor]:
+    """Convert a head of our own by the function beside its class; heads of OpenMMLab have their names since ever."""
+    if head is None or not type(head).__module__.startswith("downstream."):
+        return dict(state)
+    own = {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}
+    rest = {name: value for name, value in state.items() if not name.startswith(f"{prefix}.")}
+    return {**rest, **{f"{prefix}.{name}": value for name, value in from_released(own, head).items()}}
 
 
 def _resized(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -48,7 +48,7 @@ class Canvases:
     train: int = 1000
     val: int = 200
     size: int = 64
-    garments: tuple[int, int] = (1, 3)
+    garments: tuple[int, int] = (2, 4)
     seed: int = 0
 
 
@@ -79,11 +79,11 @@ def write(folder: Path, canvases: Canvases = Canvases()) -> tuple[Path, Path]:
 
 def _draw(images: torch.Tensor, labels: torch.Tensor, canvases: Canvases, count: int, seed: int) -> Composition:
     wanted = torch.tensor([fashion_mnist.CLASSES.index(name) for name in GARMENTS])
-    ours = (labels[:, None] == wanted).to(torch.uint8)
+    ours = labels[:, None] == wanted
     chosen = ours.any(dim=1)
     return compose(
         images[chosen],
-        ours[chosen].argmax(dim=1),
+        ours[chosen].long().argmax(dim=1),
         count=count,
         generator=torch.Generator().manual_seed(seed),
         size=canvases.size,

@@ -1,6 +1,10 @@
 # Mask R-CNN on the embedded composition: canvases of 64 pixels, garments of 21 to 35, a backbone of stride 4.
 # Everything is as small as training in a minute on a core asks for.
-_base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py", "mmdet::_base_/default_runtime.py"]
+_base_ = [
+    "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
+    "mmdet::_base_/datasets/coco_instance.py",
+    "mmdet::_base_/default_runtime.py",
+]
 
 classes = ("Trouser", "Pullover", "Dress", "Bag", "Ankle boot")
 channels = 32
@@ -43,14 +47,44 @@ model = dict(
     ),
 )
 
-_training = [
+# Canvases have this size already; mmdet wants to be told.
+train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),
 ]
-_testing = [
+test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="Resize", scale=(64, 64), keep_ratio=True),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
+metainfo = dict(classes=classes)
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type="InfiniteSampler"),
+    batch_sampler=None,
+    dataset=dict(metainfo=metainfo, filter_cfg=None, pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    batch_size=8, num_workers=0, persistent_workers=False, dataset=dict(metainfo=metainfo, pipeline=test_pipeline)
+)
+test_dataloader = val_dataloader
+
+iterations = 200
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+optim_wrapper = dict(
+    type="OptimWrapper",
+    constructor="LayerDecay",
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=5.0),
+)
+param_scheduler = [
+    dict(type="OneCycleLR", eta_max=2e-3, total_steps=iterations, by_epoch=False),
+]
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=iterations))
+log_processor = dict(by_epoch=False)

@@ -1,0 +1,67 @@
+"""What training by mmengine's Runner needs from us: progress in the house style, and the models' own step."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from common.checkpoints import form_of
+from common.progress import SECONDS_BETWEEN_LINES, console
+from downstream.backbone import find_backbones
+
+
+@HOOKS.register_module()
+class Progress(Hook):
+    """At most one line every ten seconds: iterations, loss, time left.
+
+    Args:
+        name: what is trained.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the clock."""
+        self.start = self.last = time.monotonic()
+        self.first = runner.iter
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Say how far it is."""
+        now, done = time.monotonic(), runner.iter + 1
+        if runner.rank == 0 and now - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = now
+            left = (now - self.start) / (done - self.first) * (runner.max_iters - done)
+            loss = f", loss {float(outputs['loss']):.3f}" if outputs and "loss" in outputs else ""
+            text = f"{self.name}: {done}/{runner.max_iters} iterations{loss}, about {left:.0f} s left"
+            console.print(text, highlight=False, soft_wrap=True)
+
+
+@HOOKS.register_module()
+class OwnStep(Hook):
+    """Calls ``on_optimizer_step(step)`` of modules that have it (VARS-S refreshes its bound), as our own loop does.
+
+    It also keeps in each checkpoint which form (as published or as released) the backbone has.
+    """
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """After every iteration."""
+        for module in runner.model.modules():
+            step = getattr(module, "on_optimizer_step", None)
+            if step is not None:
+                step(runner.iter)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Note the form of the backbone."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for backbone in find_backbones(model).values():
+            checkpoint["meta"]["form"] = form_of(backbone.model)

@@ -1,0 +1,264 @@
+"""Training and evaluating by mmengine's Runner: a config, made ready for a machine and its data.
+
+A config (``downstream/configs``) holds what a paper says. What the user says goes on top of it here: the model, the
+data, the device, mixed precision. Under torchrun, training and evaluation are distributed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner
+
+from common.errors import UserError, nearest
+from downstream import backbone, hooks, layer_decay, pyramid, segformer  # noqa: F401  (they register what configs name)
+from downstream.backbone import TimmFeatures, find_backbones
+from downstream.checkpoints import load_finetuned
+from downstream.corruption import corrupt_pipeline
+
+CONFIGS = Path(__file__).with_name("configs")
+
+#: Our name of a measure, mmengine's, and the factor to per cent.
+METRICS = {
+    "box_ap": ("coco/bbox_mAP", 100.0),
+    "mask_ap": ("coco/segm_mAP", 100.0),
+    "miou": ("mIoU", 1.0),
+}
+
+#: What mmengine's checkpoints hold beside tensors; torch reads nothing else from them.
+_TRUSTED = [
+    HistoryBuffer,
+    np.ndarray,
+    np.dtype,
+    np.core.multiarray._reconstruct if np.__version__ < "2" else np._core.multiarray._reconstruct,
+    np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32)),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One model to train and evaluate.
+
+    Attributes:
+        config: file of the config.
+        data: root of the data set.
+        folder: where checkpoints and the log go.
+        model: timm name of the backbone; None: the config's.
+        model_args: arguments of the backbone's model, beside the config's.
+        img_size: as the backbone's argument; None: the config's.
+        checkpoint: the classifier's weights that training starts from, or None.
+        device: ``cpu`` or ``cuda``.
+        seed: of the initialisation and the order of the data.
+        amp: mixed precision.
+        iterations: of training; None: the config's schedule.
+        workers: processes that load images; None: the config's.
+        progress: what lines of progress call it; empty: no progress.
+        verbose: show mmengine's own log.
+    """
+
+    config: Path
+    data: Path
+    folder: Path
+    model: str | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    img_size: int | None = None
+    checkpoint: Path | None = None
+    device: str = "cpu"
+    seed: int = 0
+    amp: bool = False
+    iterations: int | None = None
+    workers: int | None = None
+    progress: str = ""
+    verbose: bool = False
+
+
+def settings(slug: str) -> dict[str, Path]:
+    """The configs of a paper by their names."""
+    return {path.stem: path for path in sorted((CONFIGS / slug).glob("*.py"))}
+
+
+def load_config(path: Path) -> Config:
+    """Read a config; what it inherits from OpenMMLab comes with the packages.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    if not path.is_file():
+        known = settings(path.parent.name)
+        raise UserError(f"There is no setting {path.stem!r}.{nearest(path.stem, known)} There are {', '.join(known)}.")
+    return Config.fromfile(path)
+
+
+def prepare(job: Job) -> Config:
+    """The config of ``job``, complete: model, channels, data, device.
+
+    Raises:
+        UserError: the setting or the model is unknown, or they do not fit each other.
+    """
+    config = load_config(job.config)
+    own = config.model.backbone
+    if job.model is not None:
+        own.name = job.model
+    if job.model_args:
+        own.model_args = {**own.get("model_args", {}), **job.model_args}
+    if job.img_size is not None:
+        own.img_size = job.img_size
+    if job.checkpoint is not None:
+        own.checkpoint = str(job.checkpoint)
+    fit_channels(config)
+    for split in ("train", "val", "test"):
+        loader = config[f"{split}_dataloader"]
+        _innermost(loader.dataset).data_root = f"{job.data}/"
+        if job.workers is not None:
+            loader.num_workers = job.workers
+        if loader.num_workers == 0:
+            loader.persistent_workers = False
+    for split in ("val", "test"):
+        evaluator = config[f"{split}_evaluator"]
+        if "ann_file" in evaluator:
+            dataset = _innermost(config[f"{split}_dataloader"].dataset)
+            evaluator.ann_file = str(job.data / dataset.ann_file)
+    if job.iterations is not None:
+        _shorten(config, job.iterations)
+    config.work_dir = str(job.folder)
+    # One name a folder: mmengine keeps loggers and default scopes under it for the life of the process.
+    config.experiment_name = f"{config.default_scope}_{job.folder.parent.name}_{job.folder.name}"
+    config.randomness = {"seed": job.seed}
+    config.launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
+    config.env_cfg = {**config.get("env_cfg", {}), "dist_cfg": {"backend": "nccl" if job.device == "cuda" else "gloo"}}
+    config.custom_hooks = [*config.get("custom_hooks", []), {"type": "OwnStep"}]
+    if job.progress:
+        config.custom_hooks.append({"type": "Progress", "name": job.progress})
+    config.default_hooks.pop("visualization", None)
+    config.pop("visualizer", None)
+    config.pop("vis_backends", None)
+    config.default_hooks.checkpoint.update(max_keep_ckpts=1, save_last=True)
+    if job.amp:
+        config.optim_wrapper.type = "AmpOptimWrapper"
+        config.optim_wrapper.dtype = "bfloat16" if job.device == "cpu" else "float16"
+    return config
+
+
+def fit_channels(config: Config) -> None:
+    """Give the neck, or heads without a neck, the channels and strides of the backbone's maps.
+
+    A config can then name any backbone. What it states itself stays.
+    """
+    with torch.device("meta"):
+        maps = TimmFeatures(**{key: value for key, value in config.model.backbone.items() if key != "type"})
+    neck = config.model.get("neck")
+    if neck is not None:
+        if neck.get("in_channels") is None:
+            neck.in_channels = list(maps.channels)
+        if neck.type == "SimplePyramid" and neck.get("in_strides") is None:
+            neck.in_strides = list(maps.strides)
+        return
+    for name in ("decode_head", "auxiliary_head"):
+        head = config.model.get(name)
+        if head is not None and head.get("in_channels") is None:
+            index = head.get("in_index", -1)
+            head.in_channels = [maps.channels[i] for i in index] if isinstance(index, list) else maps.channels[index]
+
+
+def _innermost(dataset: Any) -> Any:
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    return dataset
+
+
+def _shorten(config: Config, iterations: int) -> None:
+    """Train for so many iterations; the schedule's own lengths shrink with it."""
+    if config.train_cfg.get("by_epoch") or "max_epochs" in config.train_cfg:
+        raise UserError("--iterations needs a setting that counts iterations; this one counts epochs.")
+    share = iterations / config.train_cfg.max_iters
+    for scheduler in config.param_scheduler:
+        for key in ("begin", "end", "total_steps"):
+            if key in scheduler:
+                scheduler[key] = round(scheduler[key] * share)
+    config.train_cfg.max_iters = config.train_cfg.val_interval = iterations
+    config.default_hooks.checkpoint.interval = iterations
+
+
+@contextlib.contextmanager
+def _quiet(verbose: bool) -> Iterator[None]:
+    """mmengine's log goes to a file in the folder of the job, and to the terminal where ``verbose``."""
+    if verbose:
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def build_model(config: Config) -> Any:
+    """The detector or segmenter of a config, on the CPU, as it is before training."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope(config.default_scope)
+    return MODELS.build(config.model)
+
+
+class Training:
+    """A job on mmengine's Runner; one at a time in a process.
+
+    Args:
+        job: what to train.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.config = prepare(job)
+        if job.device == "cpu":
+            # mmengine takes the accelerator that it finds; so it finds none.
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+        torch.serialization.add_safe_globals(_TRUSTED)
+        with _quiet(job.verbose):
+            self.runner = Runner.from_cfg(self.config)
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint of a finished training."""
+        return Path(self.config.work_dir) / "model.pth"
+
+    def train(self) -> Path:
+        """Train, or go on where an interrupted training was, and return the checkpoint."""
+        if self.weights.exists():
+            load_finetuned(self.runner.model, self.weights)
+            return self.weights
+        self.runner._resume = (Path(self.config.work_dir) / "last_checkpoint").exists()
+        with _quiet(self.job.verbose):
+            self.runner.train()
+        if self.runner.rank == 0:
+            last = Path((Path(self.config.work_dir) / "last_checkpoint").read_text().strip())
+            last.replace(self.weights)
+            (Path(self.config.work_dir) / "last_checkpoint").unlink()
+        return self.weights
+
+    def load(self, weights: Path) -> None:
+        """Take the weights of a released or own detector or segmenter, strictly."""
+        load_finetuned(self.runner.model, weights)
+
+    def evaluate(self, corruption: tuple[str, int] | None = None) -> dict[str, float]:
+        """Measure the model as it is, on the validation set as it is or with one corruption; per cent by our names."""
+        loader = self.config.copy().test_dataloader
+        if corruption is not None:
+            dataset = _innermost(loader.dataset)
+            dataset.pipeline = corrupt_pipeline(list(dataset.pipeline), *corruption)
+        with _quiet(self.job.verbose):
+            self.runner._test_loop = {**self.config.test_cfg}
+            self.runner._test_dataloader = loader
+            self.runner._test_evaluator = self.config.test_evaluator
+            found = self.runner.test()
+        return {name: float(found[key]) * factor for name, (key, factor) in METRICS.items() if key in found}
