@@ -11,8 +11,8 @@ class Need:
 
     Attributes:
         name: the key under which claims ask for it.
-        tier: cost class: ``"nothing"``, ``"embedded"``, ``"data"`` (a data set that the user brings) or
-            ``"checkpoint"``.
+        tier: cost class: ``"nothing"``, ``"embedded"``, ``"command"`` (another command measures it), ``"data"`` (a data
+            set that the user brings) or ``"checkpoint"``.
         option: the command-line option that provides it, empty where none is needed.
         remedy: one clause that tells how to provide it.
     """
@@ -37,6 +37,7 @@ NEEDS: dict[str, Need] = {
             "",
             "Fashion-MNIST (found or fetched by itself; see ./reproduce.sh doctor)",
         ),
+        Need("downstream", "command", "", "the command ./reproduce.sh SLUG downstream"),
         Need("checkpoint", "checkpoint", "--checkpoint", "--checkpoint FILE (released or own weights)"),
         _folder("imagenet", "ImageNet-1k with a val folder of 1,000 class folders"),
         _folder("imagenet-c", "ImageNet-C as corruption/severity/class folders"),
@@ -45,9 +46,14 @@ NEEDS: dict[str, Need] = {
         _folder("imagenet-sketch", "ImageNet-Sketch, 1,000 class folders"),
         _folder("imagenet-v2", "ImageNet-V2 matched-frequency, 1,000 class folders"),
         _folder("stylized-imagenet", "Stylized-ImageNet with a val folder"),
+        _folder("cifar-10", "CIFAR-10 as torchvision has it"),
+        _folder("cifar-100", "CIFAR-100 as torchvision has it"),
+        _folder("cifar-10-c", "CIFAR-10-C, an .npy file per corruption"),
+        _folder("cifar-100-c", "CIFAR-100-C, an .npy file per corruption"),
         _folder("objectnet", "ObjectNet, one folder per object"),
         _folder("coco", "COCO 2017 with annotations, train2017 and val2017"),
         _folder("ade20k", "ADEChallengeData2016"),
+        _folder("cityscapes", "Cityscapes with leftImg8bit and gtFine"),
     )
 }
 

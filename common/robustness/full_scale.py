@@ -17,7 +17,13 @@ _SETS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
         ("fgsm_top1", "pgd_top1", "pgd_eps4_top1"),
         "Top-1 accuracy on ImageNet's validation set under FGSM and PGD.",
     ),
-    ("imagenet_c", "imagenet-c", "imagenet-c", ("mce",), "Mean corruption error on ImageNet-C."),
+    (
+        "imagenet_c",
+        "imagenet-c",
+        "imagenet-c",
+        ("mce", "corruption_top1"),
+        "Mean corruption error, and mean accuracy, on ImageNet-C.",
+    ),
     ("imagenet_v2", "imagenet-v2", "imagenet-v2", ("top1",), "Top-1 accuracy on ImageNet-V2."),
     ("imagenet_a", "imagenet-a", "imagenet-a", ("top1",), "Top-1 accuracy on ImageNet-A over its 200 classes."),
     ("imagenet_r", "imagenet-r", "imagenet-r", ("top1",), "Top-1 accuracy on ImageNet-R over its 200 classes."),
@@ -26,14 +32,33 @@ _SETS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("objectnet", "objectnet", "objectnet", ("top1",), "Top-1 accuracy on ObjectNet over the shared classes."),
 )
 
-CLAIMS: tuple[Claim, ...] = tuple(
-    Claim(
-        name=name,
-        statement=statement,
-        kind="numbers",
-        needs=(need, "checkpoint"),
-        settles=tuple((dataset, metric) for metric in metrics),
-        measured_by=f"common.robustness.full_scale_measures:{name}",
+#: The same for networks on images of 32 pixels; only papers that train such networks have them.
+_CIFAR: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = tuple(
+    row
+    for classes in (10, 100)
+    for row in (
+        (f"cifar_{classes}", f"cifar-{classes}", f"cifar-{classes}", ("top1", "rms_calibration_error"),
+         f"Top-1 accuracy and calibration on CIFAR-{classes}'s test set."),
+        (f"cifar_{classes}_c", f"cifar-{classes}-c", f"cifar-{classes}-c",
+         ("corruption_top1", "corruption_error", "corruption_rms_calibration_error"),
+         f"Mean accuracy, mean error and calibration on CIFAR-{classes}-C."),
     )
-    for name, need, dataset, metrics, statement in _SETS
-)
+)  # fmt: skip
+
+
+def _claims(sets: tuple[tuple[str, str, str, tuple[str, ...], str], ...], module: str) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(
+            name=name,
+            statement=statement,
+            kind="numbers",
+            needs=(need, "checkpoint"),
+            settles=tuple((dataset, metric) for metric in metrics),
+            measured_by=f"common.robustness.{module}:{name}",
+        )
+        for name, need, dataset, metrics, statement in sets
+    )
+
+
+CLAIMS: tuple[Claim, ...] = _claims(_SETS, "full_scale_measures")
+CIFAR_CLAIMS: tuple[Claim, ...] = _claims(_CIFAR, "cifar")

@@ -19,10 +19,14 @@ from common.robustness.evaluation import evaluate
 from common.run import Run
 
 
-def load_model(run: Run) -> tuple[nn.Module, str, Weights]:
+def load_model(run: Run, num_classes: int = 1000) -> tuple[nn.Module, str, Weights]:
     """The model with the user's checkpoint, its name in measurements, and where the weights come from.
 
     Without a name, the model is the first of the paper's that the checkpoint fits.
+
+    Args:
+        run: has the checkpoint, and the name where the user gave one.
+        num_classes: of the data set that is evaluated on.
 
     Raises:
         UserError: the checkpoint is unreadable, does not fit the named model, or fits none.
@@ -31,12 +35,12 @@ def load_model(run: Run) -> tuple[nn.Module, str, Weights]:
     if checkpoint is None:
         raise UserError("Full-scale evaluation needs weights; pass --checkpoint FILE.")
     content = read(checkpoint)
-    name = run.settings.model or identify(run.paper, content, checkpoint)
+    name = run.settings.model or identify(run.paper, content, checkpoint, num_classes)
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         known = [model.name for model in run.paper.models]
         raise UserError(f"There is no model {architecture!r}.{nearest(architecture, known)}")
-    model = timm.create_model(architecture)
+    model = timm.create_model(architecture, num_classes=num_classes)
     weights = load_weights(model, content, str(checkpoint))
     return model.to(torch.device(run.settings.device)).eval(), name, weights
 
@@ -54,13 +58,13 @@ def load_weights(model: nn.Module, content: Mapping[str, Any], where: str) -> We
     return "released"
 
 
-def identify(paper: Paper, content: Mapping[str, Any], path: Path) -> str:
+def identify(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: int = 1000) -> str:
     """The first of the paper's models that a checkpoint's content fits, by names and shapes of all tensors."""
     for model in paper.models:
         # On the meta device nothing is computed or allocated, so that trying every model is cheap.
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            candidate = timm.create_model(model.name)
+            candidate = timm.create_model(model.name, num_classes=num_classes)
             try:
                 load_weights(candidate, content, str(path))
             except UserError:
@@ -93,6 +97,7 @@ def _measuring(benchmark: str, need: str) -> Callable[[Run], Iterator[Measuremen
 
 imagenet = _measuring("imagenet", "imagenet")
 imagenet_attacks = _measuring("imagenet-attacks", "imagenet")
+imagenet_occlusion = _measuring("imagenet-occlusion", "imagenet")
 imagenet_c = _measuring("imagenet-c", "imagenet-c")
 imagenet_v2 = _measuring("imagenet-v2", "imagenet-v2")
 imagenet_a = _measuring("imagenet-a", "imagenet-a")

@@ -12,6 +12,7 @@ import timm
 from torch import nn
 
 from common.checkpoints import load_released
+from common.data.cifar import CLASSES, load_cifar
 from common.errors import UserError, nearest
 from common.training.data import TensorData, TrainingData
 from common.training.hooks import Hook
@@ -39,7 +40,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, metavar="DIR", help="folder with train and val, as folders or tar files")
-    data.add_argument("--dataset", default="", metavar="NAME", help="timm's data set: wds/, hfds/X, hfids/X, tfds/X")
+    data.add_argument(
+        "--dataset", default="", metavar="NAME", help="timm's data set: wds/, hfds/X, hfids/X, tfds/X, torch/cifar10"
+    )
+    data.add_argument("--download", action="store_true", help="fetch torch/cifar10 or torch/cifar100 to --data")
     data.add_argument("--train-split", default="train", metavar="SPLIT", help="split or shards (train)")
     data.add_argument("--validation-split", default="validation", metavar="SPLIT", help="split or shards (validation)")
     data.add_argument("--train-images", type=int, default=0, metavar="N", help="length of a stream that has none")
@@ -126,6 +130,10 @@ def open_data(args: Namespace, recipe: Recipe) -> TrainingData:
         return TensorData(
             mnist.train_images[:, None], mnist.train_labels, mnist.test_images[:, None], mnist.test_labels
         )
+    if args.dataset in CLASSES:
+        return _cifar(args.dataset, args.data, download=args.download)
+    if args.download:
+        raise UserError(f"--download fetches {' or '.join(CLASSES)} only; name one of them with --dataset.")
     if args.data is not None and not args.data.is_dir():
         raise UserError(f"There is no folder {args.data}; --data names a folder with train and val.")
     workers = min(16, os.cpu_count() or 1) if args.workers is None else args.workers
@@ -138,6 +146,13 @@ def open_data(args: Namespace, recipe: Recipe) -> TrainingData:
         args.validation_images,
     )
     return ImageData(source, recipe, workers=workers, skip_unreadable=args.skip_unreadable)
+
+
+def _cifar(name: str, root: Path | None, *, download: bool) -> TensorData:
+    if root is None:
+        raise UserError(f"--dataset {name} needs --data DIR, the folder that holds it.")
+    train, test = (load_cifar(name, root, train=part, download=download) for part in (True, False))
+    return TensorData(*train, *test, num_classes=CLASSES[name])
 
 
 def create_model(name: str, recipe: Recipe, seed: int) -> nn.Module:

@@ -51,7 +51,10 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 class Schedule:
-    """The learning rate as a function of the step alone, so that nothing has to be stored to resume it."""
+    """The learning rate as a function of the step alone, so that nothing has to be stored to resume it.
+
+    The schedule ``step`` divides the rate by ten after each third of the epochs.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> None:
         self.optimizer, self.steps_per_epoch = optimizer, steps_per_epoch
@@ -65,6 +68,8 @@ class Schedule:
                 warmup_lr=recipe.rate("warmup_learning_rate"),
                 min_lr=recipe.rate("min_learning_rate"),
                 cooldown_epochs=recipe.cooldown_epochs,
+                decay_epochs=max(1, recipe.epochs // 3),
+                decay_rate=0.1,
                 step_on_epochs=self.by_epoch,
                 updates_per_epoch=steps_per_epoch,
             )

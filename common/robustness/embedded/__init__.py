@@ -7,6 +7,7 @@ the same test images with the same random draws, so that differences between con
 Numbers from here are never compared with printed ImageNet numbers.
 """
 
+from common.robustness.embedded.calibration import CALIBRATION_METRICS, compare_calibration, measure_calibration
 from common.robustness.embedded.experiment import Contender, table_of, trained
 from common.robustness.embedded.images import DATASET, SEVERITIES, TestSet, test_set, training_data
 from common.robustness.embedded.results import (
@@ -21,6 +22,7 @@ from common.robustness.embedded.results import (
 from common.robustness.embedded.robustness import METRICS, compare, measure
 
 __all__ = [
+    "CALIBRATION_METRICS",
     "DATASET",
     "METRICS",
     "ROBUSTNESS_METRICS",
@@ -28,11 +30,13 @@ __all__ = [
     "Contender",
     "TestSet",
     "compare",
+    "compare_calibration",
     "corruption_picture",
     "difference_finding",
     "difference_picture",
     "differences",
     "measure",
+    "measure_calibration",
     "measurements",
     "more_robust",
     "table_of",

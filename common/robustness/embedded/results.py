@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from common import figures
+from common import figures, manifest
 from common.measurement import Finding, FindingVerdict, Measurement, Picture
 from common.robustness.corruptions import CORRUPTIONS
 from common.robustness.embedded.images import DATASET, SEVERITIES, test_set
@@ -38,7 +38,7 @@ def measurements(table: pd.DataFrame, quick: bool, metrics: Sequence[str] = METR
                 weights="trained",
                 interval=estimate.interval,
                 seeds=len(scores),
-                n=len(test_set(quick).clean if metric == "top1" else test_set(quick).images),
+                n=len(test_set(quick).clean if metric in ("top1", "rms_calibration_error") else test_set(quick).images),
                 protocol=PROTOCOL,
                 detail={"per_seed": [float(score) for score in scores[metric]], **cells},
             )
@@ -51,13 +51,27 @@ def differences(table: pd.DataFrame, baseline: str, metric: str) -> dict[str, Es
     return {name: paired_interval(list(table.loc[name][metric]), base) for name in others}
 
 
+def improvements(table: pd.DataFrame, baseline: str, metric: str) -> dict[str, Estimate]:
+    """``differences`` to the better: turned around where a lower ``metric`` is better."""
+    estimates = differences(table, baseline, metric)
+    if not lower_is_better(metric):
+        return estimates
+    return {name: Estimate(-e.value, -e.high, -e.low) for name, e in estimates.items()}
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether ``common/metrics.csv`` says so; a metric that it does not know is better when higher."""
+    known = manifest.metrics()
+    return metric in known.index and str(known.loc[metric, "better"]) == "lower"
+
+
 def more_robust(table: pd.DataFrame, baseline: str, metrics: Sequence[str] = ROBUSTNESS_METRICS) -> Iterator[Finding]:
     """One finding a contender and metric: is it better than ``baseline``, by a paired t interval over seeds?"""
     for metric in metrics:
-        for name, estimate in differences(table, baseline, metric).items():
-            yield difference_finding(
-                f"{name} has a higher {metric} than {baseline} at equal budget.", estimate, len(table.loc[name])
-            )
+        for name, estimate in improvements(table, baseline, metric).items():
+            better = "lower" if lower_is_better(metric) else "higher"
+            statement = f"{name} has a {better} {metric} than {baseline} at equal budget."
+            yield difference_finding(statement, estimate, len(table.loc[name]))
 
 
 def difference_finding(statement: str, estimate: Estimate, seeds: int, unit: str = "points") -> Finding:
@@ -85,7 +99,7 @@ def difference_finding(statement: str, estimate: Estimate, seeds: int, unit: str
 def difference_picture(name: str, table: pd.DataFrame, baseline: str, metrics: Sequence[str] = METRICS) -> Picture:
     """Paired differences to ``baseline`` with intervals, a panel a metric."""
     panels = {
-        metric: {n: (e.value, e.low, e.high) for n, e in differences(table, baseline, metric).items()}
+        metric: {n: (e.value, e.low, e.high) for n, e in improvements(table, baseline, metric).items()}
         for metric in metrics
     }
     finite = all(math.isfinite(low) for panel in panels.values() for _, low, _ in panel.values())
@@ -95,7 +109,7 @@ def difference_picture(name: str, table: pd.DataFrame, baseline: str, metrics: S
     return Picture(
         name=name,
         caption=(
-            f"Difference to {baseline} in percentage points, right is better; "
+            f"Difference to {baseline} in percentage points, to the right where it is better; "
             + (f"bars are 95 % intervals over {seeds} seeds, paired." if finite else "one seed, no interval.")
         ),
         svg=figures.intervals(name, panels, xlabel="percentage points", zero=True),

@@ -36,7 +36,7 @@ def measure(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, float]:
     """Accuracy of ``model`` (in eval mode) on the test set, in per cent; see ``compare``."""
     tests = test_set(quick)
     device = next(model.parameters()).device
-    normalized = Normalized(model, _per_channel(recipe.mean), _per_channel(recipe.std)).to(device).eval()
+    normalized = Normalized(model, per_channel(recipe.mean), per_channel(recipe.std)).to(device).eval()
     labels = tests.labels.to(device)
 
     def top1(images: Tensor, truth: Tensor) -> float:
@@ -67,5 +67,6 @@ def _correct(model: nn.Module, images: Tensor, labels: Tensor, device: torch.dev
     return total
 
 
-def _per_channel(values: Sequence[float]) -> tuple[float, ...]:
+def per_channel(values: Sequence[float]) -> tuple[float, ...]:
+    """A recipe's statistics for three equal channels, where it has one value for all."""
     return tuple(values) * 3 if len(values) == 1 else tuple(values)

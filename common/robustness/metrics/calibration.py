@@ -7,6 +7,7 @@ soft F1, as released with ImageNet-A (Hendrycks et al., arXiv 1907.07174), Image
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -62,6 +63,24 @@ def adaptive_calibration_error(
     if norm == "mad":
         return float(np.sum(sizes / n * gaps))
     return float(gaps.max())
+
+
+def corruption_calibration_error(cells: Mapping[tuple[str, int], tuple[Any, Any]]) -> float:
+    """Root-mean-square calibration error under corruption, in [0, 1].
+
+    The mean over corruptions, each with the examples of all its severities together, of
+    `adaptive_calibration_error` with every bin counted.
+
+    Args:
+        cells: by corruption and severity, ``(confidence, correct)`` as for the other functions.
+    """
+    names = dict.fromkeys(name for name, _ in cells)
+    errors = []
+    for name in names:
+        parts = [pair for (other, _), pair in cells.items() if other == name]
+        confidence, correct = (np.concatenate([np.asarray(p[i], dtype=np.float64) for p in parts]) for i in (0, 1))
+        errors.append(adaptive_calibration_error(confidence, correct, last_bin=True))
+    return float(np.mean(errors))
 
 
 def aurra(confidence: Any, correct: Any) -> float:

@@ -1,0 +1,160 @@
+"""How AugMix's claims are measured."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.manifest import load_manifest
+from common.measurement import Finding, Result
+from common.robustness import embedded
+from common.robustness.metrics.corruption import alexnet
+from common.run import Run
+from papers.augmix import pillow
+from papers.augmix.draws import ALL_OPERATIONS, Draws, Settings, magnitudes
+from papers.augmix.method import augment_and_mix, jensen_shannon
+from papers.augmix.model import create
+from papers.augmix.operations import apply
+from papers.augmix.training import hooks
+
+RECIPE = Path(__file__).with_name("recipe.toml")
+
+#: A Wide ResNet of depth 10 and width 1, for 28 x 28 images; ours, not the publication's.
+MINI = {"num_classes": 10, "depth": 10, "widen": 1}
+PLAIN, AUGMIX, NO_TERM = "wrn_mini", "wrn_mini+augmix", "wrn_mini+augmix.no_jsd"
+
+
+def operations(run: Run) -> Iterator[Result]:
+    """Every operation at random levels, on noise and on smooth images, beside Pillow's."""
+    generator = np.random.default_rng(run.settings.seed)
+    count = 30 if run.settings.quick else 200
+    images = _pictures(generator, count)
+    different = {}
+    for code, name in enumerate(ALL_OPERATIONS):
+        operation = np.full(count, code)
+        magnitude = magnitudes(operation, generator.uniform(0, 10, count), generator.random(count) > 0.5, 32, 32)
+        ours = apply(_on(run, images), operation, magnitude).permute(0, 2, 3, 1).cpu().numpy()
+        theirs = [pillow.apply(Image.fromarray(i), name, float(m)) for i, m in zip(images, magnitude, strict=True)]
+        different[name] = int((ours != np.stack([np.asarray(image) for image in theirs])).sum())
+    total = sum(different.values())
+    worst = max(different, key=different.__getitem__)
+    yield Finding(
+        statement="Each operation on a batch gives what Pillow gives image by image.",
+        verdict="holds" if total == 0 else "does not hold",
+        evidence=f"{total} of {images.size * len(different):,} values differ, over {count} images and {len(different)} "
+        f"operations{'' if total == 0 else f', most of them after {worst}'}; on {run.settings.device}.",
+        value=float(total),
+        exact=True,
+    )
+
+
+def divergence(run: Run) -> Iterator[Result]:
+    """The consistency term at its ends, and between them."""
+    generator = torch.Generator().manual_seed(run.settings.seed)
+    logits = torch.randn(8, 10, generator=generator)
+    same = jensen_shannon(logits.expand(3, -1, -1)).item()
+    apart = jensen_shannon(100 * torch.eye(3)[:, None].expand(-1, 8, -1)).item()
+    between = [jensen_shannon(scale * torch.randn(3, 8, 10, generator=generator)).item() for scale in (0.1, 1, 10, 100)]
+    holds = abs(same) < 1e-6 and math.isclose(apart, math.log(3), rel_tol=1e-5) and all(0 < b < 1.0987 for b in between)
+    yield Finding(
+        statement="The divergence is 0 for equal predictions, log 3 for disjoint ones, and between them otherwise.",
+        verdict="holds" if holds else "does not hold",
+        evidence=f"{same:.1e} for equal predictions, {apart:.5f} for disjoint ones (log 3 is {math.log(3):.5f}), "
+        f"{', '.join(f'{value:.4f}' for value in between)} for random logits of scale 0.1, 1, 10, 100.",
+        value=apart,
+        exact=True,
+    )
+
+
+def normaliser(run: Run) -> Iterator[Result]:
+    """The errors of AlexNet in the released code, which the manifest has, and those that ``mce`` divides by."""
+    printed = load_manifest(run.paper.manifest)
+    printed = printed[printed["model"] == "augmix.alexnet"]
+    ours = alexnet()["error"]
+    gaps = {row.dataset: abs(row.printed - 100 * ours[row.dataset.partition("/")[2]]) for row in printed.itertuples()}
+    complete = len(gaps) == len(ours)
+    worst = max(gaps.values())
+    yield Finding(
+        statement="Corruption errors are divided by the same errors of AlexNet as in the released code.",
+        verdict="holds" if complete and worst < 1e-9 else "does not hold",
+        evidence=f"{len(gaps)} of {len(ours)} corruptions, largest difference {worst:.1e} points.",
+        value=worst,
+        exact=True,
+    )
+
+
+def contenders() -> tuple[embedded.Contender, ...]:
+    """A small network trained plainly, with AugMix, and with augmented images but without the consistency term."""
+    build = partial(create, "wideresnet40_2_cifar", **MINI)
+
+    def contender(name: str, *changes: str) -> embedded.Contender:
+        return embedded.Contender(name, build, hooks, changes)
+
+    return (
+        contender(PLAIN, "method.augmix=false"),
+        contender(AUGMIX),
+        contender(NO_TERM, "method.consistency=0.0"),
+    )
+
+
+def robustness_and_calibration(run: Run) -> Iterator[Result]:
+    """Small networks at equal budget: error and calibration, on clean images and under corruption."""
+    table = embedded.compare_calibration(run, contenders(), RECIPE)
+    metrics = embedded.CALIBRATION_METRICS
+    yield from embedded.measurements(table, run.settings.quick, metrics)
+    yield from embedded.more_robust(table, PLAIN, metrics)
+    yield embedded.difference_picture("differences", table, PLAIN, metrics)
+    yield embedded.corruption_picture("corruptions", table)
+
+
+def cost(run: Run) -> Iterator[Result]:
+    """Time to augment a batch at once, and image by image with Pillow, at the sizes of CIFAR and ImageNet."""
+    generator = np.random.default_rng(run.settings.seed)
+    for side, count in ((32, 128), (224, 8)):
+        images = _pictures(generator, count, side)
+        draws = Draws.sample(count, Settings(), generator)
+        on_device = _on(run, images)
+
+        def batched(images: Tensor = on_device, draws: Draws = draws) -> object:
+            return augment_and_mix(images, draws).sum().item()  # waits for the device
+
+        def one_by_one(images: np.ndarray = images, draws: Draws = draws) -> object:
+            return [pillow.augment_and_mix(image, draws, index) for index, image in enumerate(images)]
+
+        ratios = [_seconds(one_by_one) / _seconds(batched) for _ in range(3 if run.settings.quick else 9)][1:]
+        ratio = float(np.median(ratios))
+        yield Finding(
+            statement=f"Augmenting a batch at once is faster than image by image, at {side} pixels.",
+            verdict="holds" if min(ratios) > 1 else "does not hold" if max(ratios) < 1 else "unclear",
+            evidence=f"Pillow takes {ratio:.2f} times as long ({min(ratios):.2f} to {max(ratios):.2f}) for {count} "
+            f"images on {run.settings.device}; Pillow in one process, torch with {torch.get_num_threads()} threads.",
+            value=ratio,
+        )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _pictures(generator: np.random.Generator, count: int, side: int = 32) -> np.ndarray:
+    """Half noise, half smooth waves with few grey levels, (count, side, side, 3) uint8."""
+    noise = generator.integers(0, 256, (count, side, side, 3))
+    x, y = np.arange(side)[:, None], np.arange(side)[:, None, None]
+    phase = generator.uniform(0, 6, (count, 1, 1, 3))
+    waves = 120 + generator.uniform(20, 130, (count, 1, 1, 1)) * np.sin(x / 5 + y / 9 + phase)
+    chosen = (np.arange(count) % 2 == 0)[:, None, None, None]
+    return np.where(chosen, noise, waves.clip(0, 255)).astype(np.uint8)
+
+
+def _on(run: Run, images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(run.settings.device)
