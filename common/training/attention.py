@@ -1,4 +1,4 @@
-"""Where a model's last attention looks, taken from the forward passes of training: no pass is made for it.
+"""Where a model's last attention looks, taken from forward passes that are made anyway.
 
 Methods that mix labels, select tokens or regularise by attention ask for one map an image. Listening to the queries
 and keys that the last attention computes anyway leaves the attention itself to the fused kernel and costs one row of
@@ -19,7 +19,7 @@ from common.errors import UserError
 
 
 class LastAttention:
-    """Listens to the last attention of ``model`` in training mode.
+    """Listens to the last attention of ``model``.
 
     - With a class token that the classifier reads: what it takes from each patch, mean over heads. In the last block
       of timm's vision transformers (DeiT, ViT), or in class attention (CaiT, XCiT, FAN).
@@ -86,8 +86,7 @@ class LastAttention:
         """Keep what goes out of ``module``, or what comes in (``given``)."""
 
         def listen(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if module.training:
-                self._kept[name] = (args[0] if given else output).detach()
+            self._kept[name] = (args[0] if given else output).detach()
 
         return module.register_forward_hook(listen)
 
@@ -107,7 +106,9 @@ def _self_attention(attention: Any, qkv: Tensor, prefix: int, classified: bool) 
 def _class_attention(attention: Any, q: Tensor, k: Tensor) -> Tensor:
     """Shares (B, N) from the query of the class token (B, C) and keys (B, N, C)."""
     heads = (attention.num_heads, -1)
-    return _shares(q[:, None].unflatten(2, heads).transpose(1, 2), k.unflatten(2, heads).transpose(1, 2), attention.scale)
+    return _shares(
+        q[:, None].unflatten(2, heads).transpose(1, 2), k.unflatten(2, heads).transpose(1, 2), attention.scale
+    )
 
 
 def _shares(q: Tensor, k: Tensor, scale: float) -> Tensor:

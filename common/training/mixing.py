@@ -49,11 +49,11 @@ class Mixing:
         Returns:
             Mixed images, targets (B, classes) by area, and the record.
         """
-        before = np.random.get_state()
+        before = np.random.get_state()  # noqa: NPY002 (timm draws from the global generator)
         images, targets = self._mixup(images, labels)
         # The same draws on an image that is 0 in one half of the batch and 1 in the other show who is where, whatever
         # timm mixes by: boxes or weights, one a batch, a pair or an image.
-        np.random.set_state(before)
+        np.random.set_state(before)  # noqa: NPY002
         own = torch.zeros_like(images[:, :1])
         own[len(own) // 2 :] = 1
         mixed, _ = self._mixup(own.clone(), labels)
