@@ -120,6 +120,8 @@ class Paper:
         claims: in the order in which they are measured and reported.
         deviations: known differences between publication, release and our code.
         builds_on: slugs of the papers whose manifests and models this one is measured against.
+        recipe_type: ``module:class`` of the dataclass that a setting of ``recipe.toml`` is, where the paper trains no
+            registered model; empty where it is ``common.training.recipe.Recipe``.
         folder: where the declaration is; set by ``papers``.
     """
 
@@ -139,6 +141,7 @@ class Paper:
     claims: tuple[Claim, ...] = ()
     deviations: tuple[Deviation, ...] = ()
     builds_on: tuple[str, ...] = ()
+    recipe_type: str = ""
     folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:

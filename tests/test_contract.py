@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from common.declaration import Paper
 from common.manifest import load_manifest
 from common.needs import NEEDS
 from common.run import measuring_function
-from common.training.recipe import load_recipe, settings
+from common.training.recipe import load_as, load_recipe, settings
 from papers._commands.train import _hooks
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -58,7 +59,13 @@ def test_every_printed_row_is_of_a_known_model_and_settled_once(paper: Paper) ->
 
 @each_paper
 def test_every_setting_of_the_recipe_loads_for_every_model(paper: Paper) -> None:
+    assert not (paper.recipe_type and paper.models), "registered models are trained by common.training's recipes"
     for setting in settings(paper.recipe):
+        if paper.recipe_type:
+            module, _, name = paper.recipe_type.partition(":")
+            for quick in (False, True):
+                load_as(getattr(importlib.import_module(module), name), paper.recipe, setting, quick=quick)
+            continue
         for model in paper.models or (None,):
             recipe = load_recipe(paper.recipe, setting, model=model.name if model else "")
             if not model:

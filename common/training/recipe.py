@@ -29,6 +29,7 @@ else:
     import tomli as tomllib
 
 Scalar = bool | int | float | str
+Kind = typing.TypeVar("Kind")
 
 #: Keys whose value is one of a few words.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -250,6 +251,44 @@ def load_recipe(
     return _changed(recipe, changes)
 
 
+def load_as(kind: type[Kind], path: Path | str, setting: str, *, quick: bool = False) -> Kind:
+    """Read one setting of a ``recipe.toml`` whose keys are not those of `Recipe`.
+
+    For papers that train no model by the loop of this package. The table names every field of the dataclass ``kind``;
+    ``[setting.quick]`` says what differs in the quick form.
+
+    Args:
+        kind: a dataclass of ints, floats, texts, booleans and tuples of floats or texts.
+        path: the file.
+        setting: the table's name.
+        quick: whether the table ``quick`` applies.
+
+    Raises:
+        UserError: no such file or setting, an unknown or missing key, or a wrong type.
+    """
+    path = Path(path)
+    text = _read(path)
+    tables = _parse(path, text)
+    if setting not in tables:
+        raise UserError(f"{path} has no setting {setting}; it has {', '.join(tables)}.{nearest(setting, tables)}")
+    types = typing.get_type_hints(kind)
+    overlay = _table(path, text, tables[setting], setting, "quick")
+    values: dict[str, Any] = {}
+    for name, table in ((setting, tables[setting]), (f"{setting}.quick", overlay if quick else {})):
+        for key, value in table.items():
+            if key == "quick" and name == setting:
+                continue
+            place = _place(path, text, name, key)
+            if key not in types:
+                raise UserError(f"{place}: {key} is not a setting of this recipe.{nearest(key, types)}")
+            values[key] = _typed(key, value, types[key], place)
+    missing = [key for key in types if key not in values]
+    if missing:
+        line = _line(text, setting, None)
+        raise UserError(f"{path}:{line}: [{setting}] does not say {', '.join(missing)}; a recipe names every key.")
+    return kind(**values)
+
+
 def settings(path: Path | str) -> list[str]:
     """Return the names of the settings in a ``recipe.toml``, in file order."""
     path = Path(path)
@@ -305,12 +344,9 @@ def _check(key: str, value: Any, place: str) -> Any:
     if key not in KEYS:
         raise UserError(f"{place}: {key} is not a setting of a recipe.{nearest(key, KEYS)}")
     kind = _TYPES[key]
-    if kind in (tuple[float, ...], tuple[str, ...]):
-        item = typing.get_args(kind)[0]
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{place}: {key} must be a list, not {value!r}.")
-        return tuple(_scalar(key, each, item, place) for each in value)
-    checked = _scalar(key, value, kind, place)
+    checked = _typed(key, value, kind, place)
+    if isinstance(checked, tuple):
+        return checked
     if key in CHOICES and checked not in CHOICES[key]:
         hint = nearest(checked, CHOICES[key])
         raise UserError(f"{place}: {key} must be one of {', '.join(CHOICES[key])}, not {checked!r}.{hint}")
@@ -319,6 +355,15 @@ def _check(key: str, value: Any, place: str) -> Any:
     if kind in (int, float) and checked < (1 if key in AT_LEAST_ONE else 0):
         raise UserError(f"{place}: {key} must be at least {1 if key in AT_LEAST_ONE else 0}, not {checked}.")
     return checked
+
+
+def _typed(key: str, value: Any, kind: Any, place: str) -> Any:
+    """Return ``value`` as ``kind``, a scalar type or a tuple of one."""
+    if typing.get_origin(kind) is not tuple:
+        return _scalar(key, value, kind, place)
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{place}: {key} must be a list, not {value!r}.")
+    return tuple(_scalar(key, each, typing.get_args(kind)[0], place) for each in value)
 
 
 def _scalar(key: str, value: Any, kind: type, place: str) -> Any:

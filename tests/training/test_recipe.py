@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pytest
 
+import papers
 from common.errors import UserError
-from common.training.recipe import KEYS, load_recipe, settings
+from common.training.recipe import KEYS, load_as, load_recipe, settings
 
 RECIPES = Path(__file__).with_name("recipe.toml")
 PAPERS = Path(__file__).parents[2] / "papers"
-SHIPPED = [(path, setting) for path in sorted(PAPERS.glob("*/recipe.toml")) for setting in settings(path)]
+SHIPPED = [
+    (paper.recipe, setting)
+    for paper in papers.all_papers().values()
+    if not paper.recipe_type
+    for setting in settings(paper.recipe)
+]
 
 
 def write(tmp_path: Path, old: str, new: str) -> Path:
@@ -144,3 +150,40 @@ def test_the_printed_batches_and_rates(paper: str, model: str, batch: int, rate:
     assert recipe.rate("learning_rate") == pytest.approx(rate)
     assert recipe.method["patch_augmentation"] is augmented
     assert recipe.method["patch_augmentation_gradient"] == "kept"
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    steps: int
+    rate: float
+    names: tuple[str, ...]
+
+
+OWN = '[one]\nsteps = 3\nrate = 1\nnames = ["a", "b"]\n\n[one.quick]\nsteps = 1\n'
+
+
+def test_a_recipe_of_another_type_is_read_into_it(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(OWN)
+    assert load_as(Own, path, "one") == Own(3, 1.0, ("a", "b"))
+    assert load_as(Own, path, "one", quick=True).steps == 1
+    with pytest.raises(UserError, match=r"has no setting on; it has one\. Did you mean one"):
+        load_as(Own, path, "on")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("rate = 1", "rat = 1", ":3: rat is not a setting of this recipe. Did you mean rate?"),
+        ("rate = 1\n", "", "[one] does not say rate"),
+        ("steps = 3", "steps = 0.5", ":2: steps must be an integer"),
+        ("steps = 1", "stebs = 1", ":7: stebs is not a setting"),
+        ('["a", "b"]', '"a"', "names must be a list"),
+    ],
+)
+def test_a_recipe_of_another_type_names_what_is_wrong(tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(OWN.replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        load_as(Own, path, "one", quick=True)
+    assert words in str(caught.value)
