@@ -22,6 +22,7 @@ from common.checkpoints import to_released
 from common.robustness.benchmarks.classes import imagenet_wnids
 from common.robustness.full_scale import CLAIMS as FULL_SCALE
 from common.run import Run, Settings
+from common.training import command
 from papers.__main__ import main
 from papers._commands import COMMANDS, new, reproduce
 from results import judge, measured
@@ -32,7 +33,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 READMES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "papers").glob("**/README.md"))]
 SLUG = f"(?P<slug>{'|'.join(papers.all_papers())})"
 #: The cheapest claim of each paper; those that train are measured by the tests of the embedded experiments.
-CHEAP = {"vars": "identity", "rvt": "size", "fan": "size"}
+CHEAP = {"vars": "identity", "rvt": "size", "fan": "size", "augmix": "divergence", "unrolling": "vars_is_unrolled"}
 #: Few images; loading in this process.
 CUT = ("--limit", "2", "--workers", "0")
 
@@ -136,7 +137,9 @@ def measures_a_timm_model(place: Place) -> None:
 def evaluates(place: Place) -> None:
     """A released file of random weights: every row that it settles is measured, and none is reproduced."""
     slug = place.found["slug"]
-    name = {"vars": "rvt_tiny_plus", "rvt": "rvt_tiny_plus", "fan": "fan_tiny_12_p16_224"}[slug]
+    name = {"vars": "rvt_tiny_plus", "rvt": "rvt_tiny_plus", "fan": "fan_tiny_12_p16_224", "augmix": "resnet50_augmix"}[
+        slug
+    ]
     file = checkpoint(place.folder, name)
     run = place.folder / "run"
     given = {word.removeprefix("--") for word in place.words} & set(place.data)
@@ -186,6 +189,31 @@ def trains(place: Place) -> None:
     assert set(table["weights"]) == {"trained"}
 
 
+def evaluates_on_cifar(place: Place) -> None:
+    """``tests/robustness/test_cifar.py`` measures; here the command finds its data, its model and what is wrong."""
+    file = place.folder / "released.pt"
+    torch.save(to_released(timm.create_model("allconv_cifar", num_classes=10)), file)
+    empty = place.folder / "empty"
+    empty.mkdir()
+    run = place.folder / "run"
+    words = [str({"DIR": empty, "FILE": file}.get(word, word)) for word in place.words]
+    assert main([*words, "--claims", "cifar_10,cifar_10_c", "--output", str(run)]) == 1
+    failures = [case.find("failure") for case in ElementTree.parse(run / "junit.xml").iter("testcase")]
+    assert sum("cannot be read" in str(failure.get("message")) for failure in failures if failure is not None) == 2
+
+
+def trains_on_cifar(place: Place) -> None:
+    """On a few images in place of CIFAR's."""
+
+    def few(name: str, root: Path, *, train: bool, download: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        assert not download
+        return torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8), torch.arange(16) % 10
+
+    place.monkeypatch.setattr(command, "load_cifar", few)
+    assert main([*place.words, "--quick", "--output", str(place.folder / "trained")]) == 0
+    assert (place.folder / "trained" / "model.pt").is_file()
+
+
 #: Pattern of a command after ``./reproduce.sh``: how it is run.
 EXERCISES: dict[str, Callable[[Place], None]] = {
     r"test": exists_only,
@@ -197,6 +225,8 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     r"new [\w-]+": writes_a_paper,
     r"robustness --model \w+ --pretrained --data DIR": measures_a_timm_model,
     rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model \w+)?": evaluates,
+    rf"{SLUG} --cifar-10 DIR --cifar-10-c DIR --checkpoint FILE": evaluates_on_cifar,
+    rf"{SLUG} train --recipe cifar10 --dataset torch/cifar10 --data DIR --model \w+": trains_on_cifar,
     rf"{SLUG} train --recipe imagenet --data DIR --model (?P<model>\w+)( --output RUN)?": trains,
 }
 
