@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -58,12 +59,11 @@ def carafe_naive_forward(
     features: Tensor, masks: Tensor, output: Tensor, kernel_size: int, group_size: int, scale_factor: int
 ) -> None:
     """Write the upsampled features into ``output``, ``(N, C, s H, s W)``."""
-    padded, kernels = _grouped(widen(features), widen(masks), kernel_size, group_size, scale_factor)
-    total = widen(output).new_zeros(output.shape)
-    parts = _grouped_map(total, group_size, scale_factor)
-    for tap, rows, columns in _taps(features, kernel_size):
-        parts += padded[:, :, :, rows, None, columns, None] * kernels[:, :, tap, None]
-    output.copy_(total)
+    spread, kernels = _spread(widen(features), kernel_size, group_size, scale_factor), _kernels(masks, group_size)
+    total = spread.new_zeros(len(features), group_size, spread.shape[2], *output.shape[2:])
+    for tap, rows, columns in _taps(output, kernel_size, scale_factor):
+        total.addcmul_(spread[:, :, :, rows, columns], kernels[:, :, tap, None])
+    output.copy_(total.view(output.shape))
 
 
 @widened
@@ -78,34 +78,34 @@ def carafe_naive_backward(
     scale_factor: int,
 ) -> None:
     """Add the gradients of `carafe_naive_forward` to ``grad_input`` and ``grad_masks``."""
-    padded, kernels = _grouped(widen(features), widen(masks), kernel_size, group_size, scale_factor)
-    grad = _grouped_map(widen(grad_output), group_size, scale_factor)
-    grad_padded, grad_kernels = padded.new_zeros(padded.shape), kernels.new_zeros(kernels.shape)
-    for tap, rows, columns in _taps(features, kernel_size):
-        grad_padded[:, :, :, rows, columns] += (grad * kernels[:, :, tap, None]).sum(dim=(4, 6))
-        grad_kernels[:, :, tap] = (grad * padded[:, :, :, rows, None, columns, None]).sum(dim=2)
-    margin, (height, width) = kernel_size // 2, features.shape[2:]
-    inner = grad_padded[:, :, :, margin : margin + height, margin : margin + width]
-    grad_input += inner.reshape(grad_input.shape)
-    grad_masks += grad_kernels.reshape(grad_masks.shape)
-
-
-def _grouped_map(features: Tensor, groups: int, scale: int) -> Tensor:
-    """View ``(N, C, s H, s W)`` as ``(N, groups, C / groups, H, s, W, s)``."""
+    spread, kernels = _spread(widen(features), kernel_size, group_size, scale_factor), _kernels(masks, group_size)
+    grad = widen(grad_output).reshape(len(features), group_size, spread.shape[2], *grad_output.shape[2:])
+    grad_spread, grad_kernels = torch.zeros_like(spread), torch.zeros_like(kernels)
+    for tap, rows, columns in _taps(grad_output, kernel_size, scale_factor):
+        grad_spread[:, :, :, rows, columns].addcmul_(grad, kernels[:, :, tap, None])
+        grad_kernels[:, :, tap] = (grad * spread[:, :, :, rows, columns]).sum(dim=2)
+    # Back from the spread and padded features: a pixel was spread over a square of the scale's size.
     batch, channels, height, width = features.shape
-    return features.view(batch, groups, channels // groups, height // scale, scale, width // scale, scale)
+    margin = kernel_size // 2 * scale_factor
+    inner = grad_spread[..., margin : margin + height * scale_factor, margin : margin + width * scale_factor]
+    grad_input += inner.reshape(batch, channels, height, scale_factor, width, scale_factor).sum(dim=(3, 5))
+    grad_masks += grad_kernels.view(grad_masks.shape)
 
 
-def _grouped(features: Tensor, masks: Tensor, size: int, groups: int, scale: int) -> tuple[Tensor, Tensor]:
-    """Return features, padded, ``(N, groups, C / groups, ...)``, and kernels ``(N, groups, k^2, H, s, W, s)``."""
-    padded = F.pad(features, [size // 2] * 4)
-    padded = padded.view(len(features), groups, features.shape[1] // groups, *padded.shape[2:])
-    return padded, _grouped_map(masks.contiguous(), groups, scale)
+def _spread(features: Tensor, size: int, groups: int, scale: int) -> Tensor:
+    """Return features, padded by half a kernel and repeated ``scale`` times along both axes, in groups of channels."""
+    padded = F.pad(features, [size // 2] * 4).repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    return padded.view(len(features), groups, -1, *padded.shape[2:])
 
 
-def _taps(features: Tensor, size: int) -> Iterator[tuple[int, slice, slice]]:
-    """Yield the number of each tap of the kernel, and the padded features' rows and columns that it sees."""
-    height, width = features.shape[2:]
+def _kernels(masks: Tensor, groups: int) -> Tensor:
+    """Return the kernels as ``(N, groups, kernel_size**2, s H, s W)``."""
+    return widen(masks).reshape(len(masks), groups, -1, *masks.shape[2:])
+
+
+def _taps(output: Tensor, size: int, scale: int) -> Iterator[tuple[int, slice, slice]]:
+    """Yield the number of each tap of the kernel, and the rows and columns of `_spread` that it sees."""
+    height, width = output.shape[2:]
     for tap in range(size**2):
-        row, column = divmod(tap, size)
+        row, column = (place * scale for place in divmod(tap, size))
         yield tap, slice(row, row + height), slice(column, column + width)

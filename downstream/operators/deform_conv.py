@@ -215,7 +215,7 @@ def _gradients(
     gradients = torch.ops.torchvision._deform_conv2d_backward(
         widen(grad_output).contiguous(), *tensors, *window, mask is not None
     )
-    outside = _outside(tensors[2], weight.shape[2:], window)
+    outside = _outside(tensors[2], (weight.shape[2], weight.shape[3]), window)
     return _Gradients(gradients[0], gradients[1], gradients[2].masked_fill(outside, 0), gradients[3])
 
 
@@ -225,7 +225,8 @@ def _operands(
     """Return the tensors as torchvision's operator takes them, with stand-ins for those that are absent."""
     mask = input.new_zeros(len(input), 1) if mask is None else mask
     bias = input.new_zeros(weight.shape[0]) if bias is None else bias
-    return tuple(widen(tensor).contiguous() for tensor in (input, weight, offset, mask, bias))
+    input, weight, offset, mask, bias = (widen(tensor).contiguous() for tensor in (input, weight, offset, mask, bias))
+    return input, weight, offset, mask, bias
 
 
 def _outside(offset: Tensor, kernel: tuple[int, int], window: _Window) -> Tensor:

@@ -73,7 +73,7 @@ def ms_deform_attn_backward(
                     attention_weights[:, :, :, level],
                 )
             ]
-            attended = _attend(*wanted, shape)
+            attended = _attend(wanted[0], wanted[1], wanted[2], shape)
         gradients = torch.autograd.grad(attended, wanted, widen(grad_output))
         grad_value[:, keys] += gradients[0]
         grad_sampling_loc[:, :, :, level] += gradients[1]
