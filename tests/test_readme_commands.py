@@ -33,7 +33,14 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 READMES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "papers").glob("**/README.md"))]
 SLUG = f"(?P<slug>{'|'.join(papers.all_papers())})"
 #: The cheapest claim of each paper; those that train are measured by the tests of the embedded experiments.
-CHEAP = {"vars": "identity", "rvt": "size", "fan": "size", "augmix": "divergence", "unrolling": "vars_is_unrolled"}
+CHEAP = {
+    "vars": "identity",
+    "rvt": "size",
+    "fan": "size",
+    "transmix": "identity",
+    "augmix": "divergence",
+    "unrolling": "vars_is_unrolled",
+}
 #: Few images; loading in this process.
 CUT = ("--limit", "2", "--workers", "0")
 
@@ -137,9 +144,13 @@ def measures_a_timm_model(place: Place) -> None:
 def evaluates(place: Place) -> None:
     """A released file of random weights: every row that it settles is measured, and none is reproduced."""
     slug = place.found["slug"]
-    name = {"vars": "rvt_tiny_plus", "rvt": "rvt_tiny_plus", "fan": "fan_tiny_12_p16_224", "augmix": "resnet50_augmix"}[
-        slug
-    ]
+    name = {
+        "vars": "rvt_tiny_plus",
+        "rvt": "rvt_tiny_plus",
+        "fan": "fan_tiny_12_p16_224",
+        "augmix": "resnet50_augmix",
+        "transmix": "deit_small_patch16_224",
+    }[slug]
     file = checkpoint(place.folder, name)
     run = place.folder / "run"
     given = {word.removeprefix("--") for word in place.words} & set(place.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -29,7 +30,8 @@ def steps(images: Tensor) -> dict[str, Callable[[], None]]:
     loss = SoftTargetCrossEntropy()
 
     attention = LastAttention(models["transmix"])
-    last = models["transmix.released"].blocks[-1].attn
+    blocks: Any = models["transmix.released"].blocks
+    last = blocks[-1].attn
     last.fused_attn = False
     maps: list[Tensor] = []
     # What dropout acts on is the map.

@@ -21,13 +21,15 @@ def attention_share(mask: Tensor, attention: Tensor) -> Tensor:
 
     Args:
         mask: (B, H, W), share of the partner in each pixel, in [0, 1]; sampled at the patches, to the nearest pixel.
-        attention: (B, rows, columns), not negative; each map is divided by its sum.
+        attention: (B, rows, columns), not negative; each map is divided by its sum, and one of zeros counts as even.
 
     Returns:
         (B,), in [0, 1]. A mask that is the same everywhere (mixup) gives that share, whatever the attention.
     """
     at_patches = F.interpolate(mask[:, None], size=attention.shape[1:], mode="nearest")[:, 0]
-    return (at_patches * attention).sum(dim=(1, 2)) / attention.sum(dim=(1, 2))
+    total = attention.sum(dim=(1, 2))
+    # VARS-S gives zeros where no code is active; an undefined label would end the training.
+    return torch.where(total > 0, (at_patches * attention).sum(dim=(1, 2)) / total, at_patches.mean(dim=(1, 2)))
 
 
 def mix_labels(mixed: Mixed, attention: Tensor, area_share: float = 0.5) -> Tensor:

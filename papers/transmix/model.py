@@ -43,12 +43,13 @@ class ClassBlock(Block):
 class ClassAttentionSwin(SwinTransformer):
     """Swin whose last block is class attention; arguments are those of timm's ``SwinTransformer``."""
 
-    def __init__(self, *args: Any, depths: tuple[int, ...], num_heads: tuple[int, ...], **kwargs: Any) -> None:
+    def __init__(self, *, depths: tuple[int, ...], num_heads: tuple[int, ...], **kwargs: Any) -> None:
         if depths[-1] < 2:
             raise UserError(f"Class attention takes the place of the last block; the last stage has {depths[-1]}.")
-        super().__init__(*args, depths=depths, num_heads=num_heads, **kwargs)
-        dropped = float(getattr(self.layers[-1].blocks[-1].drop_path1, "drop_prob", 0.0))
-        self.layers[-1].blocks = self.layers[-1].blocks[:-1]
+        super().__init__(depths=depths, num_heads=num_heads, **kwargs)
+        stage: Any = self.layers[-1]
+        dropped = float(getattr(stage.blocks[-1].drop_path1, "drop_prob", 0.0))
+        stage.blocks = stage.blocks[:-1]
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.num_features))
         self.class_block = ClassBlock(self.num_features, num_heads[-1], dropped)
         for parameter in (self.cls_token, *(m.weight for m in self.class_block.modules() if isinstance(m, nn.Linear))):
