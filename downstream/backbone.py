@@ -88,6 +88,8 @@ class TimmFeatures(BaseModule):
         if prune is not None:
             # What comes after the last map would be parameters without a gradient.
             indices = prune(indices, prune_norm=True, prune_head=True)
+        elif hasattr(model, "norm"):
+            model.norm = nn.Identity()
         model.reset_classifier(0)
         self.left_out = classifier - set(model.state_dict())
         if grad_checkpointing:

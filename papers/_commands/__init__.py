@@ -54,6 +54,9 @@ COMMANDS: dict[str, Command] = {
 #: What can be asked of a paper; the empty word is the paper alone.
 OF_PAPER: dict[str, Command] = {
     "": Command("papers._commands.reproduce", "Measure the claims of {title!r} ({venue}) and report.", models=True),
+    "downstream": Command(
+        "papers._commands.downstream", "Detection and segmentation with the backbones of {title!r} ({venue}).", models=True
+    ),
     "train": Command("papers._commands.train", "Train a model of {title!r} ({venue}).", models=True),
 }
 

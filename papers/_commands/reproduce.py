@@ -56,8 +56,8 @@ def run(paper: Paper, args: Namespace) -> int:
 
     claims = _claims(paper, args.claims)
     settings = _settings(args)
-    measured = _open_run(paper, settings, claims, args)
-    command = _command_to_go_on(args.words, measured.folder)
+    measured = open_run(paper, settings, claims, args)
+    command = command_to_go_on(args.words, measured.folder)
     try:
         measured.execute(claims)
     except KeyboardInterrupt:
@@ -90,7 +90,7 @@ def _settings(args: Namespace) -> Settings:
         quick=args.quick,
         seeds=args.seeds,
         epochs=args.epochs,
-        device=_device(args.device),
+        device=device(args.device),
         seed=args.seed,
         folders={name: path for name, path in folders.items() if path is not None},
         checkpoint=args.checkpoint,
@@ -101,27 +101,28 @@ def _settings(args: Namespace) -> Settings:
     )
 
 
-def _device(name: str) -> str:
+def device(name: str) -> str:
+    """The torch device that ``--device`` names; ``auto`` takes CUDA where there is one."""
     import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        torch.zeros((), device=device)
+        torch.zeros((), device=torch.device(name))
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"--device {name}: this machine has no such device; cpu works everywhere.") from None
     return name
 
 
-def _open_run(paper: Paper, settings: Settings, claims: tuple[Claim, ...], args: Namespace) -> Run:
+def open_run(paper: Paper, settings: Settings, claims: tuple[Claim, ...], args: Namespace, name: str = "") -> Run:
+    """The run in ``args.output``, a new one, or the newest unfinished one; ``name`` is its folder among the runs."""
     if args.output is not None:
         if not args.resume and (args.output / "events.jsonl").exists():
             raise UserError(
                 f"{args.output} already holds a run; add --resume to go on with it, or name another folder."
             )
         return Run(paper, settings, args.output)
-    base = runs_folder() / paper.slug
+    base = runs_folder() / (name or paper.slug)
     if args.resume:
         return _newest_unfinished(paper, settings, claims, base)
     stamp = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
@@ -153,7 +154,7 @@ def _newest_unfinished(paper: Paper, settings: Settings, claims: tuple[Claim, ..
     raise UserError(f"There is no unfinished run of {paper.slug} in {base}; call without --resume to start one.")
 
 
-def _command_to_go_on(words: list[str], folder: Path) -> str:
+def command_to_go_on(words: list[str], folder: Path) -> str:
     """The command line ``words``, made to resume ``folder``."""
     kept: list[str] = []
     for word, before in zip(words, ["", *words], strict=False):

@@ -1,6 +1,7 @@
 """FAN: fully attentional networks, which attend over channels as well as over tokens."""
 
 from common.declaration import Claim, Deviation, Model, Paper
+from common.downstream import CLAIMS as DOWNSTREAM
 from common.robustness.full_scale import CLAIMS as FULL_SCALE
 
 _VIT = ("fan_tiny_12_p16_224", "fan_small_12_p16_224", "fan_base_18_p16_224", "fan_large_24_p16_224")
@@ -64,6 +65,7 @@ PAPER = Paper(
             needs=("embedded",),
         ),
         *FULL_SCALE,
+        *DOWNSTREAM,
     ),
     deviations=(
         Deviation(

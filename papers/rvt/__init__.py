@@ -1,6 +1,7 @@
 """RVT: Towards Robust Vision Transformer, the host of VARS."""
 
 from common.declaration import Claim, Deviation, Model, Paper
+from common.downstream import CLAIMS as DOWNSTREAM
 from common.robustness.full_scale import CLAIMS as FULL_SCALE
 
 PAPER = Paper(
@@ -56,6 +57,7 @@ PAPER = Paper(
             needs=("embedded",),
         ),
         *FULL_SCALE,
+        *DOWNSTREAM,
     ),
     deviations=(
         Deviation(

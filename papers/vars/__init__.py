@@ -1,6 +1,8 @@
 """VARS: Visual Attention Emerges from Recurrent Sparse Reconstruction."""
 
 from common.declaration import Claim, Deviation, Model, Paper
+from common.downstream import CLAIMS as DOWNSTREAM
+from common.downstream import EMBEDDED as EMBEDDED_DOWNSTREAM
 from common.robustness.full_scale import CLAIMS as FULL_SCALE
 
 _RVT = tuple(f"rvt_{size}{star}" for size in ("tiny", "small", "base") for star in ("", "_plus"))
@@ -95,6 +97,8 @@ PAPER = Paper(
             measured_by="papers.rvt.claims:patch_augmentation",
         ),
         *FULL_SCALE,
+        *EMBEDDED_DOWNSTREAM,
+        *DOWNSTREAM,
     ),
     deviations=(
         Deviation(

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -50,6 +51,12 @@ def contenders() -> list[embedded.Contender]:
             for name, arguments in settings.items()
         ),
     ]
+
+
+def downstream_backbones() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Backbones for canvases of garments: the small RVT with self-attention, and with VARS-D."""
+    host = {name: value for name, value in MINI.items() if name not in ("img_size", "num_classes")}
+    return {BASELINE: ("rvt_tiny", host), f"vars_d_{BASELINE}": ("vars_d_rvt_tiny", {**host, **SPARSITY})}
 
 
 def size(run: Run) -> Iterator[Result]:

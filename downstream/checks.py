@@ -1,0 +1,150 @@
+"""Is the data there, and what the config expects? Asked before training, answered in one sentence."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from PIL import Image, UnidentifiedImageError
+
+from common.errors import UserError
+
+#: Semantic maps whose values are looked at, evenly spread: reading all of them would take minutes.
+_MAPS = 50
+#: Pixels that are not annotated, once labels have been reduced.
+_IGNORED = 255
+
+
+def check(config: Config) -> None:
+    """Check the training and validation data of a prepared config.
+
+    Raises:
+        UserError: something is missing, empty, damaged, or does not fit the config; names it and the remedy.
+    """
+    for split in ("train", "val"):
+        dataset = config[f"{split}_dataloader"].dataset
+        while "dataset" in dataset:
+            dataset = dataset.dataset
+        kind = DATASETS.get(f"{config.default_scope}.{dataset.type}")
+        classes = tuple((dataset.get("metainfo") or kind.METAINFO)["classes"])
+        _check_heads(config, classes)
+        if "ann_file" in dataset and dataset.ann_file:
+            _check_coco(Path(dataset.data_root), dataset, classes)
+        else:
+            _check_maps(Path(dataset.data_root), dataset, kind, classes)
+
+
+def _check_heads(config: Config, classes: Sequence[str]) -> None:
+    found: dict[str, int] = {}
+
+    def collect(node: Any, where: str) -> None:
+        if isinstance(node, dict):
+            if "num_classes" in node and where != "rpn_head":
+                found[where] = node["num_classes"]
+            for name, child in node.items():
+                collect(child, name)
+        elif isinstance(node, (list, tuple)):
+            for child in node:
+                collect(child, where)
+
+    collect(config.model, "model")
+    for head, count in found.items():
+        if count != len(classes):
+            raise UserError(
+                f"The config's {head} has {count} classes and its data set {len(classes)}; make num_classes and "
+                f"metainfo agree."
+            )
+
+
+def _check_coco(root: Path, dataset: Any, classes: Sequence[str]) -> None:
+    path, folder = root / dataset.ann_file, root / dataset.data_prefix.img
+    if not path.is_file():
+        raise UserError(f"There is no annotation file {path}; give the folder that holds {dataset.ann_file}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images, annotations = content["images"], content["annotations"]
+        names = [category["name"] for category in content["categories"]]
+        files = [image["file_name"] for image in images]
+        known = {image["id"] for image in images}
+        strays = [note["id"] for note in annotations if note["image_id"] not in known]
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"lacks {error}" if isinstance(error, KeyError) else "is no JSON of COCO's form"
+        raise UserError(f"{path} is not a COCO annotation file: it {problem}; get it again.") from error
+    for what, entries in (("images", images), ("annotations", annotations)):
+        if not entries:
+            raise UserError(f"{path} has no {what}; get the complete annotation file.")
+    lacking = [name for name in classes if name not in names]
+    if lacking:
+        raise UserError(
+            f"{path} has no category {lacking[0]!r}, which the config expects{_more(lacking)}; its categories are "
+            f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
+        )
+    extra = [name for name in names if name not in classes]
+    if extra:
+        raise UserError(
+            f"{path} has the category {extra[0]!r}, which the config does not know{_more(extra)}; set metainfo and "
+            f"num_classes of the config."
+        )
+    if strays:
+        raise UserError(f"{path}: annotation {strays[0]} is of an image that is not listed{_more(strays)}; mend it.")
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder} with the images of {path.name}; unpack the images there.")
+    present = set(os.listdir(folder))
+    absent = [name for name in files if name not in present and not (folder / name).is_file()]
+    if absent:
+        raise UserError(
+            f"{path} lists {absent[0]}, which is not in {folder}{_more(absent)}; unpack all images, or give the "
+            f"annotations of those that are there."
+        )
+
+
+def _check_maps(root: Path, dataset: Any, kind: Any, classes: Sequence[str]) -> None:
+    images, maps = root / dataset.data_prefix.img_path, root / dataset.data_prefix.seg_map_path
+    suffixes = [_suffix(dataset, kind, name) for name in ("img_suffix", "seg_map_suffix")]
+    for folder, suffix in zip((images, maps), suffixes, strict=True):
+        if not folder.is_dir():
+            raise UserError(f"There is no folder {folder}; give the folder that holds {folder.relative_to(root)}.")
+        if not any(folder.rglob(f"*{suffix}")):
+            raise UserError(f"{folder} has no files *{suffix}; unpack the data set there.")
+    pairs = []
+    for image in sorted(images.rglob(f"*{suffixes[0]}")):
+        stem = str(image.relative_to(images)).removesuffix(suffixes[0])
+        pairs.append((image, maps / f"{stem}{suffixes[1]}"))
+    absent = [each for _, each in pairs if not each.is_file()]
+    if absent:
+        raise UserError(f"There is no semantic map {absent[0]} of an image{_more(absent)}; unpack all annotations.")
+    reduced = bool(dataset.get("reduce_zero_label", "ADE20K" in kind.__name__))
+    for _, path in pairs[:: max(1, len(pairs) // _MAPS)]:
+        try:
+            with Image.open(path) as opened:
+                values = np.unique(np.asarray(opened))
+        except (UnidentifiedImageError, OSError) as error:
+            raise UserError(f"{path} cannot be read as an image; get it again.") from error
+        highest = max((int(value) for value in values if value != _IGNORED), default=0)
+        if highest >= len(classes) + int(reduced):
+            raise UserError(
+                f"{path} has the label {highest}, and the config knows {len(classes)} classes"
+                f"{' beside 0 for not annotated' if reduced else ', from 0'}; use the annotations that the config is for."
+            )
+
+
+def _suffix(dataset: Any, kind: Any, name: str) -> str:
+    """A file suffix of a data set: the config's, else the default of its class."""
+
+
+    for each in kind.__mro__:
+        parameter = inspect.signature(each.__init__).parameters.get(name)
+        if name in dataset or parameter is not None:
+            return str(dataset.get(name, parameter.default if parameter is not None else ""))
+    return ""
+
+
+def _more(names: Sequence[Any]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -1,0 +1,142 @@
+"""``./reproduce.sh SLUG downstream``: train and evaluate detectors and segmenters with a paper's backbones."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from common.declaration import Claim, Paper
+from common.errors import UserError
+from common.progress import console
+from common.run import Run
+from papers._commands.arguments import existing_file, existing_folder, whole_number
+from papers._commands.reproduce import command_to_go_on, device, open_run
+
+#: Data sets of each task; each is a need, an option, and the end of a config's name.
+TASKS: dict[str, tuple[str, ...]] = {"detection": ("coco",), "segmentation": ("ade20k", "cityscapes")}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options of a run of detection and segmentation."""
+    parser.epilog = (
+        "Without a data set, small backbones are compared on the embedded composition (garments on canvases).\n"
+        "On several GPUs: torchrun --nproc_per_node 8 -m papers SLUG downstream ... --output DIR\n"
+        "Exit status: 0 nothing measured is off; 1 something is off; 2 could not run; 130 interrupted."
+    )
+    parser.add_argument("--task", choices=list(TASKS), help="one of them only")
+    parser.add_argument("--coco", type=existing_folder, metavar="DIR", help="COCO 2017")
+    parser.add_argument("--ade20k", type=existing_folder, metavar="DIR", help="ADEChallengeData2016")
+    parser.add_argument("--cityscapes", type=existing_folder, metavar="DIR", help="Cityscapes, prepared as mmseg says")
+    parser.add_argument("--setting", metavar="NAME", help="a config in downstream/configs/SLUG (--list names them)")
+    parser.add_argument("--list", action="store_true", help="list the paper's settings and end")
+    parser.add_argument("--model", metavar="NAME", help="timm name of the backbone (default: the setting's)")
+    parser.add_argument("--checkpoint", type=existing_file, metavar="FILE", help="classifier that training starts from")
+    parser.add_argument(
+        "--weights", type=existing_file, metavar="FILE", help="detector or segmenter to evaluate instead of training"
+    )
+    parser.add_argument(
+        "--corruptions", action="store_true", help="also measure under every corruption and severity (dozens of times)"
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision")
+    parser.add_argument("--iterations", type=whole_number(1), metavar="N", help="shorten the training to N iterations")
+    parser.add_argument("--quick", action="store_true", help="smaller budgets on the embedded composition")
+    parser.add_argument("--seeds", type=whole_number(1), metavar="N", help="trainings there per number (default: 3)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="the first seed (default: 0)")
+    parser.add_argument("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: auto)")
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=2, metavar="N", help="processes that load images (default: 2)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="run folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output, or the newest unfinished")
+    parser.add_argument("--verbose", action="store_true", help="show mmengine's log (it is in the run folder anyway)")
+
+
+def run(paper: Paper, args: Namespace) -> int:
+    """Measure what the options ask for and write the report."""
+    import downstream  # noqa: F401  (first of all that imports OpenMMLab)
+    import results
+    from downstream.settings import DownstreamSettings
+
+    if args.list:
+        return _list(paper)
+    if args.setting is not None:
+        _check_setting(paper, args.setting)
+    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if size > 1 and args.output is None:
+        raise UserError("Processes of a distributed run must share a folder; name it with --output DIR.")
+    wanted = [name for task, names in TASKS.items() if args.task in (None, task) for name in names]
+    folders = {name: folder for name in wanted if (folder := getattr(args, name)) is not None}
+    ignored = [name for names in TASKS.values() for name in names if getattr(args, name) and name not in wanted]
+    if ignored:
+        raise UserError(f"--{ignored[0]} is not for --task {args.task}; leave one of them out.")
+    settings = DownstreamSettings(
+        quick=args.quick,
+        seeds=args.seeds,
+        device=device(args.device),
+        seed=args.seed,
+        folders=folders,
+        checkpoint=args.checkpoint,
+        model=args.model,
+        workers=args.workers,
+        setting=args.setting,
+        weights=args.weights,
+        amp=args.amp,
+        corruptions=args.corruptions,
+        iterations=args.iterations,
+        verbose=args.verbose,
+    )
+    claims = _claims(paper, args.task, folders)
+    if rank > 0:
+        return _assist(paper, settings, claims, args.output / "ranks" / str(rank))
+    measured = open_run(paper, settings, claims, args, f"{paper.slug}-downstream")
+    command = command_to_go_on(args.words, measured.folder)
+    try:
+        measured.execute(claims)
+    except KeyboardInterrupt:
+        results.write_all(measured)
+        console.print(f"Stopped. What was measured is kept; go on with\n  {command}", highlight=False, soft_wrap=True)
+        return 130
+    return results.write_all(measured)
+
+
+def _claims(paper: Paper, task: str | None, folders: dict[str, Path]) -> tuple[Claim, ...]:
+    """The paper's claims on what was given: on data sets, or on the embedded composition where none was."""
+    kind = set(folders) or {"embedded"}
+    claims = [claim for claim in paper.claims if "downstream" in claim.needs and kind & set(claim.needs)]
+    if not folders and task is not None:
+        claims = [claim for claim in claims if claim.name == f"embedded_{task}"]
+    if not claims and not folders:
+        options = " or ".join(f"--{name} DIR" for names in TASKS.values() for name in names)
+        raise UserError(f"{paper.slug} compares nothing on the embedded composition; give {options}.")
+    if not claims:
+        raise UserError(f"{paper.slug} declares no claim on {' and '.join(sorted(kind))}.")
+    return tuple(claims)
+
+
+def _check_setting(paper: Paper, name: str) -> None:
+    from common.errors import nearest
+    from downstream.training import settings
+
+    known = settings(paper.slug)
+    if name not in known:
+        have = f"It has {', '.join(known)}." if known else "It has none."
+        raise UserError(f"{paper.slug} has no setting {name!r}.{nearest(name, known)} {have}")
+
+
+def _list(paper: Paper) -> int:
+    from downstream.training import load_config, settings
+
+    for name, path in settings(paper.slug).items():
+        print(f"{name:32} {load_config(path).model.backbone.name}")
+    return 0
+
+
+def _assist(paper: Paper, settings: object, claims: tuple[Claim, ...], folder: Path) -> int:
+    """Take part in a distributed run whose first process reports."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+    helper = Run(paper, settings, folder)  # type: ignore[arg-type]
+    helper.execute(claims)
+    return int(any(state.state == "failed" for state in helper.states.values()))
