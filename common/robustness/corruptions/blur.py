@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -28,14 +30,10 @@ def motion_blur(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
 
 
 def zoom_blur(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
-    """Mean of the image and its zooms."""
-    image = x.float()
-    total = image * 2  # the image itself, and the zoom by 1
+    """Mean of the image and its zooms, the first of which is by 1."""
     step = (1 + p["step"]) - 1  # as np.arange has it: sizes below hang on the rounding
-    count = int(p["count"])
-    for index in range(1, count):
-        total += filters.clipped_zoom(image, 1 + index * step)
-    return to_bytes(total / (count + 1))
+    factors = (1.0, *(1 + index * step for index in range(int(p["count"]))))
+    return to_bytes(filters.mean_zoom(x.float(), factors))
 
 
 def glass_blur(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
@@ -47,34 +45,50 @@ def glass_blur(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """
     reach, iterations = int(p["reach"]), int(p["iterations"])
     height, width = x.shape[-2:]
-    offsets = draws.integers("glass", -reach, reach, iterations, height - 2 * reach, width - 2 * reach, 2)
-    source = _glass_sources(offsets, height, width, reach)
-    blurred = to_bytes(filters.gaussian(x.float(), p["sigma"])).flatten(2)
-    copied = blurred.gather(2, source[:, None].expand(-1, 3, -1)).view(x.shape)
-    return to_bytes(filters.gaussian(copied.float(), p["sigma"]))
+    visits = iterations, height - 2 * reach, width - 2 * reach
+    if draws.has("glass"):
+        moves = draws.look_up("glass", (*visits, 2)).int()
+        moves = moves[..., 0] + moves[..., 1] * width
+    else:
+        moves = draws.choose(_glass_moves(reach, width).to(x.device), *visits)
+    source = _glass_sources(moves, height, width, reach)
+    blurred = to_bytes(filters.gaussian(x.float(), p["sigma"]))
+    copied = torch.stack([channel.flatten().index_select(0, source) for channel in blurred.unbind(1)])
+    return to_bytes(filters.gaussian(copied.view(3, -1, height, width).transpose(0, 1).float(), p["sigma"]))
 
 
-def _glass_sources(offsets: Tensor, height: int, width: int, reach: int) -> Tensor:
-    """The pixel of the original image that ends up in each place, ``(B, H W)``.
+@lru_cache(maxsize=16)
+def _glass_moves(reach: int, width: int) -> Tensor:
+    """A table of 65536 random moves dx + dy width, dx and dy in [-reach, reach); int32."""
+    choice = torch.arange(2**16) * (2 * reach) ** 2 // 2**16
+    return (choice % (2 * reach) - reach + (choice // (2 * reach) - reach) * width).int()
+
+
+def _glass_sources(moves: Tensor, height: int, width: int, reach: int) -> Tensor:
+    """The pixel of the original images that ends up in each place, int32 ``(B H W,)``.
 
     Visits go through decreasing positions. A pixel that reads an already visited one (a larger position) gets what
     that one read; the chains of such reads are followed by doubling: after n rounds, 2^n links.
+
+    Args:
+        moves: int32 ``(B, iterations, H - 2 reach, W - 2 reach)``, how far away each visited pixel reads.
+        height: H.
+        width: W.
+        reach: pixels that are left out at the upper and left border, one less than at the others.
     """
-    position = torch.arange(height * width, device=offsets.device).view(height, width)
-    rows, columns = slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
+    position = torch.arange(len(moves) * height * width, dtype=torch.int32, device=moves.device)
+    inner = slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
     source: Tensor | None = None
-    moves = (offsets[..., 0].int() + offsets[..., 1].int() * width).flip(2, 3)
-    for step in moves.unbind(1):
-        read = position.repeat(len(offsets), 1, 1)
-        read[:, rows, columns] += step
-        read = read.flatten(1)
-        link = torch.maximum(read, position.view(1, -1))
+    for step in moves.flip(2, 3).unbind(1):
+        read = position.clone()
+        read.view(len(moves), height, width)[:, inner[0], inner[1]] += step
+        link = torch.maximum(read, position)
         while True:
-            further = link.gather(1, link)
+            further = link.index_select(0, link)
             if torch.equal(further, link):
                 break
             link = further
-        taken = read.gather(1, link)
-        source = taken if source is None else source.gather(1, taken)
+        taken = read.index_select(0, link)
+        source = taken if source is None else source.index_select(0, taken)
     assert source is not None
     return source

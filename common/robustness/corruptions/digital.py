@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +12,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 from . import filters
 from .draws import Draws
-from .filters import to_bytes
+from .filters import cut, to_bytes
 from .parameters import Parameters
 
 
@@ -17,7 +20,7 @@ def contrast(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """(x - mean) factor + mean, the mean per channel over the image."""
     image = x.float()
     mean = image.mean((2, 3), keepdim=True)
-    return to_bytes(image.mul_(p["factor"]).add_(mean * (1 - p["factor"])))
+    return cut(image.mul_(p["factor"]).add_(mean * (1 - p["factor"]) + 1e-4))
 
 
 def saturate(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
@@ -26,27 +29,27 @@ def saturate(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     With the hue and the largest value kept, every channel's distance to the largest value scales with saturation.
     Grey pixels have hue 0: an offset turns them red.
     """
-    image = x.float()
-    value = image.amax(1, keepdim=True)
-    distance = value - image
-    spread = distance.amax(1, keepdim=True)
-    saturation = (spread / value.clamp(min=1) * p["factor"] + p["offset"]).clamp_(0, 1)
+    levels = x.amax(1, keepdim=True)
+    distance = levels - x
+    spread = distance.amax(1, keepdim=True).float()
+    value = levels.float()
+    saturation = (spread / value.clamp(min=1)).mul_(p["factor"]).add_(p["offset"]).clamp_(0, 1)
     if p["offset"] > 0:
-        red_free = torch.tensor([0.0, 1.0, 1.0], device=x.device).view(1, 3, 1, 1)
-        distance = torch.where(spread == 0, red_free, distance)
-    ratio = saturation * value / spread.clamp(min=1)
-    return to_bytes(value - distance * ratio)
+        distance[:, 1:].masked_fill_(spread == 0, 1)
+    ratio = saturation.mul_(value).div_(spread.clamp_(min=1))
+    return cut(torch.addcmul(value.add_(1e-4), distance.float(), ratio, value=-1).clamp_(min=0))
 
 
 def pixelate(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Shrink by averaging, enlarge by repetition."""
     height, width = x.shape[-2:]
     small = max(1, int(height * p["scale"])), max(1, int(width * p["scale"]))
-    shrunk = filters.box_shrink(x, *small).to(torch.uint8)
-    columns = _nearest(width, small[1], x.device).expand(*shrunk.shape[:3], width)
-    return shrunk.gather(3, columns).index_select(2, _nearest(height, small[0], x.device))
+    shrunk = filters.box_shrink(x, *small)
+    wide = shrunk.index_select(3, _nearest(width, small[1], x.device))
+    return wide.index_select(2, _nearest(height, small[0], x.device))
 
 
+@lru_cache(maxsize=64)
 def _nearest(outputs: int, inputs: int, device: torch.device) -> Tensor:
     """Which of ``inputs`` pixels each of ``outputs`` repeats: the one that its centre lies in."""
     return ((torch.arange(outputs, device=device).double() + 0.5) * (inputs / outputs)).long()
@@ -59,8 +62,9 @@ def jpeg_compression(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
 
 def jpeg(x: Tensor, quality: int) -> Tensor:
     """Write uint8 ``(B, 3, H, W)`` as JPEG through libjpeg (on the CPU) and read it back."""
-    images = [decode_jpeg(encode_jpeg(image, quality), ImageReadMode.RGB) for image in x.cpu()]
-    return torch.stack(images).to(x.device)
+    # libjpeg takes pixel by pixel; NumPy interleaves the channels several times faster than the encoder would.
+    pixels = [torch.from_numpy(np.stack(list(image), axis=-1)).permute(2, 0, 1) for image in x.cpu().numpy()]
+    return torch.stack([decode_jpeg(encode_jpeg(image, quality), ImageReadMode.RGB) for image in pixels]).to(x.device)
 
 
 def elastic_transform(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
@@ -71,32 +75,32 @@ def elastic_transform(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """
     height, width = x.shape[-2:]
     warped = _affine(x.float(), draws.uniform("elastic_affine", 3, 2), p["affine"])
-    shifts = [
-        filters.gaussian(draws.uniform(name, height, width) * 2 - 1, p["sigma"], truncate=3, mode="reflect")
-        * p["alpha"]
-        for name in ("elastic_dx", "elastic_dy")
-    ]
-    rows = _reflect(torch.arange(height, device=x.device).view(1, -1, 1) + shifts[1], height)
-    columns = _reflect(torch.arange(width, device=x.device).view(1, 1, -1) + shifts[0], width)
-    return to_bytes(_sample(warped, columns, rows))
+    u = torch.stack((draws.uniform("elastic_dx", height, width), draws.uniform("elastic_dy", height, width)), 1)
+    shift = filters.gaussian(u, p["sigma"], truncate=3, mode="reflect")
+    columns = torch.arange(width, device=x.device).expand(height, -1)
+    rows = torch.arange(height, device=x.device).view(-1, 1).expand(-1, width)
+    at = shift.mul_(2 * p["alpha"]).add_(torch.stack((columns, rows)) - p["alpha"])
+    for along, size in zip(at.unbind(1), (width, height), strict=True):
+        _reflect_(along, size)
+    return to_bytes(_sample(warped, at))
 
 
-def _reflect(at: Tensor, size: int) -> Tensor:
+def _reflect_(at: Tensor, size: int) -> None:
     """Bring positions on an axis into [-1, size): reflection about the outer edges of the outermost pixels.
 
     Between -1 and 0, and beyond size - 1, the interpolation then mirrors about the pixels' centres, not their
     edges. This is what scipy 1.0 did, with which ImageNet-C was made.
     """
-    at = at - (at / (2 * size)).floor_().mul_(2 * size)
-    mirrored = (at / size).floor_().clamp_(max=1)
-    return at + mirrored.mul_(2 * size - 1 - 2 * at)
+    at.sub_((at / (2 * size)).floor_(), alpha=2 * size)
+    torch.where(at < size, at, 2 * size - 1 - at, out=at)
 
 
-def _sample(x: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
-    """Bilinear interpolation at positions in pixels, ``(B, H, W)`` each; border reflect101."""
+def _sample(x: Tensor, at: Tensor) -> Tensor:
+    """Bilinear interpolation at positions in pixels, ``(B, 2, H, W)``, column and row; border reflect101."""
     height, width = x.shape[-2:]
-    grid = torch.stack((columns * (2 / (width - 1)) - 1, rows * (2 / (height - 1)) - 1), -1)
-    return F.grid_sample(x, grid, "bilinear", "reflection", align_corners=True)
+    for along, size in zip(at.unbind(1), (width, height), strict=True):
+        along.mul_(2 / (size - 1)).sub_(1)
+    return F.grid_sample(x, at.permute(0, 2, 3, 1), "bilinear", "reflection", align_corners=True)
 
 
 def _affine(x: Tensor, u: Tensor, amount: float) -> Tensor:
@@ -113,13 +117,10 @@ def _affine(x: Tensor, u: Tensor, amount: float) -> Tensor:
     )
     moved = points + (u.double() * (2 * amount) - amount).float()
     ones = torch.ones(len(x), 3, 1, dtype=torch.float64, device=x.device)
-    # Rows of `inverse` map a moved point (x, y, 1) back to where it was read.
-    inverse = torch.linalg.solve(torch.cat((moved.double(), ones), 2), points.double().expand(len(x), 3, 2))
-    columns = torch.arange(width, device=x.device, dtype=torch.float64)
-    rows = torch.arange(height, device=x.device, dtype=torch.float64)
-    positions = []
-    for axis in (0, 1):
-        along = torch.round(columns * inverse[:, 0, axis, None] * 1024)
-        down = torch.round((rows * inverse[:, 1, axis, None] + inverse[:, 2, axis, None]) * 1024) + 16
-        positions.append(torch.floor((down[:, :, None] + along[:, None, :]).float() / 32) / 32)
-    return _sample(x, *positions)
+    # Rows of `inverse` map a moved point (x, y, 1) back to where it was read, in units of 1/1024 pixel.
+    inverse = torch.linalg.solve(torch.cat((moved.double(), ones), 2), points.double().expand(len(x), 3, 2)) * 1024
+    by_column, by_row, constant = inverse[..., None].unbind(1)
+    along = torch.round(by_column * torch.arange(width, device=x.device)).int()
+    down = torch.round(by_row * torch.arange(height, device=x.device) + constant).int() + 16
+    at = (down[:, :, :, None] + along[:, :, None, :]).bitwise_right_shift_(5)
+    return _sample(x, at.float().mul_(1 / 32))

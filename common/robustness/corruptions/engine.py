@@ -14,8 +14,8 @@ from torch import Tensor
 
 from common.errors import UserError
 
-from . import blur, digital, noise, spatter, weather
-from .draws import Draws, given_draws, image_seeds, slice_draws, stream_seed
+from . import blur, digital, filters, noise, spatter, weather
+from .draws import Draws, given_draws, image_seeds, slice_draws
 from .frost_textures import read_pictures
 from .parameters import CORRUPTIONS, EXTRA, Parameters, check_name, parameters_for, scale_for
 
@@ -77,24 +77,30 @@ def corrupt(
     _check_images(images)
     height, width = images.shape[-2:]
     parameters = parameters_for(name, severity, scale or scale_for(height, width))
-    own = [stream_seed(seed, name, severity) for seed in image_seeds(len(images), generator, seeds)]
+    own = image_seeds(len(images), generator, seeds)
     explicit = given_draws(draws, int(severity), images.device)
     pictures = read_pictures(str(frost_photos)) if frost_photos is not None and name == "frost" else None
-    levels = images if images.dtype == torch.uint8 else (images * 255).round_().clamp_(0, 255).to(torch.uint8)
-    out = torch.empty_like(levels, memory_format=torch.contiguous_format)
+    out = torch.empty_like(images, memory_format=torch.contiguous_format)
 
     def run(start: int, stop: int) -> None:
         part = slice_draws(explicit, start, stop, len(images))
-        chunk = levels[start:stop].contiguous()
-        result = _FUNCTIONS[name](chunk, parameters, Draws(own[start:stop], images.device, part, pictures))
-        out[start:stop] = digital.jpeg(result, STORED_QUALITY) if jpeg else result
+        chunk = images[start:stop].contiguous()
+        if images.dtype != torch.uint8:
+            chunk = filters.to_bytes((chunk * 255).round_())
+        drawn = Draws(own[start:stop], (name, int(severity)), images.device, part, pictures)
+        result = _FUNCTIONS[name](chunk, parameters, drawn)
+        if jpeg:
+            result = digital.jpeg(result, STORED_QUALITY)
+        out[start:stop] = result
+        if images.dtype != torch.uint8:
+            out[start:stop].div_(255)
 
     with torch.no_grad():
         if images.device.type == "cpu":
             _in_threads(run, len(images), max(1, CHUNK_VALUES // (3 * height * width)))
         elif len(images):
             run(0, len(images))
-    return out if images.dtype == torch.uint8 else out.to(images.dtype).div_(255)
+    return out
 
 
 def _check_images(images: Tensor) -> None:
@@ -114,13 +120,20 @@ def _check_images(images: Tensor) -> None:
 
 
 def _in_threads(run: Callable[[int, int], None], images: int, chunk: int) -> None:
-    starts = range(0, images, chunk)
-    workers = min(torch.get_num_threads(), len(starts))
+    workers = min(torch.get_num_threads(), -(-images // chunk))
     if workers <= 1:
-        for start in starts:
+        for start in range(0, images, chunk):
             run(start, min(start + chunk, images))
-    else:
-        list(_pool(workers, os.getpid()).map(lambda start: run(start, min(start + chunk, images)), starts))
+        return
+    starts = iter(range(0, images, chunk))
+
+    def work() -> None:
+        for start in starts:  # shared: each thread takes the next chunk
+            run(start, min(start + chunk, images))
+
+    pool = _pool(workers, os.getpid())
+    for job in [pool.submit(work) for _ in range(workers)]:
+        job.result()
 
 
 @cache

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache, lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-
-#: Output rows per product in ``apply_banded``: small enough to skip most zeros, large enough for fast products.
-BAND = 16
 
 
 def to_bytes(values: Tensor) -> Tensor:
@@ -19,7 +18,12 @@ def to_bytes(values: Tensor) -> Tensor:
 
     Works in place on ``values``.
     """
-    return values.add_(1e-4).clamp_(0, 255).to(torch.uint8)
+    return cut(values.add_(1e-4).clamp_(0, 255))
+
+
+def cut(values: Tensor) -> Tensor:
+    """Cut grey levels that lie in [0, 256) to uint8. Two steps, since float to uint8 is several times slower."""
+    return values.to(torch.int16).to(torch.uint8)
 
 
 def border_indices(size: int, before: int, after: int, mode: str) -> NDArray[np.int64]:
@@ -44,16 +48,21 @@ def border_indices(size: int, before: int, after: int, mode: str) -> NDArray[np.
     return np.where(index >= size, 2 * size - 2 - index, index)
 
 
-def pad(x: Tensor, amount: int, mode: str) -> Tensor:
-    """Pad the last two axes by ``amount`` on every side; modes as in ``border_indices``."""
-    height, width = x.shape[-2:]
-    rows = torch.from_numpy(border_indices(height, amount, amount, mode)).to(x.device)
-    columns = torch.from_numpy(border_indices(width, amount, amount, mode)).to(x.device)
+def pad_columns(x: Tensor, amount: int, mode: str) -> Tensor:
+    """Pad the last axis by ``amount`` on both sides; modes as in ``border_indices``."""
+    width = x.shape[-1]
+    reads = torch.from_numpy(border_indices(width, amount, amount, mode)).to(x.device)
     wide = x.new_empty((*x.shape[:-1], width + 2 * amount))
     wide[..., amount : amount + width] = x
-    wide[..., :amount] = x.index_select(-1, columns[:amount])
-    wide[..., amount + width :] = x.index_select(-1, columns[amount + width :])
-    return wide.index_select(-2, rows)
+    wide[..., :amount] = x.index_select(-1, reads[:amount])
+    wide[..., amount + width :] = x.index_select(-1, reads[amount + width :])
+    return wide
+
+
+def pad(x: Tensor, amount: int, mode: str) -> Tensor:
+    """Pad the last two axes by ``amount`` on every side; modes as in ``border_indices``."""
+    rows = torch.from_numpy(border_indices(x.shape[-2], amount, amount, mode)).to(x.device)
+    return pad_columns(x, amount, mode).index_select(-2, rows)
 
 
 def gaussian_taps(sigma: float, truncate: float = 4.0) -> NDArray[np.float64]:
@@ -65,49 +74,63 @@ def gaussian_taps(sigma: float, truncate: float = 4.0) -> NDArray[np.float64]:
     return taps / taps.sum()
 
 
-class Banded:
-    """A linear map along one axis, as a matrix whose nonzero entries lie near the diagonal.
+class RowMap:
+    """A linear map along one axis of images, of which every output is made of few inputs.
 
-    The matrix holds the border rule too, so that filtering and area resampling need no padding.
+    It holds the border rule too, so that filtering and resampling need no padding.
 
     Args:
         matrix: ``(outputs, inputs)``.
     """
 
     def __init__(self, matrix: NDArray[np.float64]) -> None:
-        self.outputs = matrix.shape[0]
-        self._blocks: list[tuple[slice, slice, Tensor]] = []
-        for start in range(0, self.outputs, BAND):
-            rows = slice(start, min(start + BAND, self.outputs))
-            used = np.flatnonzero(matrix[rows].any(axis=0))
-            columns = slice(int(used[0]), int(used[-1]) + 1)
-            block = torch.from_numpy(np.ascontiguousarray(matrix[rows, columns])).float()
-            self._blocks.append((rows, columns, block))
+        self.outputs, self.inputs = matrix.shape
+        terms = max(1, int((matrix != 0).sum(axis=1).max()))
+        # Stable sorting keeps neighbours together; rows with fewer terms are filled up with weights of 0.
+        order = np.sort(np.argsort(matrix == 0, axis=1, kind="stable")[:, :terms], axis=1)
+        self._reads = torch.from_numpy(order)
+        self._weights = torch.from_numpy(np.take_along_axis(matrix, order, axis=1)).float()
+        self._prepared: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def down(self, x: Tensor) -> Tensor:
-        """Apply along the rows' axis: ``(..., inputs, W)`` to ``(..., outputs, W)``."""
-        out = x.new_empty((*x.shape[:-2], self.outputs, x.shape[-1]))
-        for rows, columns, block in self._blocks:
-            out[..., rows, :] = block.to(x.device) @ x[..., columns, :]
-        return out
+        """Apply along the rows' axis: float32 ``(..., inputs, W)`` to ``(..., outputs, W)``."""
+        planes = math.prod(x.shape[:-2])
+        reads, weights = self._for(planes, x.device)
+        rows = F.embedding_bag(reads, x.reshape(-1, x.shape[-1]), mode="sum", per_sample_weights=weights)
+        return rows.view(*x.shape[:-2], self.outputs, x.shape[-1])
 
     def across(self, x: Tensor) -> Tensor:
         """Apply along the columns' axis: ``(..., H, inputs)`` to ``(..., H, outputs)``."""
-        out = x.new_empty((*x.shape[:-1], self.outputs))
-        for rows, columns, block in self._blocks:
-            out[..., rows] = x[..., columns] @ block.to(x.device).T
-        return out
+        return transposed(self.down(transposed(x)))
+
+    def _for(self, planes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        key = planes, device
+        if key not in self._prepared:
+            if len(self._prepared) >= 4:
+                self._prepared.clear()
+            first = torch.arange(planes).view(-1, 1, 1) * self.inputs
+            reads = (first + self._reads).flatten(0, 1).int().to(device)
+            self._prepared[key] = reads, self._weights.repeat(planes, 1).to(device)
+        return self._prepared[key]
+
+
+def transposed(x: Tensor) -> Tensor:
+    """Rows and columns exchanged, in memory too."""
+    return x.transpose(-2, -1).contiguous()
 
 
 @lru_cache(maxsize=64)
-def _gaussian_matrix(size: int, sigma: float, truncate: float, mode: str) -> Banded:
-    taps = gaussian_taps(sigma, truncate)
+def _gaussian_map(size: int, sigma: float, truncate: float, mode: str) -> RowMap:
+    return _filter_map(size, gaussian_taps(sigma, truncate), mode)
+
+
+def _filter_map(size: int, taps: NDArray[np.float64], mode: str) -> RowMap:
     radius = len(taps) // 2
     reads = border_indices(size, radius, radius, mode)
     matrix = np.zeros((size, size))
     for row in range(size):
         np.add.at(matrix[row], reads[row : row + len(taps)], taps)
-    return Banded(matrix)
+    return RowMap(matrix)
 
 
 def gaussian(x: Tensor, sigma: float, truncate: float = 4.0, mode: str = "edge") -> Tensor:
@@ -121,12 +144,12 @@ def gaussian(x: Tensor, sigma: float, truncate: float = 4.0, mode: str = "edge")
     """
     if len(gaussian_taps(sigma, truncate)) == 1:
         return x
-    x = _gaussian_matrix(x.shape[-2], sigma, truncate, mode).down(x)
-    return _gaussian_matrix(x.shape[-1], sigma, truncate, mode).across(x)
+    height, width = x.shape[-2:]
+    return _gaussian_map(width, sigma, truncate, mode).across(_gaussian_map(height, sigma, truncate, mode).down(x))
 
 
 @lru_cache(maxsize=64)
-def _box_matrix(inputs: int, outputs: int) -> Banded:
+def _box_map(inputs: int, outputs: int) -> RowMap:
     scale = inputs / outputs
     matrix = np.zeros((outputs, inputs))
     for row in range(outputs):
@@ -136,7 +159,7 @@ def _box_matrix(inputs: int, outputs: int) -> Banded:
         offsets = (np.arange(first, last) - centre + 0.5) / scale
         weights = ((offsets > -0.5) & (offsets <= 0.5)).astype(float)
         matrix[row, first:last] = weights / weights.sum()
-    return Banded(matrix)
+    return RowMap(matrix)
 
 
 def box_shrink(x: Tensor, height: int, width: int) -> Tensor:
@@ -148,65 +171,53 @@ def box_shrink(x: Tensor, height: int, width: int) -> Tensor:
         width: new number of columns, at most W.
 
     Returns:
-        float32 of integer grey levels; like Pillow, columns first, rounded to 8 bits after each axis.
+        uint8; like Pillow, columns first, rounded to 8 bits after each axis.
     """
-    narrow = _box_matrix(x.shape[-1], width).across(x.float()).add_(0.5 + 1e-4).floor_()
-    return _box_matrix(x.shape[-2], height).down(narrow).add_(0.5 + 1e-4).floor_()
+    narrow = _box_map(x.shape[-1], width).across(x.float()).add_(0.5 + 1e-4).floor_()
+    return cut(_box_map(x.shape[-2], height).down(narrow).add_(0.5 + 1e-4))
 
 
 def correlate(x: Tensor, kernel: NDArray[np.float64]) -> Tensor:
     """Correlate uint8 ``(B, C, H, W)`` with a small kernel, border reflect101; float32 grey levels.
 
-    Pixels under equal weights are added as integers first: exact, and fast for kernels with few distinct weights.
+    A row of the kernel is a sum of runs, each constant up to some distance from the centre: a disk's rows are one
+    run each. So the sums of all pixels up to each distance are made first (of integers, exact), then weighted.
 
     Args:
         x: uint8 images.
         kernel: ``(2 r + 1, 2 r + 1)``, symmetric from left to right.
     """
-    reach = kernel.shape[0] // 2
-    height, width = x.shape[-2:]
-    padded = pad(x, reach, "reflect101").to(torch.int16)
-    pairs = [padded[..., reach : reach + width].contiguous()]  # the sum of the pixels `offset` to either side
-    for offset in range(1, reach + 1):
-        pairs.append(padded[..., reach - offset :][..., :width] + padded[..., reach + offset :][..., :width])
-    runs = [pairs[0]]  # the sum of all pixels up to `offset` away
-    for pair in pairs[1:]:
-        runs.append(runs[-1] + pair)
-    out = torch.zeros(x.shape, device=x.device)
-    for weight, terms, taps in _equal_weights(kernel):
-        total = torch.zeros(x.shape, dtype=torch.int16 if taps * 255 < 2**15 else torch.int32, device=x.device)
-        for row, offset, run in terms:
-            total += (runs if run else pairs)[offset][..., row : row + height, :]
-        out.add_(total.float(), alpha=weight)
-    return out
+    reach, (height, width) = kernel.shape[0] // 2, x.shape[-2:]
+    reaches, mixed = _runs_map(height, kernel.shape[0], kernel.tobytes())
+    padded = pad_columns(x.to(torch.int16), reach, "reflect101")
+    runs = torch.empty(*x.shape[:-2], len(reaches), height, width, device=x.device)
+    run = padded[..., reach : reach + width].contiguous()
+    for distance in range(reaches[-1] + 1):
+        if distance:
+            run += padded[..., reach - distance :][..., :width]
+            run += padded[..., reach + distance :][..., :width]
+        if distance in reaches:
+            runs.select(-3, reaches.index(distance)).copy_(run)
+    return mixed.down(runs.flatten(-3, -2))
 
 
-def _equal_weights(kernel: NDArray[np.float64]) -> list[tuple[float, list[tuple[int, int, bool]], int]]:
-    """Split a kernel into groups of equal weights.
-
-    Returns:
-        For each weight: the weight; its terms (row, offset, run), where a run stands for all offsets up to its own,
-        else for the pair of pixels at the offset; the number of pixels.
-    """
-    half = kernel[:, kernel.shape[1] // 2 :]
-    groups = []
-    used = np.abs(half) > 1e-9
-    keys = (half * 1e8).round().astype(np.int64)
-    for key in np.unique(keys[used]):
-        equal = (keys == key) & used
-        terms = []
-        for row, marks in enumerate(equal):
-            run = int(np.argmin(np.append(marks, False)))
-            if run:
-                terms.append((row, run - 1, True))
-            terms += [(row, int(offset), False) for offset in np.flatnonzero(marks) if offset >= run]
-        taps = int(2 * equal.sum() - equal[:, 0].sum())
-        groups.append((float(half[equal].mean()), terms, taps))
-    return groups
+@lru_cache(maxsize=16)
+def _runs_map(size: int, side: int, kernel: bytes) -> tuple[list[int], RowMap]:
+    """How far the runs of a kernel reach, and the map that weights the runs' rows, stacked one run after the other."""
+    weights = np.frombuffer(kernel).reshape(side, side)[:, side // 2 :]
+    steps = weights - np.pad(weights, ((0, 0), (0, 1)))[:, 1:]
+    steps = np.where(np.abs(steps) > 1e-9, steps, 0)
+    reaches = np.flatnonzero(steps.any(axis=0)).tolist()
+    reads = border_indices(size, side // 2, side // 2, "reflect101")
+    matrix = np.zeros((size, len(reaches), size))
+    for row in range(size):
+        for index, distance in enumerate(reaches):
+            np.add.at(matrix[row, index], reads[row : row + side], steps[:, distance])
+    return reaches, RowMap(matrix.reshape(size, -1))
 
 
 def motion(x: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
-    """Motion blur as ImageMagick 6 computes it, cut to whole grey levels.
+    """Motion blur as ImageMagick 6 computes it; its result is this cut to whole grey levels.
 
     A one-sided Gaussian of 2 ceil(radius) + 1 taps along a line of pixels, edges replicated.
 
@@ -219,29 +230,46 @@ def motion(x: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
     count = 2 * math.ceil(radius) + 1
     weights = np.exp(-(np.arange(count) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
-    height, width = x.shape[-2:]
-    padded = pad(x, count, "edge")
-    out = torch.zeros_like(x)
-    for image, angle in enumerate(np.deg2rad(angles.double().cpu().numpy())):
-        for tap, weight in enumerate(weights):
-            column = count + math.ceil(tap * math.cos(angle) - 0.5)
-            row = count + math.ceil(tap * math.sin(angle) - 0.5)
-            out[image].add_(padded[image, :, row : row + height, column : column + width], alpha=float(weight))
-    return out.add_(0.002).floor_()
+    channels, height, width = x.shape[-3:]
+    out = torch.empty_like(x)
+    for image, blurred, angle in zip(x, out, np.deg2rad(angles.double().cpu().numpy()), strict=True):
+        rows = [math.ceil(tap * math.sin(angle) - 0.5) for tap in range(count)]
+        columns = [math.ceil(tap * math.cos(angle) - 0.5) for tap in range(count)]
+        top, left = -min(rows), -min(columns)
+        padded = F.pad(image[None], (left, max(columns), top, max(rows)), "replicate")[0]
+        line = padded.shape[2]
+        strides = padded.stride()
+        blurred.fill_(0.002)
+        for row, column, weight in zip(rows, columns, weights.tolist(), strict=True):
+            start = (top + row) * line + left + column
+            blurred.add_(padded.as_strided((channels, height, width), strides, start), alpha=weight)
+    return out
 
 
-def clipped_zoom(x: Tensor, factor: float) -> Tensor:
-    """Zoom into the centre, size kept: crop, scipy.ndimage.zoom of order 1, trim.
+def zoom_window(size: int, factor: float) -> slice:
+    """The part of an axis that zooming into the centre by ``factor`` enlarges."""
+    crop = math.ceil(size / factor)
+    return slice((size - crop) // 2, (size - crop) // 2 + crop)
+
+
+def zoom(x: Tensor, height: int, width: int, factor: float) -> Tensor:
+    """Enlarge a crop to (height, width): scipy.ndimage.zoom of order 1, trimmed around the centre.
 
     Args:
-        x: float ``(B, C, H, W)``.
+        x: float ``(..., h, w)``, the ``zoom_window`` of both axes.
+        height: rows of the whole image.
+        width: columns of the whole image.
         factor: at least 1.
     """
-    return _zoom_matrix(x.shape[-1], factor).across(_zoom_matrix(x.shape[-2], factor).down(x))
+    return _zoom_map(width, factor).across(_zoom_map(height, factor).down(x))
 
 
-@lru_cache(maxsize=256)
-def _zoom_matrix(size: int, factor: float) -> Banded:
+@lru_cache(maxsize=64)
+def _zoom_map(size: int, factor: float) -> RowMap:
+    return RowMap(_zoom_matrix(size, factor)[:, zoom_window(size, factor)])
+
+
+def _zoom_matrix(size: int, factor: float) -> NDArray[np.float64]:
     crop = math.ceil(size / factor)
     zoomed = round(crop * factor)
     # First and last pixels of the crop and of the zoom fall together.
@@ -253,7 +281,40 @@ def _zoom_matrix(size: int, factor: float) -> Banded:
     start = (size - crop) // 2
     np.add.at(matrix, (np.arange(size), start + left), 1 - (position - left))
     np.add.at(matrix, (np.arange(size), start + right), position - left)
-    return Banded(matrix)
+    return matrix
+
+
+def mean_zoom(x: Tensor, factors: Sequence[float]) -> Tensor:
+    """Mean of an image's zooms into its centre, size kept, float32 ``(..., H, W)``."""
+    height, width = x.shape[-2:]
+    total = x.new_zeros(*x.shape[:-2], width, height)
+    for factor in factors:
+        rows, columns = _zoom_map(height, factor), _zoom_map(width, factor)
+        total += columns.down(
+            transposed(rows.down(x[..., zoom_window(height, factor), :])[..., zoom_window(width, factor)])
+        )
+    return transposed(total.div_(len(factors)))
+
+
+def defocus(x: Tensor, radius: float, sigma: float) -> Tensor:
+    """Correlate uint8 ``(B, C, H, W)`` with a smoothed disk, border reflect101; float32 grey levels.
+
+    Args:
+        x: uint8 images.
+        radius: of the disk, in pixels.
+        sigma: of the Gaussian that smooths it, in pixels.
+    """
+    blurred = correlate(x, _disk(radius))
+    taps = _smoothing(radius, sigma)
+    if taps[0] > 1e-9:
+        half, (height, width) = len(taps) // 2, x.shape[-2:]
+        wide = pad_columns(_smoothing_map(height, radius, sigma).down(blurred), half, "reflect101")
+        blurred = wide[..., half : half + width] * taps[half]
+        for offset in range(1, half + 1):
+            blurred.add_(wide[..., half - offset :][..., :width], alpha=taps[half + offset])
+            blurred.add_(wide[..., half + offset :][..., :width], alpha=taps[half + offset])
+    rim = _rim(radius, sigma)
+    return blurred if np.abs(rim).max() < 1e-9 else blurred.add_(correlate(x, rim))
 
 
 @cache
@@ -270,6 +331,11 @@ def _smoothing(radius: float, sigma: float) -> NDArray[np.float64]:
     half = 1 if radius <= 8 else 2
     taps = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
     return taps / taps.sum()
+
+
+@lru_cache(maxsize=16)
+def _smoothing_map(size: int, radius: float, sigma: float) -> RowMap:
+    return _filter_map(size, _smoothing(radius, sigma), "reflect101")
 
 
 @cache
@@ -290,27 +356,3 @@ def _rim(radius: float, sigma: float) -> NDArray[np.float64]:
     for (row, column), weight in np.ndenumerate(np.outer(taps, taps)):
         free[row : row + side, column : column + side] += weight * grid
     return np.pad(smooth, half) - free
-
-
-def defocus(x: Tensor, radius: float, sigma: float) -> Tensor:
-    """Correlate uint8 ``(B, C, H, W)`` with a smoothed disk, border reflect101; float32 grey levels.
-
-    Args:
-        x: uint8 images.
-        radius: of the disk, in pixels.
-        sigma: of the Gaussian that smooths it, in pixels.
-    """
-    blurred = correlate(x, _disk(radius))
-    taps = _smoothing(radius, sigma)
-    if taps[0] > 1e-9:
-        half = len(taps) // 2
-        padded = pad(blurred, half, "reflect101")
-        height, width = x.shape[-2:]
-        lines = torch.zeros_like(padded[..., :height, :])
-        blurred = torch.zeros_like(blurred)
-        for index, tap in enumerate(taps.tolist()):
-            lines.add_(padded[..., index : index + height, :], alpha=tap)
-        for index, tap in enumerate(taps.tolist()):
-            blurred.add_(lines[..., index : index + width], alpha=tap)
-    rim = _rim(radius, sigma)
-    return blurred if np.abs(rim).max() < 1e-9 else blurred + correlate(x, rim)

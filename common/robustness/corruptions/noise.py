@@ -14,20 +14,20 @@ from .filters import to_bytes
 from .parameters import Parameters
 
 #: Cells of the unit interval in the table that inverts the Poisson distribution.
-CELLS = 4096
+CELLS = 2048
 #: Marks a cell in which the value changes.
 AMBIGUOUS = -1
 
 
 def gaussian_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Add N(0, std) to x. Draw: ``noise_normal`` (H, W, 3), standard normal."""
-    return to_bytes((draws.normal_image("noise_normal", *x.shape[-2:]) * (255 * p["std"])).add_(x))
+    return to_bytes((draws.normal_image("noise_normal", *x.shape[-2:]) * (255 * p["std"])).add_(x.float()))
 
 
 def speckle_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Add x N(0, std) to x. Draw: ``noise_normal`` (H, W, 3), standard normal."""
     scaled = draws.normal_image("noise_normal", *x.shape[-2:]) * p["std"]
-    return to_bytes(scaled.add_(1).mul_(x))
+    return to_bytes(scaled.add_(1).mul_(x.float()))
 
 
 def impulse_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
@@ -41,32 +41,36 @@ def impulse_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
 def shot_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Poisson(x photons) / photons, by inversion. Draw: ``noise_uniform`` (H, W, 3), u in [0, 1).
 
-    The count is the smallest k with u < P(count <= k). A table gives it for every grey level and cell of u in
-    which it is constant; the few others are compared with the distribution itself. Counts above ``photons`` are
-    white and need no distinction.
+    The count is the smallest k with u < P(count <= k). A table gives what becomes of it for every grey level and cell
+    of u in which it is constant; the few others are compared with the distribution itself. Counts above ``photons``
+    are white and need no distinction.
     """
-    photons = int(p["photons"])
     u = draws.uniform_image("noise_uniform", *x.shape[-2:])
-    table, distribution = (part.to(x.device) for part in _poisson(photons))
+    table, distribution, values = (part.to(x.device) for part in _poisson(int(p["photons"])))
     cells = (u * CELLS).to(torch.int32).add_(x.to(torch.int32), alpha=CELLS).reshape(-1)
-    counts = table.index_select(0, cells)
-    open_cells = (counts == AMBIGUOUS).nonzero().squeeze(1)
-    levels = x.reshape(-1).index_select(0, open_cells).long()
-    exact = (u.reshape(-1).index_select(0, open_cells)[:, None] >= distribution[levels]).sum(1)
-    counts[open_cells] = exact.to(counts.dtype)
-    values = to_bytes(torch.arange(photons + 1, device=x.device) * (255 / photons))
-    return values.index_select(0, counts.int()).view(x.shape)
+    levels = table.index_select(0, cells)
+    open_cells = (levels == AMBIGUOUS).nonzero().squeeze(1)
+    thresholds = distribution[x.reshape(-1).index_select(0, open_cells).long()]
+    counts = (u.reshape(-1).index_select(0, open_cells)[:, None] >= thresholds).sum(1)
+    levels.index_copy_(0, open_cells, values.index_select(0, counts))
+    return levels.to(torch.uint8).view(x.shape)
 
 
 @cache
-def _poisson(photons: int) -> tuple[Tensor, Tensor]:
-    """The count for each (grey level, cell of u), flat int16, and P(count <= k) for k < photons, (256, photons)."""
+def _poisson(photons: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What Poisson counts become.
+
+    Returns:
+        the grey level for each (grey level, cell of u), flat int16; P(count <= k) for k < photons, (256, photons); the
+        grey level for each count, int16.
+    """
     rate = np.arange(256)[:, None] / 255 * photons
     distribution = scipy.stats.poisson.cdf(np.arange(photons)[None, :], rate).astype(np.float32)
     edges = (np.arange(CELLS + 1) / CELLS).astype(np.float32)
+    values = np.floor(np.arange(photons + 1) * (255 / photons) + 1e-4).astype(np.int16)
     table = np.empty((256, CELLS), np.int16)
     for level in range(256):
         first = np.searchsorted(distribution[level], edges[:-1], side="right")
         last = np.searchsorted(distribution[level], edges[1:], side="left")
-        table[level] = np.where(first == last, first, AMBIGUOUS)
-    return torch.from_numpy(table.reshape(-1)), torch.from_numpy(distribution)
+        table[level] = np.where(first == last, values[first], AMBIGUOUS)
+    return torch.from_numpy(table.reshape(-1)), torch.from_numpy(distribution), torch.from_numpy(values)

@@ -20,6 +20,13 @@ FARTHEST = 20.0
 #: Steps of OpenCV's 5 x 5 distance (Borgefors 1986): the offset, up to symmetry, and the length given to it.
 CHAMFER = (((0, 1), 1.0), ((1, 1), 1.4), ((1, 2), 2.1969))
 
+#: Row, column and weight of the filter that lights the water's surface from the lower right.
+LIGHT = (((0, 0), -2), ((0, 1), -1), ((1, 0), -1), ((1, 1), 1), ((1, 2), 1), ((2, 1), 1), ((2, 2), 2))
+#: Marks are spread this many times before it is asked whether anything changed.
+SPREADS = 4
+#: Distances are added up in whole multiples of this many pixels, so that 16 bits hold the sum of two.
+UNIT = 1 / 800
+
 
 def spatter(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Water (severities 1 to 3) or mud (4 and 5). Draw: ``layer_normal`` (H, W), standard normal."""
@@ -44,28 +51,20 @@ def spatter(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
 def _relief(levels: Tensor) -> Tensor:
     """Light and shade of the water's surface from the distance to its outlines, ``(B, H, W)`` grey levels."""
     distance = chamfer_distance(canny(levels, 50, 150), FARTHEST)
-    height = equalise(_box3(distance).floor_())
+    height = equalise((_box3(distance) / 9).to(torch.int16))
     padded = pad(height, 1, "reflect101")
     rows, columns = levels.shape[-2:]
     shaded = torch.zeros_like(height)
-    for (row, column), weight in (
-        ((0, 0), -2),
-        ((0, 1), -1),
-        ((1, 0), -1),
-        ((1, 1), 1),
-        ((1, 2), 1),
-        ((2, 1), 1),
-        ((2, 2), 2),
-    ):
+    for (row, column), weight in LIGHT:
         shaded.add_(padded[:, row : row + rows, column : column + columns], alpha=weight)
-    return torch.round(_box3(shaded.clamp_(0, 255)))
+    return torch.round(_box3(shaded.clamp_(0, 255)) / 9)
 
 
 def _box3(x: Tensor) -> Tensor:
-    """Mean over 3 x 3 pixels, border reflect101."""
+    """Sum over 3 x 3 pixels, border reflect101."""
     padded = pad(x, 1, "reflect101")
-    across = padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]
-    return (across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]) / 9
+    across = (padded[..., :-2] + padded[..., 1:-1]).add_(padded[..., 2:])
+    return (across[..., :-2, :] + across[..., 1:-1, :]).add_(across[..., 2:, :])
 
 
 def canny(levels: Tensor, low: int, high: int) -> Tensor:
@@ -81,10 +80,10 @@ def canny(levels: Tensor, low: int, high: int) -> Tensor:
     """
     rows, columns = levels.shape[-2:]
     g = pad(levels.to(torch.int16), 1, "edge")
-    across = g[:, :-2] + 2 * g[:, 1:-1] + g[:, 2:]
-    along = g[:, :, :-2] + 2 * g[:, :, 1:-1] + g[:, :, 2:]
-    dx = (across[:, :, 2:] - across[:, :, :-2]).int()
-    dy = (along[:, 2:] - along[:, :-2]).int()
+    across = (g[:, :-2] + g[:, 2:]).add_(g[:, 1:-1], alpha=2)
+    along = (g[:, :, :-2] + g[:, :, 2:]).add_(g[:, :, 1:-1], alpha=2)
+    dx = across[:, :, 2:] - across[:, :, :-2]
+    dy = along[:, 2:] - along[:, :-2]
     size_x, size_y = dx.abs(), dy.abs()
     magnitude = size_x + size_y
     around = F.pad(magnitude, (1, 1, 1, 1))
@@ -92,10 +91,10 @@ def canny(levels: Tensor, low: int, high: int) -> Tensor:
     def at(row: int, column: int) -> Tensor:
         return around[:, 1 + row : 1 + row + rows, 1 + column : 1 + column + columns]
 
-    flat_limit = size_x * 13573  # tan(22.5 degrees) in units of 2^-15
-    scaled = size_y << 15
+    flat_limit = size_x.int().mul_(13573)  # tan(22.5 degrees) in units of 2^-15
+    scaled = size_y.int().mul_(2**15)
     flat = scaled < flat_limit
-    steep = scaled > flat_limit + (size_x << 16)
+    steep = scaled > flat_limit.add_(size_x, alpha=2**16)
     horizontal = (magnitude > at(0, -1)) & (magnitude >= at(0, 1))
     vertical = (magnitude > at(-1, 0)) & (magnitude >= at(1, 0))
     falling = (magnitude > at(-1, -1)) & (magnitude > at(1, 1))
@@ -104,23 +103,27 @@ def canny(levels: Tensor, low: int, high: int) -> Tensor:
     diagonal = (opposite & rising) | (~opposite & falling)
     ridge = (flat & horizontal) | (steep & vertical) | (~(flat | steep) & diagonal)
     weak = ridge & (magnitude > low)
-    edges = weak & (magnitude > high)
+    return _connected(weak & (magnitude > high), weak)
+
+
+def _connected(marks: Tensor, allowed: Tensor) -> Tensor:
+    """Spread marks among allowed pixels over their eight neighbours, bool ``(B, H, W)`` each."""
+    width = allowed.shape[-1]
+    # In one long row per image, a neighbour is a constant offset; a column that is not allowed parts the rows.
+    allowed, before = (F.pad(part.view(torch.uint8), (0, 1)).flatten(1) for part in (allowed, marks))
     while True:
-        grown = _grow(edges) & weak
-        if torch.equal(grown, edges):
-            return edges
-        edges = grown
-
-
-def _grow(marks: Tensor) -> Tensor:
-    """Mark the eight neighbours of every marked pixel, too."""
-    wide = marks.clone()
-    wide[..., 1:] |= marks[..., :-1]
-    wide[..., :-1] |= marks[..., 1:]
-    grown = wide.clone()
-    grown[..., 1:, :] |= wide[..., :-1, :]
-    grown[..., :-1, :] |= wide[..., 1:, :]
-    return grown
+        after = before
+        for _ in range(SPREADS):
+            beside = after.clone()
+            beside[:, 1:] |= after[:, :-1]
+            beside[:, :-1] |= after[:, 1:]
+            after = beside.clone()
+            after[:, width + 1 :] |= beside[:, : -width - 1]
+            after[:, : -width - 1] |= beside[:, width + 1 :]
+            after &= allowed
+        if torch.equal(after, before):
+            return after.view(*marks.shape[:-1], width + 1)[..., :width].bool()
+        before = after
 
 
 def chamfer_distance(edges: Tensor, farthest: float) -> Tensor:
@@ -136,8 +139,8 @@ def chamfer_distance(edges: Tensor, farthest: float) -> Tensor:
     # In one long row per image, a step is a constant offset. The gap keeps a path that leaves its row on one side
     # from coming in on the other: crossing it is as long as ``farthest``.
     gap = math.ceil(farthest)
-    field = edges.new_full((len(edges), rows, columns + gap), farthest, dtype=torch.float32)
-    field[..., :columns].masked_fill_(edges, 0.0)
+    field = edges.new_full((len(edges), rows, columns + gap), round(farthest / UNIT), dtype=torch.int16)
+    field[..., :columns].masked_fill_(edges, 0)
     flat = field.view(len(edges), -1)
     longer = torch.empty_like(flat)
     for (small, large), length in CHAMFER:
@@ -146,25 +149,25 @@ def chamfer_distance(edges: Tensor, farthest: float) -> Tensor:
             steps = 1
             while steps * length < farthest:
                 offset = steps * (down * (columns + gap) + right)
-                torch.add(flat, steps * length, out=longer)
+                torch.add(flat, round(steps * length / UNIT), out=longer)
                 torch.minimum(flat[:, offset:], longer[:, :-offset], out=flat[:, offset:])
                 torch.minimum(flat[:, :-offset], longer[:, offset:], out=flat[:, :-offset])
                 steps *= 2
-    return field[..., :columns].contiguous()
+    return field[..., :columns].float().mul_(UNIT)
 
 
 def equalise(levels: Tensor) -> Tensor:
     """Histogram equalisation per image, as OpenCV's: the lowest level becomes 0, the others spread by their rank.
 
     Args:
-        levels: whole grey levels, float ``(B, H, W)``.
+        levels: grey levels, int16 ``(B, H, W)``.
     """
-    flat = levels.flatten(1).long()
-    counts = torch.zeros(len(flat), 256, dtype=torch.long, device=levels.device)
-    counts.scatter_add_(1, flat, torch.ones_like(flat))
-    lowest = flat.amin(1, keepdim=True)
-    total = flat.shape[1] - counts.gather(1, lowest)
+    batch, device = len(levels), levels.device
+    entries = (levels.int() + torch.arange(batch, dtype=torch.int32, device=device).view(-1, 1, 1) * 256).view(-1)
+    counts = torch.bincount(entries, minlength=256 * batch).view(batch, 256)
+    lowest = levels.amin((1, 2)).long().view(-1, 1)
+    total = levels[0].numel() - counts.gather(1, lowest)
     below = counts.cumsum(1) - counts.gather(1, lowest)
     table = torch.round(below.clamp(min=0).float() * (255 / total.clamp(min=1).float())).clamp_(max=255)
-    table = torch.where(total > 0, table, lowest.float())
-    return table.gather(1, flat).view(levels.shape)
+    table = torch.where(total > 0, table, lowest.float()).to(torch.int16)
+    return table.view(-1).index_select(0, entries).view(levels.shape)

@@ -7,17 +7,16 @@ from torch import Tensor
 
 from . import filters, frost_textures
 from .draws import Draws
-from .filters import to_bytes
+from .filters import cut, to_bytes
 from .parameters import Parameters
 
 
 def brightness(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Value of the HSV image plus an amount: with hue and saturation kept, all channels scale with the value."""
-    image = x.float()
-    value = image.amax(1, keepdim=True)
+    value = x.amax(1, keepdim=True).float()
     brighter = (value + 255 * p["add"]).clamp_(max=255)
-    black = value == 0
-    return to_bytes(image.mul_(brighter / value.clamp_(min=1)).add_(brighter * black))
+    black = (brighter * (value == 0)).add_(1e-4)
+    return cut(torch.addcmul(black, x.float(), brighter.div_(value.clamp_(min=1))))
 
 
 def fog(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
@@ -29,39 +28,43 @@ def fog(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     size = int(p["map_size"])
     while size < max(height, width):
         size *= 2
-    plasma = _plasma(draws.uniform("fog_uniform", size * size - 1), size, p["decay"])[:, None, :height, :width]
+    heights = _heights(draws.uniform("fog_uniform", size * size - 1), size, p["decay"])
+    lowest, highest = (bound.view(-1, 1, 1, 1) for bound in (heights.amin((1, 2)), heights.amax((1, 2))))
     brightest = x.amax((1, 2, 3), keepdim=True).float()
-    amount = p["amount"]
-    scale = brightest / (brightest + 255 * amount)
-    return to_bytes(x.float().add_(plasma * (255 * amount)).mul_(scale))
+    amount = 255 * p["amount"]
+    scale = brightest / (brightest + amount)
+    density = scale * amount / (highest - lowest)
+    haze = (heights[:, None, :height, :width] * density).add_(1e-4 - lowest * density)
+    return cut(x.float().mul_(scale).add_(haze))
 
 
-def _plasma(u: Tensor, size: int, decay: float) -> Tensor:
-    """Diamond-square height maps with periodic borders, scaled to [0, 1].
+def _heights(u: Tensor, size: int, decay: float) -> Tensor:
+    """Diamond-square height maps with periodic borders, ``(B, size, size)``.
 
     Args:
         u: ``(B, size^2 - 1)`` uniform in [0, 1).
         size: power of two.
         decay: the noise amplitude starts at 100, is divided by this at every refinement, and enters squared.
     """
-    heights = u.new_zeros(len(u), size, size)
-    used, amplitude = 0, 100.0
-    step = size
-    while step > 1:
-        half, cells = step // 2, size // step
-        noise = u[:, used : used + 3 * cells * cells].view(-1, 3, cells, cells) * (2 * amplitude**2) - amplitude**2
+    corner = u.new_zeros(len(u), 1, 1)
+    used, power = 0, 100.0**2
+    while (cells := corner.shape[1]) < size:
+        noise = (u[:, used : used + 3 * cells * cells] * (2 * power)).sub_(power).view(-1, 3, cells, cells)
         used += 3 * cells * cells
-        corner = heights[:, ::step, ::step]
         right = corner + corner.roll(-1, 2)
         below = corner + corner.roll(-1, 1)
-        centre = (right + right.roll(-1, 1)) / 4 + noise[:, 0]
-        heights[:, half::step, half::step] = centre
-        heights[:, ::step, half::step] = (right + centre + centre.roll(1, 1)) / 4 + noise[:, 1]
-        heights[:, half::step, ::step] = (below + centre + centre.roll(1, 2)) / 4 + noise[:, 2]
-        amplitude /= decay
-        step = half
-    heights -= heights.amin((1, 2), keepdim=True)
-    return heights / heights.amax((1, 2), keepdim=True)
+        centre, upper, left = noise.unbind(1)
+        centre.add_(right, alpha=0.25).add_(right.roll(-1, 1), alpha=0.25)
+        upper.add_(right, alpha=0.25).add_(centre + centre.roll(1, 1), alpha=0.25)
+        left.add_(below, alpha=0.25).add_(centre + centre.roll(1, 2), alpha=0.25)
+        finer = corner.new_empty(len(u), 2 * cells, 2 * cells)
+        finer[:, ::2, ::2] = corner
+        finer[:, ::2, 1::2] = upper
+        finer[:, 1::2, ::2] = left
+        finer[:, 1::2, 1::2] = centre
+        corner = finer
+        power /= decay**2
+    return corner
 
 
 def snow(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
@@ -70,16 +73,17 @@ def snow(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     Draws: ``layer_normal`` (H, W), standard normal; ``snow_angle`` (), u with angle = -135 + 90 u degrees.
     """
     height, width = x.shape[-2:]
-    layer = draws.normal("layer_normal", height, width) * p["std"] + p["mean"]
-    layer = filters.clipped_zoom(layer[:, None], p["zoom"])
-    layer = torch.where(layer < p["threshold"], 0, layer).clamp_(0, 1).mul_(255).floor_()
+    window = filters.zoom_window(height, p["zoom"]), filters.zoom_window(width, p["zoom"])
+    layer = draws.normal("layer_normal", height, width, window=window) * p["std"] + p["mean"]
+    layer = filters.zoom(layer[:, None], height, width, p["zoom"])
+    layer = layer.mul_(layer >= p["threshold"]).clamp_(0, 1).mul_(255).floor_()
     angles = draws.uniform("snow_angle").mul(90).sub(135)
-    layer = filters.motion(layer, p["radius"], p["sigma"], angles)
+    layer = filters.motion(layer, p["radius"], p["sigma"], angles).floor_()
     layer = layer + layer.flip(2, 3)
     image = x.float()
-    weights = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
-    whiter = (image * weights).sum(1, keepdim=True).mul_(1.5).add_(127.5)
-    white = torch.maximum(image, whiter).mul_(1 - p["blend"])
+    red, green, blue = image.split(1, 1)
+    grey = (red * 0.299).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    white = torch.maximum(image, grey.mul_(1.5).add_(127.5)).mul_(1 - p["blend"])
     return to_bytes(white.add_(image, alpha=p["blend"]).add_(layer))
 
 
@@ -91,4 +95,4 @@ def frost(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """
     height, width = x.shape[-2:]
     ice = frost_textures.crops(height, width, int(p["photo_stride"]), draws)
-    return to_bytes(ice.mul_(p["frost_weight"]).add_(x, alpha=p["image_weight"]))
+    return to_bytes(ice.mul_(p["frost_weight"]).add_(x.float(), alpha=p["image_weight"]))
