@@ -178,14 +178,15 @@ def test_training_changes_only_what_is_learned() -> None:
     before = network.weight.detach().float().clone()
     trained(network, posed, dataclasses.replace(TINY, steps=3), seed=0)
     assert torch.equal(network.weight, before)
-    assert float((network.log_step - network.log_step.detach().mean()).abs().max()) > 0
+    assert len(network.log_step.unique()) > 1
 
 
 SCRIPT = """
-import json
-from tests.test_unrolling import TINY
+import json, sys
 from papers.unrolling.experiment import Job, measure
-print(json.dumps([measure(Job(TINY, 1, name, 0.1)) for name in ("fista", "lista", "alista")]))
+from papers.unrolling.settings import Settings
+settings = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(sys.argv[1]).items()}
+print(json.dumps([measure(Job(Settings(**settings), 1, name, 0.1)) for name in ("fista", "lista", "alista")]))
 """
 
 
@@ -193,8 +194,8 @@ def test_a_second_run_gives_the_same_digits() -> None:
     """In another process, with another number of threads at its start."""
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        [sys.executable, "-c", SCRIPT, json.dumps(dataclasses.asdict(TINY))], cwd=root, capture_output=True,
+        text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"},
     )  # fmt: skip
     ours = [measure(Job(TINY, 1, name, 0.1)) for name in ("fista", "lista", "alista")]
     assert json.loads(done.stdout.splitlines()[-1]) == ours

@@ -13,7 +13,7 @@ never rises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -51,22 +51,39 @@ def shrink(x: Tensor, threshold: Tensor | float, shrinkage: Shrinkage) -> Tensor
     return F.softshrink(x, threshold)
 
 
-#: What a shrinkage does to ``|x| - threshold``, and the product of its derivative there with a gradient.
-_ACTIVATIONS: dict[Shrinkage, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "soft": (F.relu, lambda gradient, x: torch.ops.aten.threshold_backward(gradient, x, 0)),
-    "gelu": (F.gelu, torch.ops.aten.gelu_backward),
-}
+def _shrink_into(out: Tensor | None, x: Tensor, threshold: Tensor, shrinkage: Shrinkage) -> Tensor:
+    """:func:`shrink` for thresholds that are not negative, in few passes and without gradient."""
+    if shrinkage == "soft":
+        return torch.sub(x, x.clamp(-threshold, threshold), out=out)
+    return torch.mul(F.gelu(x.abs().sub_(threshold)), x.sign(), out=out)
+
+
+def _unshrink_into(
+    out: Tensor | None, gradient: Tensor, x: Tensor, code: Tensor, threshold: Tensor, shrinkage: Shrinkage
+) -> Tensor:
+    """The gradient of ``x``, given that of ``code``, to which ``x`` was shrunk."""
+    out = torch.empty_like(gradient) if out is None else out
+    if shrinkage == "soft":  # it passes where the code is not zero
+        return torch.ops.aten.softshrink_backward.grad_input(gradient, code, 0, grad_input=out)
+    return torch.ops.aten.gelu_backward.grad_input(gradient, x.abs().sub_(threshold), grad_input=out)
 
 
 def transition_matrix(gram: Tensor, step: Tensor) -> Tensor:
-    """``I - s G``, (n, m, m), of G (m, n, m): row, problem, column; not differentiable."""
-    result = gram.new_empty(gram.shape[1], len(gram), len(gram))
-    torch.mul(gram.detach().transpose(0, 1), -step.detach(), out=result).diagonal(dim1=-2, dim2=-1).add_(1)
+    """``I - s G``, (n, m, m), of G (n, m, m); not differentiable."""
+    result = gram.detach() * -step.detach()
+    result.diagonal(dim1=-2, dim2=-1).add_(1)
     return result
 
 
 def iterate(
-    transition: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage, from_zero: bool
+    transition: Tensor,
+    drive: Tensor,
+    step: Tensor,
+    sparsity: Tensor,
+    steps: int,
+    shrinkage: Shrinkage,
+    from_zero: bool,
+    keep: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The dynamics of n problems with m templates and d channels each.
 
@@ -78,27 +95,27 @@ def iterate(
         steps: T.
         shrinkage: see :func:`shrink`.
         from_zero: whether u_0 is zero instead of ``S_lambda(P^T v)``.
+        keep: (T, n, m, d) for u_0 to u_{T-1}, if these are to be kept.
 
     Yields:
         What was shrunk to u_t, and u_t, each (n, m, d), for t from 0 to T.
     """
     # u - s (G u - d) = (I - s G) u + s d, with matrix and vector formed once.
     source, threshold = step * drive, sparsity * step
-    activation, _ = _ACTIVATIONS[shrinkage]
-
-    def shrunk(x: Tensor, threshold: Tensor) -> Tensor:
-        return activation(x.abs().sub_(threshold)).mul_(x.sign())
-
-    state, code = drive, torch.zeros_like(drive) if from_zero else shrunk(drive, sparsity)
+    places = [None] * (steps + 1) if keep is None else [*keep, None]
+    if from_zero:
+        state, code = drive, torch.zeros_like(drive) if places[0] is None else places[0].zero_()
+    else:
+        state, code = drive, _shrink_into(places[0], drive, sparsity, shrinkage)
     yield state, code
-    for _ in range(steps):
+    for place in places[1:]:
         state = torch.baddbmm(source, transition, code)
-        code = shrunk(state, threshold)
+        code = _shrink_into(place, state, threshold, shrinkage)
         yield state, code
 
 
 class _FinalCode(torch.autograd.Function):
-    """u_T of :func:`iterate`, with a backward pass that keeps two tensors a step and makes few passes over them."""
+    """u_T of :func:`iterate`, with a backward pass that makes few passes over few tensors."""
 
     @staticmethod
     def forward(
@@ -106,52 +123,52 @@ class _FinalCode(torch.autograd.Function):
         from_zero: bool,
     ) -> Tensor:  # fmt: skip
         transition = transition_matrix(gram, step)
-        states, codes = zip(*iterate(transition, drive, step, sparsity, steps, shrinkage, from_zero), strict=True)
-        ctx.save_for_backward(gram, drive, step, sparsity, transition, *codes[:-1], *states[1:])
+        n, m, d = drive.shape
+        # The steps of a problem beside each other, so that sums over steps are products of matrices.
+        codes = drive.new_empty(n, m, steps, d)
+        found = iterate(transition, drive, step, sparsity, steps, shrinkage, from_zero, codes.movedim(2, 0))
+        states = []
+        for state, code in found:  # noqa: B007 (the last)
+            if shrinkage != "soft":
+                states.append(state)
+        ctx.save_for_backward(gram, drive, step, sparsity, transition, codes, code, *states[1:])
         ctx.shrinkage, ctx.from_zero = shrinkage, from_zero
-        return codes[-1]
+        return code
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        gram, drive, step, sparsity, transition, *rest = ctx.saved_tensors
-        steps = len(rest) // 2
-        codes, states = rest[:steps], rest[steps:]
-        _, derivative = _ACTIVATIONS[ctx.shrinkage]
+        gram, drive, step, sparsity, transition, codes, last, *states = ctx.saved_tensors
+        steps, soft = codes.shape[2], ctx.shrinkage == "soft"
 
         def dot(a: Tensor, b: Tensor) -> Tensor:
             return (a.reshape(len(a), 1, -1) @ b.reshape(len(b), -1, 1)).view(-1, 1, 1)
 
-        def unshrunk(gradient: Tensor, x: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-            """The gradients of what was shrunk and of the threshold, the latter (n, 1, 1)."""
-            gradient = derivative(gradient, x.abs().sub_(threshold))
-            return gradient, dot(gradient, x.sign()).neg_()
-
         threshold = sparsity * step
-        d_transition, d_source = torch.zeros_like(transition), torch.zeros_like(drive)
-        d_threshold = drive.new_zeros(len(drive), 1, 1)
-        for code, state in zip(reversed(codes), reversed(states), strict=True):
-            gradient, along_threshold = unshrunk(gradient.contiguous(), state, threshold)
-            d_threshold += along_threshold
-            d_source += gradient
-            d_transition.baddbmm_(gradient, code.transpose(1, 2))
-            gradient = transition.transpose(1, 2) @ gradient
+        gradients, signs = torch.empty_like(codes), torch.empty_like(codes)
+        reached = [*codes.unbind(2)[1:], last]
+        for t in range(steps - 1, -1, -1):
+            here, state = gradients[:, :, t], reached[t] if soft else states[t]
+            _unshrink_into(here, gradient, state, reached[t], threshold, ctx.shrinkage)
+            torch.sign(state, out=signs[:, :, t])
+            gradient = transition.mT @ here
+        d_source, d_threshold = gradients.sum(dim=2), dot(gradients, signs).neg_()
+        d_transition = gradients.flatten(2) @ codes.flatten(2).mT
         d_drive, d_sparsity = step * d_source, (d_threshold * step).sum()
         if not ctx.from_zero:
-            gradient, along_threshold = unshrunk(gradient.contiguous(), drive, sparsity)
+            gradient = _unshrink_into(None, gradient, drive, codes[:, :, 0], sparsity, ctx.shrinkage)
             d_drive += gradient
-            d_sparsity += along_threshold.sum()
+            d_sparsity -= dot(gradient, drive.sign()).sum()
         # The transition is I - s G.
-        d_gram = torch.mul(d_transition.transpose(0, 1), -step.transpose(0, 1), out=torch.empty_like(gram))
-        along_gram = (d_transition * gram.transpose(0, 1)).sum(dim=(1, 2), keepdim=True)
-        d_step = dot(d_source, drive) - along_gram + sparsity * d_threshold
+        d_step = dot(d_source, drive) - dot(d_transition, gram) + sparsity * d_threshold
+        d_gram = d_transition.mul_(-step)
         return d_gram, d_drive, d_step.sum_to_size(step.shape), d_sparsity.expand_as(sparsity), None, None, None
 
 
 def final_code(
     gram: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage, from_zero: bool
 ) -> Tensor:
-    """The last u_t of :func:`iterate`, (n, m, d), of G (m, n, m); differentiable (once) in the first four arguments."""
+    """The last u_t of :func:`iterate`, (n, m, d), of G (n, m, m); differentiable (once) in the first four arguments."""
     if torch.is_grad_enabled():
         return _FinalCode.apply(gram, drive, step, sparsity, steps, shrinkage, from_zero)
     transition = transition_matrix(gram, step)
