@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError, nearest
+from common.linear import Linear, linear
 
 Grid = tuple[int, int]
 
@@ -164,16 +165,16 @@ class TokenMlp(nn.Module):
             self.fc2 = nn.Conv2d(hidden_dim, dim, 1)
             self.bn3 = nn.BatchNorm2d(dim)
         else:
-            self.fc1 = nn.Linear(dim, hidden_dim)
-            self.fc2 = nn.Linear(hidden_dim, dim)
+            self.fc1 = Linear(dim, hidden_dim)
+            self.fc2 = Linear(hidden_dim, dim)
 
     def _pointwise(self, x: Tensor, layer: nn.Module, norm: nn.Module) -> Tensor:
         """A 1x1 convolution and its batch norm on ``x`` of shape (B, C, H, W), channels last in memory."""
         weight, bias = layer.weight.flatten(1), layer.bias
         if self.training:
-            return norm(F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2))
+            return norm(linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2))
         scale, shift = folded_batch_norm(norm)
-        x = F.linear(x.permute(0, 2, 3, 1), weight * scale[:, None], torch.addcmul(shift, bias, scale))
+        x = linear(x.permute(0, 2, 3, 1), weight * scale[:, None], torch.addcmul(shift, bias, scale))
         return x.permute(0, 3, 1, 2)
 
     def _depthwise(self, x: Tensor) -> Tensor:
@@ -223,9 +224,9 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
-        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.qkv = Linear(dim, dim * 3, bias=qkv_bias)
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self.att_mask: nn.Parameter | None = None
         if scaled:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from common.errors import UserError
+from common.linear import Linear, left_linear, linear
 from papers.vars.kernelized import Grid, random_features, refuse_masks
 from papers.vars.sparse import (
     SHRINKAGES,
@@ -46,65 +47,87 @@ class _Problem(NamedTuple):
     """One sparse reconstruction per head and image; m templates, N tokens of d channels."""
 
     templates: Tensor  # P, (h, B, N, m)
-    gram: Tensor  # G, (m, h * B, m): row, problem, column
+    gram: Tensor  # G, (h * B, m, m)
     drive: Tensor  # P^T v, (h * B, m, d)
     step: Tensor  # s, (h * B, 1, 1) or (1, 1, 1)
     value: Tensor  # v, (h, B, N, d)
 
 
-class _UnitExponentials(torch.autograd.Function):
-    """``exp(x)`` over its norm along the last but one dimension; like a softmax, it is its own derivative's factor."""
+class _Templates(torch.autograd.Function):
+    """P (h, B, N, m) of q (B, N, h, d): unit exponentials of the projected unit vectors, then static columns (h, N, k).
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = x.exp()
-        y /= y.square().sum(dim=-2, keepdim=True).sqrt_()  # several times as fast as vector_norm along this dimension
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        product = gradient * y
-        return product.addcmul_(y, y * product.sum(dim=-2, keepdim=True), value=-1)
-
-
-class _Gram(torch.autograd.Function):
-    """``P^T P`` of n matrices (n, N, m), as (m, n, m): row, problem, column.
-
-    So placed, the product with one matrix for all problems is a single one, from the left as from the right. With
-    ``static`` (h, N, k), the last k columns, which are the same for the n / h problems of a head, their products with
-    each other are formed once.
+    One function, for the sake of fewer passes over tensors of P's size. ``projection`` (h, d, m - k) has no gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, templates: Tensor, static: Tensor | None) -> Tensor:
-        n, _, m = templates.shape
-        gram = templates.new_empty(m, n, m)
+    def forward(ctx: Any, q: Tensor, projection: Tensor, static: Tensor | None) -> Tensor:
+        (batch, tokens, heads, _), own = q.shape, projection.shape[-1]
+        inverse = q.norm(dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
+        unit = (q * inverse).permute(2, 0, 1, 3).flatten(1, 2)  # (h, B N, d), without a copy
         if static is None:
-            torch.bmm(templates.mT, templates, out=gram.transpose(0, 1))
+            dynamic = templates = (unit @ projection).exp_().unflatten(1, (batch, tokens))
         else:
-            own, shared = m - static.shape[-1], static.mT @ static
-            torch.bmm(templates[..., :own].mT, templates, out=gram[:own].transpose(0, 1))
-            gram[own:, :, :own] = gram[:own, :, own:].permute(2, 1, 0)
-            gram[own:, :, own:].unflatten(1, (len(static), -1)).copy_(shared.transpose(0, 1).unsqueeze(2))
-        ctx.save_for_backward(templates, static)
-        return gram
+            templates = q.new_empty(heads, batch, tokens, own + static.shape[-1])
+            dynamic = templates[..., :own]
+            torch.exp((unit @ projection).view_as(dynamic), out=dynamic)
+            templates[..., own:] = static.unsqueeze(1)
+        dynamic /= dynamic.square().sum(dim=-2, keepdim=True).sqrt_()  # several times as fast as vector_norm here
+        ctx.save_for_backward(unit, inverse, projection, templates)
+        return templates
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        templates, static = ctx.saved_tensors
-        symmetric = (gradient + gradient.transpose(0, 2)).transpose(0, 1)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        unit, inverse, projection, templates = ctx.saved_tensors
+        own = projection.shape[-1]
+        dynamic, d_static = templates[..., :own], None
+        if ctx.needs_input_grad[2]:
+            d_static = gradient[..., own:].sum(dim=1)
+        # Like a softmax, a unit exponential is its own derivative's factor.
+        product = gradient[..., :own] * dynamic
+        product.addcmul_(dynamic, dynamic * product.sum(dim=-2, keepdim=True), value=-1)
+        d_unit = product.flatten(1, 2) @ projection.mT
+        d_unit.addcmul_(unit, (unit * d_unit).sum(dim=-1, keepdim=True), value=-1)
+        d_q = d_unit.view(*templates.shape[:3], -1).permute(1, 2, 0, 3) * inverse
+        return d_q, None, d_static
+
+
+class _Products(torch.autograd.Function):
+    """``P^T P`` (n, m, m) and ``P^T v`` (n, m, d) of n matrices P (n, N, m) and v (n, N, d).
+
+    With ``static`` (h, N, k), the last k columns of P, which are the same for the n / h problems of a head, their
+    products with each other are formed once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, templates: Tensor, value: Tensor, static: Tensor | None) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(templates, value, static)
+        n, _, m = templates.shape
         if static is None:
-            return templates @ symmetric, None
-        own = symmetric.shape[-1] - static.shape[-1]
-        d_templates = torch.empty_like(templates)
-        torch.bmm(templates, symmetric[..., :own], out=d_templates[..., :own])
-        torch.bmm(templates[..., :own], symmetric[:, :own, own:], out=d_templates[..., own:])
-        shared = symmetric[:, own:, own:].unflatten(0, (len(static), -1)).sum(dim=1)
-        return d_templates, static @ shared
+            gram = templates.mT @ templates
+        else:
+            own, shared = m - static.shape[-1], static.mT @ static
+            gram = templates.new_empty(n, m, m)
+            torch.bmm(templates[..., :own].mT, templates, out=gram[:, :own])
+            gram[:, own:, :own] = gram[:, :own, own:].mT
+            gram[:, own:, own:].unflatten(0, (len(static), -1)).copy_(shared.unsqueeze(1))
+        return gram, templates.mT @ value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_gram: Tensor, d_drive: Tensor) -> tuple[Tensor | None, ...]:
+        templates, value, static = ctx.saved_tensors
+        symmetric = d_gram + d_gram.mT
+        d_value, d_static = templates @ d_drive, None
+        d_templates = value @ d_drive.mT
+        if static is None:
+            d_templates.baddbmm_(templates, symmetric)
+        else:
+            own = symmetric.shape[-1] - static.shape[-1]
+            d_templates[..., :own].baddbmm_(templates, symmetric[..., :own])
+            d_templates[..., own:].baddbmm_(templates[..., :own], symmetric[:, :own, own:])
+            d_static = static @ symmetric[:, own:, own:].unflatten(0, (len(static), -1)).sum(dim=1)
+        return d_templates, d_value, d_static
 
 
 class VARSDynamic(nn.Module):
@@ -165,8 +188,8 @@ class VARSDynamic(nn.Module):
         self._shrinkage_given = shrinkage is not None
         self.normalization, self.initial, self.step_size = normalization, initial, step_size
         self.num_features = head_dim * feature_ratio
-        self.qkv = nn.Linear(dim, dim * 2, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias)
+        self.qkv = Linear(dim, dim * 2, bias=qkv_bias)
+        self.proj = Linear(dim, dim, bias=proj_bias)
         self.proj_drop = nn.Dropout(proj_drop)
         # Frozen parameters, not buffers: the release counts them among the parameters. Nothing reads L here; it is
         # kept so that released files load and can be written back.
@@ -191,43 +214,52 @@ class VARSDynamic(nn.Module):
         if not self._shrinkage_given:
             self.shrinkage = "gelu"
 
-    def _templates(self, q: Tensor) -> tuple[Tensor, Tensor | None]:
-        """P (h, B, N, m) from q (B, N, h, d), and its columns that are the same for all images (h, N, k), the last."""
-        batch, tokens = q.shape[:2]
-        q = F.normalize(q, dim=-1).permute(2, 0, 1, 3).flatten(1, 2)  # (h, B N, d), without a copy
-        if self.normalization == "rows":
-            return random_features(q, self.rand_matrix).unflatten(1, (batch, tokens)), None
-        return _UnitExponentials.apply((q @ self.rand_matrix).unflatten(1, (batch, tokens))), None
+    def _static(self) -> Tensor | None:
+        """Columns of P that are the same for all images, (h, N, k), the last ones."""
+        return None
+
+    def _templates(self, q: Tensor, static: Tensor | None) -> Tensor:
+        """P (h, B, N, m) from q (B, N, h, d)."""
+        if self.normalization == "tokens":
+            return _Templates.apply(q, self.rand_matrix, static)
+        templates = random_features(F.normalize(q, dim=-1).transpose(1, 2), self.rand_matrix).transpose(0, 1)
+        if static is None:
+            return templates
+        return torch.cat([templates, static.unsqueeze(1).expand(-1, len(q), -1, -1)], dim=-1)
 
     def _problem(self, x: Tensor) -> _Problem:
-        q, v = self.qkv(x).unflatten(2, (2, self.num_heads, -1)).unbind(2)
-        templates, static = self._templates(q)
+        # In the parameters' precision also under autocast: half of it has too few bits for the dynamics.
+        q, v = self.qkv(x).to(self.learned_k.dtype).unflatten(2, (2, self.num_heads, -1)).unbind(2)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._problem_of(q, v)
+
+    def _problem_of(self, q: Tensor, v: Tensor) -> _Problem:
+        static = self._static()
+        templates = self._templates(q, static)
         v = v.permute(2, 0, 1, 3).contiguous()
-        gram = _Gram.apply(templates.flatten(0, 1), static)
-        drive = (templates.mT @ v).flatten(0, 1)
+        gram, drive = _Products.apply(templates.flatten(0, 1), v.flatten(0, 1), static)
         if self.step_size is None:
-            bound = gram.detach().abs().sum(dim=-1).amax(dim=0)[:, None, None] + 1
+            bound = gram.detach().abs().sum(dim=-1).amax(dim=-1)[:, None, None] + 1
             step = self.learned_L / bound
         else:
             step = torch.full_like(drive[:1, :1, :1], self.step_size)
-        rows, problems, columns = gram.shape
-        gram = gram.flatten(0, 1) @ self.learned_k
-        gram = self.learned_k @ gram.view(rows, problems * columns)
-        return _Problem(templates, gram.view(rows, problems, columns), drive, step, v)
+        gram = left_linear(linear(gram, self.learned_k.mT), self.learned_k)
+        return _Problem(templates, gram, drive, step, v)
 
     def _sparsity(self) -> Tensor:
         return self.learned_lam * self.sparsity
 
     def _reconstruct(self, problem: _Problem) -> Tensor:
         """P u_T, (h, B, N, d)."""
-        code = final_code(
-            problem.gram, problem.drive, problem.step, self._sparsity(), self.steps, self.shrinkage,
-            self.initial == "zero",
-        )  # fmt: skip
-        x = problem.templates @ code.view(*problem.templates.shape[:2], *code.shape[1:])
-        if self.normalization == "rows":
-            x = x / (problem.templates @ problem.templates.sum(dim=-2).unsqueeze(-1))
-        return x
+        with torch.autocast(problem.drive.device.type, enabled=False):
+            code = final_code(
+                problem.gram, problem.drive, problem.step, self._sparsity(), self.steps, self.shrinkage,
+                self.initial == "zero",
+            )  # fmt: skip
+            x = problem.templates @ code.view(*problem.templates.shape[:2], *code.shape[1:])
+            if self.normalization == "rows":
+                x = x / (problem.templates @ problem.templates.sum(dim=-2).unsqueeze(-1))
+            return x
 
     def reconstruction_problem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is to be reconstructed from what: templates P (B, h, N, m) and input v (B, h, N, d) of tokens ``x``."""
@@ -247,7 +279,7 @@ class VARSDynamic(nn.Module):
         found = iterate(transition, drive, step, sparsity, steps, self.shrinkage, self.initial == "zero")
         stacked = torch.stack([code for _, code in found])
         energy = value.flatten(0, 1).square().sum(dim=(-2, -1))
-        objectives = objective(stacked, gram.transpose(0, 1) @ stacked, drive, energy, sparsity)
+        objectives = objective(stacked, gram @ stacked, drive, energy, sparsity)
         by_image = (self.num_heads, len(x))
         return Trajectory(
             stacked.unflatten(1, by_image).transpose(1, 2), objectives.unflatten(1, by_image).transpose(1, 2)
@@ -292,14 +324,14 @@ class VARSStaticDynamic(VARSDynamic):
         """m, dynamic and learned templates of a head."""
         return 2 * self.num_features
 
-    def _templates(self, q: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _static(self) -> Tensor:
+        static = self.kernel.squeeze(0)
+        return F.normalize(static, dim=-2) if self.normalization == "tokens" else static
+
+    def _templates(self, q: Tensor, static: Tensor | None) -> Tensor:
         if q.shape[1] != self.kernel.shape[-2]:
             raise UserError(
                 f"VARS-SD has learned templates of {self.kernel.shape[-2]} tokens (grid {self.grid[0]}x{self.grid[1]}) "
                 f"and got {q.shape[1]} tokens; build the model with img_size=<the size you use>."
             )
-        dynamic, _ = super()._templates(q)
-        static = self.kernel.squeeze(0)
-        if self.normalization == "tokens":
-            static = F.normalize(static, dim=-2)
-        return torch.cat([dynamic, static.unsqueeze(1).expand(-1, len(q), -1, -1)], dim=-1), static
+        return super()._templates(q, static)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.linear import Linear
 
 Grid = tuple[int, int]
 
@@ -71,9 +72,9 @@ class KernelizedAttention(nn.Module):
         head_dim = dim // num_heads
         self.num_heads = num_heads
         self.shared_qk = shared_qk
-        self.qkv = nn.Linear(dim, dim * (2 if shared_qk else 3), bias=qkv_bias)
+        self.qkv = Linear(dim, dim * (2 if shared_qk else 3), bias=qkv_bias)
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias)
+        self.proj = Linear(dim, dim, bias=proj_bias)
         self.proj_drop = nn.Dropout(proj_drop)
         # A frozen parameter, not a buffer: the release counts it among the parameters.
         features = torch.randn(num_heads, head_dim, head_dim * feature_ratio)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from common.errors import UserError
+from common.linear import Linear
 from papers.rvt.model import TokenBatchNorm
 from papers.vars.fourier import FourierTransform
 from papers.vars.kernelized import Grid, refuse_masks
@@ -195,9 +196,9 @@ class VARSStatic(nn.Module):
         self.kernel_norm = nn.Parameter(torch.ones(()), requires_grad=False)
         self.normalize_kernels()
         self.recompute_derived()
-        self.v = nn.Linear(dim, dim, bias=qkv_bias)
+        self.v = Linear(dim, dim, bias=qkv_bias)
         self.norm = TokenBatchNorm(dim)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias)
+        self.proj = Linear(dim, dim, bias=proj_bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
     @torch.no_grad()
