@@ -4,6 +4,24 @@ from common.declaration import Claim, Deviation, Model, Paper
 from common.robustness.full_scale import CIFAR_CLAIMS
 from common.robustness.full_scale import CLAIMS as FULL_SCALE
 
+_CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+
 PAPER = Paper(
     slug="augmix",
     title="AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty",
@@ -74,6 +92,15 @@ PAPER = Paper(
             kind="cost",
         ),
         *FULL_SCALE,
+        Claim(
+            name="corruption_cells",
+            statement="Top-1 accuracy under each corruption and severity of ImageNet-C.",
+            kind="numbers",
+            needs=("imagenet-c", "checkpoint"),
+            settles=tuple(
+                (f"imagenet-c/{name}/{severity}", "top1") for name in _CORRUPTIONS for severity in range(1, 6)
+            ),
+        ),
         *CIFAR_CLAIMS,
     ),
     deviations=(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from common.manifest import load_manifest
 from common.measurement import Finding, Result
 from common.robustness import embedded
+from common.robustness.full_scale_measures import imagenet_c
 from common.robustness.metrics.corruption import alexnet
 from common.run import Run
 from papers.augmix import pillow
@@ -113,6 +115,18 @@ def robustness_and_calibration(run: Run) -> Iterator[Result]:
     yield from embedded.more_robust(table, PLAIN, metrics)
     yield embedded.difference_picture("differences", table, PLAIN, metrics)
     yield embedded.corruption_picture("corruptions", table)
+
+
+def corruption_cells(run: Run) -> Iterator[Result]:
+    """Accuracy under each corruption and severity of ImageNet-C, from the same records as ``imagenet_c``."""
+    for measured in imagenet_c(run):
+        _, _, cell = measured.metric.partition("corruption_error/")
+        if not cell:
+            continue
+        interval = measured.interval and (100 - measured.interval[1], 100 - measured.interval[0])
+        yield replace(
+            measured, dataset=f"imagenet-c/{cell}", metric="top1", value=100 - measured.value, interval=interval
+        )
 
 
 def cost(run: Run) -> Iterator[Result]:
