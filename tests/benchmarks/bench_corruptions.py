@@ -1,8 +1,7 @@
 """Throughput of the corruptions beside the PyPI package imagecorruptions 1.1.2, in one process, interleaved.
 
-``python -m tests.benchmarks.bench_corruptions``, or ``./reproduce.sh bench corruptions``. The package is no dependency:
-``pip install --no-deps imagecorruptions==1.1.2 && pip install opencv-python-headless scikit-image "setuptools<81"``
-puts it beside us; without it, only our own times are printed.
+``python -m tests.benchmarks.bench_corruptions``, or ``./reproduce.sh bench corruptions``. The package is no dependency;
+without it, only our own times are printed.
 """
 
 from __future__ import annotations
@@ -28,6 +27,11 @@ PHOTO = Path(__file__).parents[1] / "parity" / "imagenet-c" / "imagenet_determin
 #: The package takes this many images a sample; glass blur takes most of a second for one.
 REFERENCE_IMAGES = {"glass_blur": 1, "zoom_blur": 2}
 REFERENCE_IMAGES_DEFAULT = 4
+
+#: What installs the package, which states too few and too old requirements.
+INSTALL = (
+    'pip install --no-deps imagecorruptions==1.1.2 && pip install opencv-python-headless scikit-image "setuptools<81"'
+)
 
 Reference = Callable[[NDArray[np.uint8], str, int], NDArray[np.uint8]]
 
@@ -125,7 +129,9 @@ def main(arguments: list[str] | None = None) -> int:
         table.add_row("least", "", "", f"{min(ratios):.1f}")
     Console().print(table)
     if reference is None:
-        Console().print("imagecorruptions is not installed, so nothing was compared; see the top of this file.")
+        Console().print(
+            f"imagecorruptions is not installed, so nothing was compared; get it by: {INSTALL}", markup=False
+        )
     return 0
 
 
