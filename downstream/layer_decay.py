@@ -58,7 +58,8 @@ class LayerDecay:
                 backbone.model, weight_decay, exempt, layer_decay=self.settings["layer_decay"]
             )
             for group in layers:
-                groups.append({**group, "lr": lr * group.pop("lr_scale")})
+                scale = group.pop("lr_scale")
+                groups.append({**group, "lr": lr * scale})
                 taken |= {id(parameter) for parameter in group["params"]}
         rest = [each for each in model.parameters() if each.requires_grad and id(each) not in taken]
         head = {"lr": lr * self.settings["head_lr_mult"]}

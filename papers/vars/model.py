@@ -27,6 +27,7 @@ from papers.rvt.model import VARIANTS as RVT_VARIANTS
 from papers.rvt.model import RobustTransformer, TokenBatchNorm, build
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
 from papers.vars.kernelized import KernelizedAttention
+from papers.vars.resizing import resize_grid  # noqa: F401  (downstream looks for it beside the class)
 from papers.vars.static import VARSStatic
 
 ATTENTIONS: dict[str, Callable[..., nn.Module]] = {

@@ -1,0 +1,161 @@
+"""The adapter: any timm model as a backbone of mmdet and mmseg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+import downstream  # noqa: F401  (before anything of OpenMMLab)
+import papers  # noqa: F401  (registers the models)
+from common.checkpoints import take_form, to_released
+from common.errors import UserError
+from downstream.backbone import TimmFeatures
+from downstream.layer_decay import LayerDecay
+from downstream.pyramid import SimplePyramid
+
+SMALL_RVT = {"embed_dims": (16,), "depths": (2,), "num_heads": (2,), "stem_width": 8}
+SMALL_SWIN = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
+SMALL_VIT = {"embed_dim": 16, "depth": 3, "num_heads": 2}
+
+
+def small(name: str, **options: Any) -> TimmFeatures:
+    """A narrow model of each family."""
+    if "swin" in name:
+        arguments: dict[str, Any] = SMALL_SWIN
+    elif "rvt" in name:
+        arguments = SMALL_RVT
+    elif "vit" in name or "deit" in name:
+        arguments = SMALL_VIT
+    elif name.startswith("fan"):
+        arguments = {"embed_dim": 16, "depth": 2, "num_heads": 2}
+    else:
+        arguments = {}
+    return TimmFeatures(name, model_args=arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [
+        ("rvt_tiny", [16]),
+        ("vars_d_rvt_tiny", [16]),
+        ("vars_d_deit_tiny", [16]),
+        ("fan_tiny_12_p16_224", [16]),
+        ("fan_tiny_8_p4_hybrid", [4, 8, 16]),
+        ("swin_tiny_patch4_window7_224", [4, 8, 16, 32]),
+        ("vit_tiny_patch16_224", [16]),
+        ("resnet18", [2, 4, 8, 16, 32]),
+    ],
+)
+def test_maps_have_the_declared_channels_and_strides_at_any_size(name: str, strides: list[int]) -> None:
+    backbone = small(name).eval()
+    assert backbone.strides == strides
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, 96, 160))
+    assert [tuple(each.shape) for each in maps] == [
+        (1, channels, 96 // stride, 160 // stride)
+        for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", ["vars_s_rvt_tiny", "vars_sd_rvt_tiny", "rvt_tiny_plus"])
+def test_models_tied_to_a_grid_are_built_for_a_size(name: str) -> None:
+    options = {**SMALL_RVT, "scaled_blocks": 2} if name.endswith("plus") else SMALL_RVT
+    backbone = TimmFeatures(name, img_size=(64, 96), model_args=options).eval()
+    with torch.no_grad():
+        assert backbone(torch.randn(1, 3, 64, 96))[0].shape == (1, 16, 4, 6)
+        with pytest.raises(UserError, match="img_size"):
+            backbone(torch.randn(1, 3, 96, 96))
+
+
+@pytest.mark.parametrize("name", ["vars_d_rvt_tiny", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224", "resnet18"])
+def test_every_trained_parameter_gets_a_gradient_with_and_without_checkpointing(name: str) -> None:
+    """Parameters without one would stop distributed training."""
+    images = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        backbone = small(name, grad_checkpointing=checkpointing)
+        sum(each.square().sum() for each in backbone(images)).backward()
+        lacking = [each for each, value in backbone.named_parameters() if value.requires_grad and value.grad is None]
+        assert not lacking
+        gradients.append([value.grad for value in backbone.parameters() if value.requires_grad])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_frozen_stages_neither_train_nor_move_their_statistics() -> None:
+    backbone = small("resnet18", frozen_stages=1).train()
+    frozen = {name.split(".")[1] for name, value in backbone.named_parameters() if not value.requires_grad}
+    assert frozen == {"conv1", "bn1", "layer1"}
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    backbone(torch.randn(2, 3, 64, 64))
+    moved = {name.split(".")[1] for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"layer2", "layer3", "layer4"}
+
+
+def test_norm_eval_keeps_statistics_and_drop_path_reaches_the_model() -> None:
+    backbone = small("resnet18", norm_eval=True, drop_path_rate=0.5).train()
+    assert not any(each.training for each in backbone.modules() if isinstance(each, torch.nn.BatchNorm2d))
+    assert any(type(each).__name__ == "DropPath" for each in backbone.modules())
+
+
+def test_learning_rates_decay_towards_the_stem() -> None:
+    backbone = small("vit_tiny_patch16_224")
+    head = torch.nn.Linear(16, 2)
+    settings = {"optimizer": {"type": "AdamW", "lr": 1.0, "weight_decay": 0.1}}
+    model = torch.nn.ModuleDict({"backbone": backbone, "head": head})
+    wrapper = LayerDecay(settings, {"layer_decay": 0.5, "head_lr_mult": 10.0})(model)
+    rate = {id(value): group["lr"] for group in wrapper.optimizer.param_groups for value in group["params"]}
+    decay = {id(value): group["weight_decay"] for group in wrapper.optimizer.param_groups for value in group["params"]}
+    assert set(rate) == {id(value) for value in model.parameters()}
+    rates = [rate[id(block.mlp.fc1.weight)] for block in backbone.model.blocks]
+    assert rates[1] == 2 * rates[0]
+    assert rates[2] == 2 * rates[1]
+    assert rate[id(backbone.model.patch_embed.proj.weight)] == rates[0] / 2
+    assert rate[id(head.weight)] == 10.0
+    assert decay[id(head.weight)] == 0.1
+    assert decay[id(head.bias)] == decay[id(backbone.model.pos_embed)] == 0.0
+
+
+def test_the_simple_pyramid_makes_every_stride_from_the_nearest_map() -> None:
+    pyramid = SimplePyramid([8, 16], [16, 32], out_channels=4, num_outs=5)
+    assert pyramid.sources == [0, 0, 0, 1]
+    levels = pyramid([torch.randn(1, 8, 4, 6), torch.randn(1, 16, 2, 3)])
+    assert [tuple(level.shape[1:]) for level in levels] == [(4, 16, 24), (4, 8, 12), (4, 4, 6), (4, 2, 3), (4, 1, 2)]
+    with pytest.raises(UserError, match="power of two"):
+        SimplePyramid([8], [12])
+
+
+@pytest.mark.parametrize("name", ["vars_s_rvt_tiny", "vars_sd_rvt_tiny", "vit_tiny_patch16_224", "rvt_tiny"])
+def test_a_classifier_is_loaded_for_larger_images(name: str, tmp_path: Path) -> None:
+    arguments = SMALL_VIT if name.startswith("vit") else SMALL_RVT
+    classifier = timm.create_model(name, img_size=64, **arguments).eval()
+    torch.save({"model": to_released(classifier)}, tmp_path / "classifier.pth")
+    same = TimmFeatures(name, img_size=64, checkpoint=tmp_path / "classifier.pth", model_args=arguments).eval()
+    larger = TimmFeatures(name, img_size=128, checkpoint=tmp_path / "classifier.pth", model_args=arguments).eval()
+    same.init_weights()
+    larger.init_weights()
+    take_form(classifier, {})  # the file counts as released
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = classifier.forward_intermediates(images, indices=1, intermediates_only=True)[0]
+        torch.testing.assert_close(same(images)[0], expected)
+        assert larger(torch.randn(1, 3, 128, 128))[0].shape[-2:] == (8, 8)
+
+
+def test_a_damaged_classifier_is_refused(tmp_path: Path) -> None:
+    state = dict(timm.create_model("rvt_tiny", **SMALL_RVT).state_dict())
+    del state["transformers.0.blocks.1.norm1.weight"]
+    torch.save(state, tmp_path / "classifier.pth")
+    backbone = small("rvt_tiny", checkpoint=tmp_path / "classifier.pth")
+    with pytest.raises(UserError, match=r"transformers\.0\.blocks\.1\.norm1\.weight"):
+        backbone.init_weights()
+
+
+def test_an_unknown_model_is_named() -> None:
+    with pytest.raises(UserError, match="no model called 'nonsense'"):
+        TimmFeatures("nonsense")
