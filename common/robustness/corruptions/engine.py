@@ -123,6 +123,7 @@ def _check_images(images: Tensor) -> None:
 
 
 def _in_threads(run: Callable[[int, int], None], images: int, chunk: int) -> None:
+    chunk = min(chunk, max(1, -(-images // torch.get_num_threads())))
     workers = min(torch.get_num_threads(), -(-images // chunk))
     if workers <= 1:
         for start in range(0, images, chunk):
