@@ -131,7 +131,8 @@ def vars_is_unrolled(run: Run) -> Iterator[Result]:
     ):
         with one_thread(), torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(run.settings.seed)
-            module = kind(32, num_heads=2, shrinkage="soft", **arguments).double()
+            # Sparse enough that the threshold matters.
+            module = kind(32, num_heads=2, sparsity=2.0, shrinkage="soft", **arguments).double()
             module.qkv.weight.mul_(4)  # as large as features are after training; at random start v is tiny
             tokens = torch.randn(2, 49, 32, dtype=torch.float64)
             codes, objective = module.trajectory(tokens, steps)

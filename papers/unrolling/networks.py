@@ -121,7 +121,7 @@ class TiLISTA(Unrolled):
             code = soft_threshold(state, threshold)
             if selected:
                 size = state.detach().abs()
-                smallest = size.kthvalue(len(size) - selected + 1, dim=0, keepdim=True).values
+                smallest = size.topk(selected, dim=0, sorted=False).values.amin(dim=0, keepdim=True)
                 # An entry below the threshold is zero, however large it is among the others.
                 code = torch.where(size >= torch.maximum(smallest, threshold.detach()), state, code)
             yield code
