@@ -96,7 +96,7 @@ def _check_coco(root: Path, dataset: Any, classes: Sequence[str]) -> None:
         raise UserError(f"{path}: annotation {strays[0]} is of an image that is not listed{_more(strays)}; mend it.")
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder} with the images of {path.name}; unpack the images there.")
-    present = set(os.listdir(folder))
+    present = {entry.name for entry in os.scandir(folder)}
     absent = [name for name in files if name not in present and not (folder / name).is_file()]
     if absent:
         raise UserError(
@@ -131,14 +131,12 @@ def _check_maps(root: Path, dataset: Any, kind: Any, classes: Sequence[str]) -> 
         if highest >= len(classes) + int(reduced):
             raise UserError(
                 f"{path} has the label {highest}, and the config knows {len(classes)} classes"
-                f"{' beside 0 for not annotated' if reduced else ', from 0'}; use the annotations that the config is for."
+                f"{' beside 0 for not annotated' if reduced else ', from 0'}; use annotations that the config is for."
             )
 
 
 def _suffix(dataset: Any, kind: Any, name: str) -> str:
     """A file suffix of a data set: the config's, else the default of its class."""
-
-
     for each in kind.__mro__:
         parameter = inspect.signature(each.__init__).parameters.get(name)
         if name in dataset or parameter is not None:

@@ -26,7 +26,7 @@ from common.errors import UserError, nearest
 from common.robustness.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, corrupt
 
 #: Which corruptions and severities a mean is over. ``benchmark``: Michaelis et al. ``fan_detection`` and
-#: ``fan_segmentation``: detection/tools/coco_c_test_all.sh and segmentation/tools/test_city_c.py of the release of FAN at
+#: ``fan_segmentation``: detection/tools/coco_c_test_all.sh and segmentation/tools/test_city_c.py of FAN's release at
 #: ee1b7df, 16 corruptions, and all 19 at severities 1 to 3.
 SETS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "benchmark": (CORRUPTIONS, SEVERITIES),
@@ -94,19 +94,21 @@ def cells(corruptions: str) -> Iterator[tuple[str, int]]:
 
 
 def mean_performance(by_cell: Mapping[str, float], corruptions: str) -> float:
-    """mPC from performances by cell, ``{"fog/3": 20.1, ...}``.
+    """Return mPC from performances by cell, ``{"fog/3": 20.1, ...}``.
 
     Raises:
         UserError: a cell is missing.
     """
     missing = [f"{name}/{severity}" for name, severity in cells(corruptions) if f"{name}/{severity}" not in by_cell]
     if missing:
-        raise UserError(f"mPC needs every corruption and severity; {missing[0]} is missing (and {len(missing) - 1} more).")
+        raise UserError(
+            f"mPC needs every corruption and severity; {missing[0]} is missing (and {len(missing) - 1} more)."
+        )
     return float(np.mean([by_cell[f"{name}/{severity}"] for name, severity in cells(corruptions)]))
 
 
 def relative_performance(mean: float, clean: float) -> float:
-    """rPC in per cent, from mPC and the performance on clean images.
+    """Return rPC in per cent, from mPC and the performance on clean images.
 
     Raises:
         UserError: the clean performance is 0, where rPC is not defined.

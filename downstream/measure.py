@@ -55,7 +55,9 @@ def choose(slug: str, dataset: str, wanted: str | None) -> str:
     if wanted is None:
         return next((name for name in _PREFERRED if name in own), own[0])
     if wanted not in own:
-        raise UserError(f"{slug} has no setting {wanted!r} for {dataset}.{nearest(wanted, own)} It has {', '.join(own)}.")
+        raise UserError(
+            f"{slug} has no setting {wanted!r} for {dataset}.{nearest(wanted, own)} It has {', '.join(own)}."
+        )
     return wanted
 
 
@@ -142,7 +144,7 @@ def _measure(run: Run, dataset: str, name: str) -> Iterator[Result]:
 
 
 def _measure_corrupted(run: Run, dataset: str, name: str) -> Iterator[Result]:
-    """mPC over every set of corruptions that the config names; the row is of the first, the others are beside it."""
+    """Mean and relative performance over the set of corruptions that the config names."""
     start = time.monotonic()
     opened = _open(run, dataset)
     clean = _clean(run, dataset)

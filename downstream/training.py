@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 
 from common.errors import UserError, nearest
 from downstream import backbone, hooks, layer_decay, pyramid, segformer  # noqa: F401  (they register what configs name)
-from downstream.backbone import TimmFeatures, find_backbones
+from downstream.backbone import TimmFeatures
 from downstream.checkpoints import load_finetuned
 from downstream.corruption import corrupt_pipeline
 
@@ -194,7 +194,7 @@ def _shorten(config: Config, iterations: int) -> None:
 
 @contextlib.contextmanager
 def _quiet(verbose: bool) -> Iterator[None]:
-    """mmengine's log goes to a file in the folder of the job, and to the terminal where ``verbose``."""
+    """Let mmengine's log go to a file in the folder of the job, and to the terminal where ``verbose``."""
     if verbose:
         yield
         return

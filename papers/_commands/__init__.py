@@ -55,7 +55,7 @@ COMMANDS: dict[str, Command] = {
 OF_PAPER: dict[str, Command] = {
     "": Command("papers._commands.reproduce", "Measure the claims of {title!r} ({venue}) and report.", models=True),
     "downstream": Command(
-        "papers._commands.downstream", "Detection and segmentation with the backbones of {title!r} ({venue}).", models=True
+        "papers._commands.downstream", "Detection and segmentation with the models of {title!r} ({venue}).", models=True
     ),
     "train": Command("papers._commands.train", "Train a model of {title!r} ({venue}).", models=True),
 }

@@ -71,7 +71,9 @@ def test_models_tied_to_a_grid_are_built_for_a_size(name: str) -> None:
             backbone(torch.randn(1, 3, 96, 96))
 
 
-@pytest.mark.parametrize("name", ["vars_d_rvt_tiny", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224", "resnet18"])
+@pytest.mark.parametrize(
+    "name", ["vars_d_rvt_tiny", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224", "resnet18"]
+)
 def test_every_trained_parameter_gets_a_gradient_with_and_without_checkpointing(name: str) -> None:
     """Parameters without one would stop distributed training."""
     images = torch.randn(2, 3, 64, 64)
@@ -93,7 +95,9 @@ def test_frozen_stages_neither_train_nor_move_their_statistics() -> None:
     assert frozen == {"conv1", "bn1", "layer1"}
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     backbone(torch.randn(2, 3, 64, 64))
-    moved = {name.split(".")[1] for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name.split(".")[1] for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert moved == {"layer2", "layer3", "layer4"}
 
 

@@ -26,7 +26,9 @@ def test_an_image_is_corrupted_as_anywhere_else_and_in_its_own_colours() -> None
 
 def test_what_happens_depends_on_the_file_alone() -> None:
     transform = CorruptImage("gaussian_noise", 2)
-    first, again, other = (transform({"img": _image(), "img_path": path})["img"] for path in ("x/1.jpg", "y/1.jpg", "2.jpg"))
+    first, again, other = (
+        transform({"img": _image(), "img_path": path})["img"] for path in ("x/1.jpg", "y/1.jpg", "2.jpg")
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 

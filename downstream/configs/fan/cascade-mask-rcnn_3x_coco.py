@@ -1,12 +1,12 @@
-# FAN-Hybrid: github.com/NVlabs/FAN detection/configs and detection/models/fan.py @ee1b7df. The last block's map and, by a
-# convolution with stride 2, the map after class attention are the third and fourth level.
+# FAN-Hybrid: github.com/NVlabs/FAN detection/configs and detection/models/fan.py @ee1b7df. The last block's map and,
+# by a convolution with stride 2, the map after class attention are the third and fourth level.
 _base_ = ["../shared/mask-rcnn_3x_coco.py", "../shared/cascade.py"]
 
 corruptions = "fan_detection"
 model = dict(
     type="CascadeRCNN",
-    roi_head=_base_.cascade_roi_head,  # noqa: F821
-    train_cfg=dict(rcnn=_base_.cascade_rcnn),  # noqa: F821
+    roi_head=_base_.cascade_roi_head,
+    train_cfg=dict(rcnn=_base_.cascade_rcnn),
     backbone=dict(
         name="fan_tiny_8_p4_hybrid",
         out_indices=(0, 1, -2, -1),

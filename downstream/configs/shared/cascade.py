@@ -1,5 +1,5 @@
 # What makes Cascade Mask R-CNN of a Mask R-CNN: three stages with four convolutions, batch norm and GIoU loss each.
-# github.com/SwinTransformer/Swin-Transformer-Object-Detection @c7b20110 ("giou_4conv1f"); FAN's detectors have the same.
+# github.com/SwinTransformer/Swin-Transformer-Object-Detection @c7b20110 ("giou_4conv1f"); FAN's are alike.
 cascade_roi_head = dict(
     type="CascadeRoIHead",
     num_stages=3,
@@ -34,9 +34,7 @@ cascade_rcnn = [
             match_low_quality=False,
             ignore_iof_thr=-1,
         ),
-        sampler=dict(
-            type="RandomSampler", num=512, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True
-        ),
+        sampler=dict(type="RandomSampler", num=512, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True),
         mask_size=28,
         pos_weight=-1,
         debug=False,

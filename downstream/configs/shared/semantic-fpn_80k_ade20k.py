@@ -1,5 +1,5 @@
-# Semantic FPN, 80,000 iterations of 16 crops of 512 pixels; AdamW, learning rate 2e-4, decay 1e-4, as PVT and PoolFormer
-# train it in mmseg (mmseg::poolformer).
+# Semantic FPN, 80,000 iterations of 16 crops of 512 pixels; AdamW, learning rate 2e-4, decay 1e-4, as PoolFormer's in
+# mmseg (mmseg::poolformer), but for twice as long.
 _base_ = [
     "mmseg::_base_/models/fpn_r50.py",
     "mmseg::_base_/datasets/ade20k.py",

@@ -4,7 +4,7 @@ _base_ = ["../shared/mask-rcnn_3x_coco.py", "../shared/cascade.py"]
 
 model = dict(
     type="CascadeRCNN",
-    roi_head=_base_.cascade_roi_head,  # noqa: F821
-    train_cfg=dict(rcnn=_base_.cascade_rcnn),  # noqa: F821
+    roi_head=_base_.cascade_roi_head,
+    train_cfg=dict(rcnn=_base_.cascade_rcnn),
     backbone=dict(name="swin_tiny_patch4_window7_224", drop_path_rate=0.2, output_norm=True),
 )

@@ -1,4 +1,5 @@
-# Stochastic depth: github.com/SwinTransformer/Swin-Transformer-Object-Detection @c7b20110, configs/swin; 0.2 for Swin-S, too.
+# Stochastic depth: github.com/SwinTransformer/Swin-Transformer-Object-Detection @c7b20110, configs/swin;
+# 0.2 for Swin-S, too.
 _base_ = "../shared/mask-rcnn_3x_coco.py"
 
 model = dict(

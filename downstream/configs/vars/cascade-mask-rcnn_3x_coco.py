@@ -3,6 +3,6 @@ _base_ = ["./mask-rcnn_3x_coco.py", "../shared/cascade.py"]
 
 model = dict(
     type="CascadeRCNN",
-    roi_head=_base_.cascade_roi_head,  # noqa: F821
-    train_cfg=dict(rcnn=_base_.cascade_rcnn),  # noqa: F821
+    roi_head=_base_.cascade_roi_head,
+    train_cfg=dict(rcnn=_base_.cascade_rcnn),
 )

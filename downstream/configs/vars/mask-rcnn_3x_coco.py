@@ -14,7 +14,9 @@ train_pipeline = [
     dict(type="RandomFlip", prob=0.5),
     # Large-scale jitter, as in ViTDet.
     dict(type="RandomResize", scale=(size, size), ratio_range=(0.1, 2.0), keep_ratio=True),
-    dict(type="RandomCrop", crop_type="absolute", crop_size=(size, size), recompute_bbox=True, allow_negative_crop=True),
+    dict(
+        type="RandomCrop", crop_type="absolute", crop_size=(size, size), recompute_bbox=True, allow_negative_crop=True
+    ),
     dict(type="PackDetInputs"),
 ]
 test_pipeline = [

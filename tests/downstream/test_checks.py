@@ -1,0 +1,120 @@
+"""Bad data is named in one sentence before training starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+import downstream  # noqa: F401  (before anything of OpenMMLab)
+import papers  # noqa: F401  (registers the models)
+from common.errors import UserError
+from downstream.checks import check
+from downstream.composition import GARMENTS
+from downstream.training import CONFIGS, Job, prepare
+
+
+def _coco(root: Path) -> None:
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (root / split).mkdir()
+        Image.new("RGB", (8, 8)).save(root / split / "1.jpg")
+        content = {
+            "images": [{"id": 1, "file_name": "1.jpg", "height": 8, "width": 8}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}],
+            "categories": [{"id": number, "name": name} for number, name in enumerate(GARMENTS, start=1)],
+        }
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def _ade20k(root: Path) -> None:
+    for split in ("training", "validation"):
+        for part in ("images", "annotations"):
+            (root / part / split).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / "images" / split / "1.jpg")
+        Image.fromarray(np.full((8, 8), 6, np.uint8)).save(root / "annotations" / split / "1.png")
+
+
+def _prepared(kind: str, root: Path) -> Config:
+    job = Job(
+        config=CONFIGS / "embedded" / f"{kind}.py",
+        data=root,
+        folder=root / "run" / "x",
+        model="rvt_tiny",
+        model_args={"embed_dims": (16,), "depths": (1,), "num_heads": (2,)},
+        workers=0,
+    )
+    return prepare(job)
+
+
+def _change(path: str, key: str, value: object) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        content = json.loads((root / path).read_text())
+        content[key] = value
+        (root / path).write_text(json.dumps(content))
+
+    return change
+
+
+_TRAIN, _VAL = "annotations/instances_train2017.json", "annotations/instances_val2017.json"
+_OTHERS = [{"id": 1, "name": "person"}]
+_MORE = [*({"id": number, "name": name} for number, name in enumerate(GARMENTS, start=1)), {"id": 9, "name": "hat"}]
+_STRAY = [{"id": 7, "image_id": 5, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda root: (root / _TRAIN).unlink(), "no annotation file .*instances_train2017.json"),
+        (lambda root: (root / _VAL).write_text(""), "instances_val2017.json is not a COCO annotation file"),
+        (lambda root: (root / _VAL).write_text("{}"), "lacks 'images'"),
+        (_change(_TRAIN, "annotations", []), "has no annotations"),
+        (_change(_TRAIN, "images", []), "has no images"),
+        (_change(_VAL, "categories", _OTHERS), "no category 'Trouser'.*its categories are person"),
+        (_change(_VAL, "categories", _MORE), "has the category 'hat', which the config does not know"),
+        (_change(_TRAIN, "annotations", _STRAY), "annotation 7 is of an image that is not listed"),
+        (lambda root: (root / "train2017/1.jpg").unlink(), "lists 1.jpg, which is not in .*train2017"),
+    ],
+)
+def test_bad_annotations_of_coco_are_named(tmp_path: Path, spoil: Callable[[Path], object], sentence: str) -> None:
+    _coco(tmp_path)
+    config = _prepared("mask-rcnn", tmp_path)
+    check(config)
+    spoil(tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda root: (root / "annotations/validation/1.png").unlink(), "annotations/validation has no files"),
+        (lambda root: (root / "images/training/1.jpg").unlink(), "images/training has no files"),
+        (lambda root: Image.new("RGB", (8, 8)).save(root / "images/training/2.jpg"), "no semantic map .*2.png"),
+        (
+            lambda root: Image.fromarray(np.full((8, 8), 7, np.uint8)).save(root / "annotations/training/1.png"),
+            "has the label 7, and the config knows 6 classes",
+        ),
+        (lambda root: (root / "annotations/training/1.png").write_text("x"), "cannot be read as an image"),
+    ],
+)
+def test_bad_semantic_maps_are_named(tmp_path: Path, spoil: Callable[[Path], object], sentence: str) -> None:
+    _ade20k(tmp_path)
+    config = _prepared("upernet", tmp_path)
+    check(config)
+    spoil(tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        check(config)
+
+
+def test_heads_that_do_not_fit_the_classes_are_named(tmp_path: Path) -> None:
+    _coco(tmp_path)
+    config = _prepared("mask-rcnn", tmp_path)
+    config.model.roi_head.mask_head.num_classes = 80
+    with pytest.raises(UserError, match="mask_head has 80 classes and its data set 5"):
+        check(config)
