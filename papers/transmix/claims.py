@@ -61,7 +61,7 @@ def label_mixing(run: Run) -> Iterator[Result]:
     """Train a small vision transformer without mixing, with CutMix and with TransMix; compare robustness."""
     table = embedded.compare(run, contenders(PLAIN, CUTMIX, TRANSMIX), RECIPE)
     yield from embedded.measurements(table, run.settings.quick)
-    against = table.drop(index=PLAIN)
+    against = table.drop(index=PLAIN, level="model")
     yield from embedded.more_robust(against, CUTMIX, ("top1", *embedded.ROBUSTNESS_METRICS))
     yield embedded.difference_picture("label_mixing", table, CUTMIX)
     yield embedded.corruption_picture("corruptions", table)
@@ -87,7 +87,7 @@ def visible_objects(run: Run) -> Iterator[Result]:
 def attention_alone(run: Run) -> Iterator[Result]:
     """Train with the share by attention alone (Figure 1) beside the mean with the area (section 4.1)."""
     table = embedded.compare(run, contenders(TRANSMIX, ATTENTION), RECIPE)
-    yield from embedded.measurements(table.drop(index=TRANSMIX), run.settings.quick)
+    yield from embedded.measurements(table.drop(index=TRANSMIX, level="model"), run.settings.quick)
     for metric in ("top1", *embedded.ROBUSTNESS_METRICS):
         estimate = embedded.differences(table, ATTENTION, metric)[TRANSMIX]
         statement = f"The mean of area and attention gives a higher {metric} than attention alone."
