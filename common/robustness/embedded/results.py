@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -77,11 +76,7 @@ def more_robust(table: pd.DataFrame, baseline: str, metrics: Sequence[str] = ROB
 def difference_finding(statement: str, estimate: Estimate, seeds: int, unit: str = "points") -> Finding:
     """The finding that a difference is above zero: it holds, or not, where the interval leaves out zero."""
     verdict: FindingVerdict = "unclear"
-    # Equal differences at every seed come from the coarseness of a few hundred images, not from certainty.
-    degenerate = estimate.low == estimate.high
-    if degenerate:
-        estimate = Estimate(estimate.value, -math.inf, math.inf)
-    elif estimate.low > 0:
+    if estimate.low > 0:
         verdict = "holds"
     elif estimate.high < 0:
         verdict = "does not hold"
@@ -98,22 +93,26 @@ def difference_finding(statement: str, estimate: Estimate, seeds: int, unit: str
 
 def difference_picture(name: str, table: pd.DataFrame, baseline: str, metrics: Sequence[str] = METRICS) -> Picture:
     """Paired differences to ``baseline`` with intervals, a panel a metric."""
-    panels = {
-        metric: {n: (e.value, e.low, e.high) for n, e in improvements(table, baseline, metric).items()}
-        for metric in metrics
-    }
-    finite = all(math.isfinite(low) for panel in panels.values() for _, low, _ in panel.values())
-    if not finite:
-        panels = {m: {n: (v, v, v) for n, (v, _, _) in panel.items()} for m, panel in panels.items()}
+    estimates = {metric: improvements(table, baseline, metric) for metric in metrics}
     seeds = table.index.get_level_values("seed").nunique()
+    if seeds == 1:
+        bars = "one seed, no interval."
+    else:
+        bars = f"bars are 95 % intervals over {seeds} seeds, paired"
+        equal = any(e.interval is None for panel in estimates.values() for e in panel.values())
+        bars += "; a point without one is a difference that all seeds have alike." if equal else "."
+    panels = {metric: {n: _bar(e) for n, e in panel.items()} for metric, panel in estimates.items()}
     return Picture(
         name=name,
-        caption=(
-            f"Difference to {baseline} in percentage points, to the right where it is better; "
-            + (f"bars are 95 % intervals over {seeds} seeds, paired." if finite else "one seed, no interval.")
-        ),
+        caption=f"Difference to {baseline} in percentage points, to the right where it is better; {bars}",
         svg=figures.intervals(name, panels, xlabel="percentage points", zero=True),
     )
+
+
+def _bar(estimate: Estimate) -> tuple[float, float, float]:
+    """Value and ends of its bar, which has no length where there is no interval."""
+    low, high = estimate.interval or (estimate.value, estimate.value)
+    return estimate.value, low, high
 
 
 def corruption_picture(name: str, table: pd.DataFrame) -> Picture:
@@ -138,6 +137,9 @@ def corruption_picture(name: str, table: pd.DataFrame) -> Picture:
         svg = figures.to_svg(drawn)
     return Picture(
         name=name,
-        caption="Error by corruption (mean over severities) and by severity (mean over corruptions).",
+        caption=(
+            "Error by corruption (mean over severities) and by severity (mean over corruptions). Frost is made of "
+            "textures with the statistics of the original's pictures."
+        ),
         svg=svg,
     )
