@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UserError
@@ -31,16 +30,16 @@ from common.errors import UserError
 Shrink = Callable[[Tensor, "Tensor | float"], Tensor]
 
 
-def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
+def soft_threshold(x: Tensor, threshold: Tensor | float, out: Tensor | None = None) -> Tensor:
     """``sign(x) max(|x| - threshold, 0)``, the proximal map of ``threshold ||x||_1``.
 
     Args:
         x: any shape.
         threshold: non-negative; a number or a tensor that broadcasts against ``x``.
+        out: where to write the result (without gradient).
     """
-    if isinstance(threshold, Tensor):
-        return x.sign() * F.relu(x.abs() - threshold)
-    return F.softshrink(x, threshold)
+    # x less its clipped self: two passes over memory.
+    return torch.sub(x, x.clamp(-threshold, threshold), out=out)
 
 
 def shrunk_affine(

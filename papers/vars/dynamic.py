@@ -35,6 +35,7 @@ from papers.vars.sparse import (
     SHRINKAGES,
     Shrinkage,
     Trajectory,
+    code_unit,
     final_code,
     iterate,
     objective,
@@ -48,7 +49,7 @@ class _Problem(NamedTuple):
 
     templates: Tensor  # P, (h, B, N, m)
     gram: Tensor  # G, (h * B, m, m)
-    drive: Tensor  # P^T v, (h * B, m, d)
+    drive: Tensor  # v^T P, (h * B, d, m)
     step: Tensor  # s, (h * B, 1, 1) or (1, 1, 1)
     value: Tensor  # v, (h, B, N, d)
 
@@ -62,7 +63,7 @@ class _Templates(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, projection: Tensor, static: Tensor | None) -> Tensor:
         (batch, tokens, heads, _), own = q.shape, projection.shape[-1]
-        inverse = q.norm(dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
+        inverse = q.square().sum(dim=-1, keepdim=True).sqrt_().clamp_min_(1e-12).reciprocal_()
         unit = (q * inverse).permute(2, 0, 1, 3).flatten(1, 2)  # (h, B N, d), without a copy
         if static is None:
             dynamic = templates = (unit @ projection).exp_().unflatten(1, (batch, tokens))
@@ -71,7 +72,7 @@ class _Templates(torch.autograd.Function):
             dynamic = templates[..., :own]
             torch.exp((unit @ projection).view_as(dynamic), out=dynamic)
             templates[..., own:] = static.unsqueeze(1)
-        dynamic /= dynamic.square().sum(dim=-2, keepdim=True).sqrt_()  # several times as fast as vector_norm here
+        dynamic /= dynamic.square().sum(dim=-2, keepdim=True).sqrt_()  # several times as fast as vector_norm
         ctx.save_for_backward(unit, inverse, projection, templates)
         return templates
 
@@ -93,7 +94,7 @@ class _Templates(torch.autograd.Function):
 
 
 class _Products(torch.autograd.Function):
-    """``P^T P`` (n, m, m) and ``P^T v`` (n, m, d) of n matrices P (n, N, m) and v (n, N, d).
+    """``P^T P`` (n, m, m) and ``v^T P`` (n, d, m) of n matrices P (n, N, m) and v (n, N, d).
 
     With ``static`` (h, N, k), the last k columns of P, which are the same for the n / h problems of a head, their
     products with each other are formed once.
@@ -107,26 +108,22 @@ class _Products(torch.autograd.Function):
             gram = templates.mT @ templates
         else:
             own, shared = m - static.shape[-1], static.mT @ static
-            gram = templates.new_empty(n, m, m)
-            torch.bmm(templates[..., :own].mT, templates, out=gram[:, :own])
-            gram[:, own:, :own] = gram[:, :own, own:].mT
+            gram, rows = templates.new_empty(n, m, m), templates[..., :own].mT @ templates
+            gram[:, :own], gram[:, own:, :own] = rows, rows[..., own:].mT
             gram[:, own:, own:].unflatten(0, (len(static), -1)).copy_(shared.unsqueeze(1))
-        return gram, templates.mT @ value
+        return gram, value.mT @ templates
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_gram: Tensor, d_drive: Tensor) -> tuple[Tensor | None, ...]:
         templates, value, static = ctx.saved_tensors
         symmetric = d_gram + d_gram.mT
-        d_value, d_static = templates @ d_drive, None
-        d_templates = value @ d_drive.mT
-        if static is None:
-            d_templates.baddbmm_(templates, symmetric)
-        else:
-            own = symmetric.shape[-1] - static.shape[-1]
-            d_templates[..., :own].baddbmm_(templates, symmetric[..., :own])
-            d_templates[..., own:].baddbmm_(templates[..., :own], symmetric[:, :own, own:])
-            d_static = static @ symmetric[:, own:, own:].unflatten(0, (len(static), -1)).sum(dim=1)
+        d_value, d_static = templates @ d_drive.mT, None
+        if static is not None:
+            own = symmetric[:, -static.shape[-1] :, -static.shape[-1] :]
+            d_static = static @ own.unflatten(0, (len(static), -1)).sum(dim=1)
+            own.zero_()
+        d_templates = torch.baddbmm(value @ d_drive, templates, symmetric)
         return d_templates, d_value, d_static
 
 
@@ -231,19 +228,19 @@ class VARSDynamic(nn.Module):
         # In the parameters' precision also under autocast: half of it has too few bits for the dynamics.
         q, v = self.qkv(x).to(self.learned_k.dtype).unflatten(2, (2, self.num_heads, -1)).unbind(2)
         with torch.autocast(x.device.type, enabled=False):
-            return self._problem_of(q, v)
-
-    def _problem_of(self, q: Tensor, v: Tensor) -> _Problem:
-        static = self._static()
-        templates = self._templates(q, static)
-        v = v.permute(2, 0, 1, 3).contiguous()
-        gram, drive = _Products.apply(templates.flatten(0, 1), v.flatten(0, 1), static)
-        if self.step_size is None:
-            bound = gram.detach().abs().sum(dim=-1).amax(dim=-1)[:, None, None] + 1
-            step = self.learned_L / bound
-        else:
-            step = torch.full_like(drive[:1, :1, :1], self.step_size)
-        gram = left_linear(linear(gram, self.learned_k.mT), self.learned_k)
+            static = self._static()
+            templates = self._templates(q, static)
+            v = v.permute(2, 0, 1, 3).contiguous()
+            del q  # with the last view of it the projection is freed
+            gram, drive = _Products.apply(templates.flatten(0, 1), v.flatten(0, 1), static)
+            if self.step_size is None:
+                # The matrix is symmetric, and sums over its rows are the faster ones.
+                bound = gram.detach().abs().sum(dim=-2).amax(dim=-1)[:, None, None] + 1
+                step = self.learned_L / bound
+            else:
+                step = torch.full_like(drive[:1, :1, :1], self.step_size)
+            gram = linear(gram, self.learned_k.mT)
+            gram = left_linear(gram, self.learned_k)
         return _Problem(templates, gram, drive, step, v)
 
     def _sparsity(self) -> Tensor:
@@ -256,7 +253,7 @@ class VARSDynamic(nn.Module):
                 problem.gram, problem.drive, problem.step, self._sparsity(), self.steps, self.shrinkage,
                 self.initial == "zero",
             )  # fmt: skip
-            x = problem.templates @ code.view(*problem.templates.shape[:2], *code.shape[1:])
+            x = problem.templates @ code.view(*problem.templates.shape[:2], *code.shape[1:]).mT
             if self.normalization == "rows":
                 x = x / (problem.templates @ problem.templates.sum(dim=-2).unsqueeze(-1))
             return x
@@ -277,9 +274,9 @@ class VARSDynamic(nn.Module):
         steps, sparsity = self.steps if steps is None else steps, self._sparsity()
         transition = transition_matrix(gram, step)
         found = iterate(transition, drive, step, sparsity, steps, self.shrinkage, self.initial == "zero")
-        stacked = torch.stack([code for _, code in found])
+        stacked = torch.stack([code.mT for _, code in found]) * code_unit(step, self.shrinkage)
         energy = value.flatten(0, 1).square().sum(dim=(-2, -1))
-        objectives = objective(stacked, gram @ stacked, drive, energy, sparsity)
+        objectives = objective(stacked, gram @ stacked, drive.mT, energy, sparsity)
         by_image = (self.num_heads, len(x))
         return Trajectory(
             stacked.unflatten(1, by_image).transpose(1, 2), objectives.unflatten(1, by_image).transpose(1, 2)

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from common.sparse_coding import soft_threshold
+
 Shrinkage = Literal["soft", "gelu"]
 SHRINKAGES: tuple[Shrinkage, ...] = ("soft", "gelu")
 
@@ -42,37 +44,43 @@ def shrink(x: Tensor, threshold: Tensor | float, shrinkage: Shrinkage) -> Tensor
 
     ``soft`` is the publication's threshold, ``sign(x) max(|x| - threshold, 0)``; ``gelu`` the form released for
     VARS-D and VARS-SD, ``sign(x) GELU(|x| - threshold)``, which is smooth but leaves values below the threshold
-    non-zero. ``threshold`` is a number or broadcasts against ``x``.
+    non-zero. ``threshold`` is not negative, a number or broadcasts against ``x``.
     """
     if shrinkage == "gelu":
         return F.gelu(x.abs() - threshold) * x.sign()
-    if isinstance(threshold, Tensor):
-        return x.sign() * F.relu(x.abs() - threshold)
-    return F.softshrink(x, threshold)
+    return soft_threshold(x, threshold)
 
 
 def _shrink_into(out: Tensor | None, x: Tensor, threshold: Tensor, shrinkage: Shrinkage) -> Tensor:
-    """:func:`shrink` for thresholds that are not negative, in few passes and without gradient."""
-    if shrinkage == "soft":
-        return torch.sub(x, x.clamp(-threshold, threshold), out=out)
-    return torch.mul(F.gelu(x.abs().sub_(threshold)), x.sign(), out=out)
+    """:func:`shrink` in few passes, without gradient."""
+    if shrinkage == "gelu":
+        return torch.mul(F.gelu(x.abs().sub_(threshold)), x.sign(), out=out)
+    # A number takes one pass, but reading it would wait for another device.
+    if threshold.numel() == 1 and x.device.type == "cpu":
+        return torch.ops.aten.softshrink.out(
+            x, max(float(threshold), 0), out=torch.empty_like(x) if out is None else out
+        )
+    return soft_threshold(x, threshold, out)
 
 
-def _unshrink_into(
-    out: Tensor | None, gradient: Tensor, x: Tensor, code: Tensor, threshold: Tensor, shrinkage: Shrinkage
-) -> Tensor:
+def _unshrink_into(out: Tensor, gradient: Tensor, x: Tensor, code: Tensor, threshold: Tensor, shrinkage: Shrinkage):
     """The gradient of ``x``, given that of ``code``, to which ``x`` was shrunk."""
-    out = torch.empty_like(gradient) if out is None else out
-    if shrinkage == "soft":  # it passes where the code is not zero
-        return torch.ops.aten.softshrink_backward.grad_input(gradient, code, 0, grad_input=out)
-    return torch.ops.aten.gelu_backward.grad_input(gradient, x.abs().sub_(threshold), grad_input=out)
+    if shrinkage == "gelu":
+        return torch.ops.aten.gelu_backward.grad_input(gradient, x.abs().sub_(threshold), grad_input=out)
+    # It passes where the code is not zero.
+    return torch.ops.aten.softshrink_backward.grad_input(gradient, code, 0, grad_input=out)
 
 
-def transition_matrix(gram: Tensor, step: Tensor) -> Tensor:
-    """``I - s G``, (n, m, m), of G (n, m, m); not differentiable."""
-    result = gram.detach() * -step.detach()
+def transition_matrix(gram: Tensor, step: Tensor, out: Tensor | None = None) -> Tensor:
+    """``I - s G``, (n, m, m), of G (n, m, m), written into ``out``; not differentiable."""
+    result = torch.mul(gram.detach(), -step.detach(), out=out)
     result.diagonal(dim1=-2, dim2=-1).add_(1)
     return result
+
+
+def code_unit(step: Tensor, shrinkage: Shrinkage) -> Tensor | float:
+    """The unit c in which the dynamics count codes: the step for soft shrinkage, which commutes with it."""
+    return step if shrinkage == "soft" else 1.0
 
 
 def iterate(
@@ -85,31 +93,37 @@ def iterate(
     from_zero: bool,
     keep: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The dynamics of n problems with m templates and d channels each.
+    """The dynamics of n problems with m templates and d channels each, a row a code: products are faster so.
+
+    With ``u - s (G u - d) = (I - s G) u + s d`` and codes ``u = c w`` in units of c, see :func:`code_unit`,
+
+        w_0 = S_lambda(d) / c,   w_{t+1} = S_{lambda s / c}((I - s G) w_t + (s / c) d).
 
     Args:
         transition: ``I - s G``, (n, m, m).
-        drive: P^T v, (n, m, d).
+        drive: v^T P, (n, d, m).
         step: s, (n, 1, 1) or (1, 1, 1).
         sparsity: lambda, (1,).
         steps: T.
         shrinkage: see :func:`shrink`.
         from_zero: whether u_0 is zero instead of ``S_lambda(P^T v)``.
-        keep: (T, n, m, d) for u_0 to u_{T-1}, if these are to be kept.
+        keep: (T, n, d, m) for w_0 to w_{T-1}, if these are to be kept.
 
     Yields:
-        What was shrunk to u_t, and u_t, each (n, m, d), for t from 0 to T.
+        What was shrunk to w_t, and w_t, each (n, d, m), for t from 0 to T.
     """
-    # u - s (G u - d) = (I - s G) u + s d, with matrix and vector formed once.
-    source, threshold = step * drive, sparsity * step
+    soft = shrinkage == "soft"
+    source, threshold = (drive, sparsity) if soft else (step * drive, sparsity * step)
     places = [None] * (steps + 1) if keep is None else [*keep, None]
     if from_zero:
-        state, code = drive, torch.zeros_like(drive) if places[0] is None else places[0].zero_()
+        code = torch.zeros_like(drive) if places[0] is None else places[0].zero_()
     else:
-        state, code = drive, _shrink_into(places[0], drive, sparsity, shrinkage)
-    yield state, code
+        code = _shrink_into(places[0], drive, sparsity, shrinkage)
+        if soft:
+            code /= step
+    yield drive, code
     for place in places[1:]:
-        state = torch.baddbmm(source, transition, code)
+        state = (code @ transition.mT).add_(source)  # faster than baddbmm
         code = _shrink_into(place, state, threshold, shrinkage)
         yield state, code
 
@@ -123,58 +137,72 @@ class _FinalCode(torch.autograd.Function):
         from_zero: bool,
     ) -> Tensor:  # fmt: skip
         transition = transition_matrix(gram, step)
-        n, m, d = drive.shape
-        # The steps of a problem beside each other, so that sums over steps are products of matrices.
-        codes = drive.new_empty(n, m, steps, d)
-        found = iterate(transition, drive, step, sparsity, steps, shrinkage, from_zero, codes.movedim(2, 0))
-        states = []
-        for state, code in found:  # noqa: B007 (the last)
+        n, d, m = drive.shape
+        # The steps of a problem one below the other, so that sums over steps are products of matrices.
+        codes, states = drive.new_empty(n, steps, d, m), []
+        for state, code in iterate(  # noqa: B007 (the last)
+            transition, drive, step, sparsity, steps, shrinkage, from_zero, codes.transpose(0, 1)
+        ):
             if shrinkage != "soft":
                 states.append(state)
         ctx.save_for_backward(gram, drive, step, sparsity, transition, codes, code, *states[1:])
         ctx.shrinkage, ctx.from_zero = shrinkage, from_zero
-        return code
+        return code * code_unit(step, shrinkage)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         gram, drive, step, sparsity, transition, codes, last, *states = ctx.saved_tensors
-        steps, soft = codes.shape[2], ctx.shrinkage == "soft"
+        steps, soft = codes.shape[1], ctx.shrinkage == "soft"
 
         def dot(a: Tensor, b: Tensor) -> Tensor:
+            """Of n tensors: (n, 1, 1)."""
             return (a.reshape(len(a), 1, -1) @ b.reshape(len(b), -1, 1)).view(-1, 1, 1)
 
-        threshold = sparsity * step
+        unit = code_unit(step, ctx.shrinkage)
+        threshold = sparsity * step / unit
+        d_unit = dot(gradient, last)
+        gradient = gradient * unit
         gradients, signs = torch.empty_like(codes), torch.empty_like(codes)
-        reached = [*codes.unbind(2)[1:], last]
+        reached = [*codes.unbind(1)[1:], last]
         for t in range(steps - 1, -1, -1):
-            here, state = gradients[:, :, t], reached[t] if soft else states[t]
+            here, state = gradients[:, t], reached[t] if soft else states[t]
             _unshrink_into(here, gradient, state, reached[t], threshold, ctx.shrinkage)
-            torch.sign(state, out=signs[:, :, t])
-            gradient = transition.mT @ here
-        d_source, d_threshold = gradients.sum(dim=2), dot(gradients, signs).neg_()
-        d_transition = gradients.flatten(2) @ codes.flatten(2).mT
-        d_drive, d_sparsity = step * d_source, (d_threshold * step).sum()
-        if not ctx.from_zero:
-            gradient = _unshrink_into(None, gradient, drive, codes[:, :, 0], sparsity, ctx.shrinkage)
-            d_drive += gradient
-            d_sparsity -= dot(gradient, drive.sign()).sum()
-        # The transition is I - s G.
-        d_step = dot(d_source, drive) - dot(d_transition, gram) + sparsity * d_threshold
+            torch.sign(state, out=signs[:, t])
+            gradient = here @ transition
+        d_source, d_threshold = gradients.sum(dim=1), dot(gradients, signs).neg_()
+        d_transition = gradients.flatten(1, 2).mT @ codes.flatten(1, 2)
+        d_step = -dot(d_transition, gram)  # the transition is I - s G
         d_gram = d_transition.mul_(-step)
+        if soft:
+            d_drive, d_sparsity = d_source, d_threshold.sum()
+            d_step += d_unit
+        else:
+            d_drive, d_sparsity = step * d_source, (d_threshold * step).sum()
+            d_step += dot(d_source, drive) + sparsity * d_threshold
+        if not ctx.from_zero:
+            if soft:
+                d_step -= dot(gradient, codes[:, 0]) / step
+                gradient /= step
+            gradient = _unshrink_into(torch.empty_like(drive), gradient, drive, codes[:, 0], sparsity, ctx.shrinkage)
+            d_sparsity = d_sparsity - dot(gradient, drive.sign()).sum()
+            d_drive = gradient.add_(d_drive)
         return d_gram, d_drive, d_step.sum_to_size(step.shape), d_sparsity.expand_as(sparsity), None, None, None
 
 
 def final_code(
     gram: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage, from_zero: bool
 ) -> Tensor:
-    """The last u_t of :func:`iterate`, (n, m, d), of G (n, m, m); differentiable (once) in the first four arguments."""
+    """u_T, (n, d, m), of G (n, m, m); differentiable (once) in the first four arguments. See :func:`iterate`.
+
+    Where no gradient is asked for, G is overwritten: it is the largest tensor of the dynamics.
+    """
     if torch.is_grad_enabled():
         return _FinalCode.apply(gram, drive, step, sparsity, steps, shrinkage, from_zero)
-    transition = transition_matrix(gram, step)
+    transition = transition_matrix(gram, step, out=gram)
     for _, code in iterate(transition, drive, step, sparsity, steps, shrinkage, from_zero):  # noqa: B007
         pass
-    return code
+    return code * code_unit(step, shrinkage)
 
 
 def objective(code: Tensor, gram_code: Tensor, drive: Tensor, energy: Tensor, sparsity: Tensor | float) -> Tensor:

@@ -77,6 +77,9 @@ class _SoftAnalysis(torch.autograd.Function):
         steps: int, fourier: FourierTransform,
     ) -> Tensor:  # fmt: skip
         kernels, maps = (real, imag), len(real)
+        if target.shape[-1] == 0:  # no channel is active: the gradients are as empty as the result
+            ctx.save_for_backward(target, real, imag)
+            return torch.empty_like(target)
         scaled = bound * F.softshrink(drive, sparsity)
         spectra, residuals, codes = [], [], []
         for step in range(steps + 1):
@@ -94,16 +97,18 @@ class _SoftAnalysis(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        target, real, imag, bound, *rest = ctx.saved_tensors
+        target, real, imag, *rest = ctx.saved_tensors
+        if not rest:
+            return target, real, imag, None, None, None, None, None
+        bound, *rest = rest
         steps, fourier, kernels, maps = ctx.steps, ctx.fourier, (real, imag), len(real)
         spectra, residuals, codes = rest[: steps + 1], rest[steps + 1 : 2 * steps + 1], rest[2 * steps + 1 :]
         direct, crossed = target.new_zeros(2, maps, *target.shape[1:])
 
         def accumulate(s: Tensor, factor: Tensor) -> None:
             """Add the gradient of the kernels, ``sum_b s_j conj(factor)``, in parts."""
-            for image, same, other in zip(s.unbind(1), factor, factor.flip(1), strict=True):
-                direct.addcmul_(image, same)
-                crossed.addcmul_(image, other)
+            direct.add_((s * factor).sum(dim=1))
+            crossed.add_((s * factor.flip(1)).sum(dim=1))
 
         d_target, d_spectra = torch.zeros_like(target), None
         for step in range(steps, -1, -1):
@@ -255,13 +260,16 @@ class VARSStatic(nn.Module):
         v = self.v(x)
         return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
+    def _group_size(self, v: Tensor) -> int:
+        return self.channels_per_group if v.device.type == "cpu" and not torch.jit.is_tracing() else v.shape[-1]
+
     def _groups(self, v: Tensor) -> Iterator[tuple[Tensor, Kernels, Tensor]]:
         """Split v and the parameters into groups of channels: v (B, N, c), kernels, L (c,).
 
         Channels do not interact, and all that the dynamics need of a group stays in the processor's cache, which is
         worth a factor on a CPU; other devices take all channels at once.
         """
-        size = self.channels_per_group if v.device.type == "cpu" and not torch.jit.is_tracing() else v.shape[-1]
+        size = self._group_size(v)
         for part, kernel, bound in zip(v.split(size, -1), self.kernel.split(size), self.L.split(size), strict=True):
             # (c, J, 1, H, W', 2) to (2, J, 1, 1, H, W', c)
             real, imag = kernel.permute(5, 1, 2, 3, 4, 0).unsqueeze(2).contiguous().unbind(0)
@@ -321,22 +329,30 @@ class VARSStatic(nn.Module):
 
     def _reconstruct(self, v: Tensor) -> Tensor:
         """The reconstruction of v, (B, N, C)."""
-        analyses = []
-        for part, kernels, bound in self._groups(v):
+        done, waiting = [], []
+        channels = torch.arange(v.shape[-1], device=v.device).split(self._group_size(v))
+        for own, (part, kernels, bound) in zip(channels, self._groups(v), strict=True):
             target = self.fourier(part)
             # The backward pass of soft shrinkage is written out and starts from the spectra.
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.shrinkage != "soft"):
                 drive = self._inverse(synthesize(kernels, target))
             active = self._active(drive)
             if active is None:
-                analysis = self._analysis(target, kernels, drive, bound)
+                done.append((own, self._analysis(target, kernels, drive, bound)))
             else:
-                # Also where no channel is active, so that every parameter has its gradient, zero then.
-                real, imag = (kernel.index_select(-1, active) for kernel in kernels)
-                some = target.index_select(-1, active), (real, imag), drive.index_select(-1, active), bound[active]
-                analysis = torch.zeros_like(target).index_copy(-1, active, self._analysis(*some))
-            analyses.append(analysis)
-        return self.fourier.inverse(torch.cat(analyses, dim=-1))
+                waiting.append([t.index_select(-1, active) for t in (own, target, *kernels, drive, bound)])
+        if waiting:
+            # The active channels of several groups fill fewer. Where there is none an empty group stands for them, so
+            # that every parameter has its gradient, zero then.
+            pooled = [
+                torch.cat(parts, dim=-1).split(self.channels_per_group, -1) for parts in zip(*waiting, strict=True)
+            ]
+            for own, target, real, imag, drive, bound in zip(*pooled, strict=True):
+                done.append((own, self._analysis(target, (real, imag), drive, bound)))
+        own, analysis = (torch.cat(parts, dim=-1) for parts in zip(*done, strict=True))
+        if waiting:
+            analysis = analysis.new_zeros(*analysis.shape[:-1], v.shape[-1]).index_copy(-1, own, analysis)
+        return self.fourier.inverse(analysis)
 
     def _analysis(self, target: Tensor, kernels: Kernels, drive: Tensor, bound: Tensor) -> Tensor:
         """``sum_j conj(k^_j) u^_j``, (B, 2, H, W', c), after the last step."""
