@@ -17,7 +17,8 @@ class Estimate(NamedTuple):
 
     Attributes:
         value: the point estimate.
-        low, high: ends of the interval. A single observation says nothing about its spread: then they are infinite.
+        low, high: ends of the interval; infinite where the observations say nothing about their spread, as a single
+            one does.
     """
 
     value: float
@@ -50,11 +51,17 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
 def paired_interval(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Estimate:
     """Mean of ``a - b`` over pairs (the same seed, the same image) with Student's t interval.
 
-    An ordering ``a > b`` is supported where the interval lies above 0.
+    An ordering ``a > b`` is supported where the interval lies above 0. Differences that are equal for all pairs, up to
+    rounding, have an infinite one: over a handful of seeds they come from the coarseness of a few hundred images, not
+    from certainty.
     """
     if len(a) != len(b):
         raise UserError(f"{len(a)} and {len(b)} values cannot be paired; give one of each a seed.")
-    return mean_interval(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), confidence)
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    difference = first - second
+    if difference.size and np.ptp(difference) <= 1e-12 * max(np.abs(first).max(), np.abs(second).max()):
+        return Estimate(float(difference.mean()), -math.inf, math.inf)
+    return mean_interval(difference, confidence)
 
 
 def paired_bootstrap(

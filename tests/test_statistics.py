@@ -38,9 +38,20 @@ def test_wilson_known_answer() -> None:
 
 def test_pairing_removes_what_pairs_share() -> None:
     noise = np.random.default_rng(0).normal(0, 10, 5)
-    estimate = paired_interval(noise + 1.0, noise)
-    assert estimate.interval == pytest.approx((1, 1))
-    assert mean_interval(noise + 1.0).low < mean_interval(noise).high
+    shift = np.array([0.9, 1.0, 1.1, 1.0, 1.0])
+    assert paired_interval(noise + shift, noise) == pytest.approx(mean_interval(shift))
+    assert paired_interval(noise + shift, noise).low > 0.8
+    assert mean_interval(noise + shift).low < mean_interval(noise).high
+
+
+@pytest.mark.parametrize("difference", [0.0, 1.0, 0.1])
+def test_a_difference_that_all_pairs_have_alike_has_no_interval(difference: float) -> None:
+    scores = np.array([81.3, 80.7, 82.1])
+    estimate = paired_interval(scores + difference, scores)
+    assert estimate.value == pytest.approx(difference)
+    assert estimate.interval is None
+    shifts = np.array([difference, difference, difference + 1e-6])
+    assert paired_interval(scores + shifts, scores).interval is not None
 
 
 def test_coverage_of_t_interval() -> None:
