@@ -1,4 +1,4 @@
-"""``./reproduce.sh robustness``: measure any timm model on benchmark sets, and show models side by side."""
+"""``./reproduce.sh robustness``: measure any timm models on benchmark sets, and show them side by side."""
 
 from __future__ import annotations
 
@@ -7,34 +7,48 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError, nearest
 from common.files import write_atomic
 from common.measurement import Measurement, Weights, from_json, to_json
 from common.progress import console
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from common.data.preprocessing import Preprocessing
+
 #: What a folder without a name of a benchmark is measured on: ImageNet's validation set, clean and corrupted.
 DEFAULT_BENCHMARKS = ("imagenet", "imagenet-c-generated")
 
 RESULTS = "results.json"
+#: Where results are kept without ``--output``.
+OUTPUT = Path("robustness")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--model", required=True, metavar="NAME", help="timm name of the model")
+    parser.add_argument(
+        "--model", nargs="+", required=True, metavar="NAME", help="timm name of the model; several stand side by side"
+    )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--checkpoint", type=Path, metavar="FILE", help="its weights")
+    source.add_argument("--checkpoint", nargs="+", type=Path, metavar="FILE", help="its weights, one file a model")
     source.add_argument("--pretrained", action="store_true", help="timm's own weights, which it downloads")
     parser.add_argument(
         "--data",
         nargs="+",
         required=True,
-        metavar="[BENCHMARK=]DIR",
-        help="what to measure, e.g. imagenet-a=/data/imagenet-a; a folder alone is ImageNet's, measured clean and "
-        "under corruptions computed on the fly; --data help= shows the benchmarks",
+        metavar="[BENCHMARK,...=]DIR",
+        help="what to measure on the data in DIR, e.g. imagenet-a=/data/imagenet-a, or on ImageNet's validation set "
+        "imagenet,imagenet-attacks,imagenet-occlusion=/data/imagenet; a folder alone is ImageNet's, measured clean "
+        "and under corruptions computed on the fly; --data help= shows the benchmarks",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where to write and to go on (default: robustness/NAME)"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"where to write and to go on; several models have a folder each in it (default: {OUTPUT}/NAME)",
     )
     parser.add_argument(
         "--compare", type=Path, nargs="*", default=[], metavar="DIR", help="other outputs to show beside"
@@ -49,7 +63,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--mean", type=float, nargs="+", help="of pixels in [0, 1] by channel (default: the model's)")
     parser.add_argument("--std", type=float, nargs="+", help="of pixels in [0, 1] by channel (default: the model's)")
     parser.add_argument("--alexnet-flips", type=Path, metavar="FILE", help="JSON of AlexNet's flip rates, for mFR")
-    parser.add_argument("--frost-photos", type=Path, metavar="DIR", help="the original's frost pictures")
+    parser.add_argument(
+        "--alexnet-distances", type=Path, metavar="FILE", help="JSON of AlexNet's top-5 distances, for mT5D"
+    )
+    parser.add_argument(
+        "--frost-photos",
+        type=Path,
+        metavar="DIR",
+        help="frost1.png to frost5.jpg of the ImageNet-C scripts (default: textures with their statistics)",
+    )
+    parser.add_argument(
+        "--saliency",
+        type=Path,
+        metavar="FILE",
+        help="DINO's weights of ViT-S/16, by which imagenet-occlusion drops salient and other patches too",
+    )
 
 
 def run(args: Namespace) -> int:
@@ -58,59 +86,94 @@ def run(args: Namespace) -> int:
     if not args.checkpoint and not args.pretrained:
         raise UserError("random weights tell nothing; pass --checkpoint FILE, or --pretrained for timm's weights.")
     others = {path.name: _read_results(path) for path in args.compare}
+    files = _files(args)
 
-    import timm
     import torch
 
-    from common.checkpoints import read
-    from common.data.preprocessing import Preprocessing
     from common.robustness.benchmarks import benchmark
     from common.robustness.evaluation import Processes, evaluate
-    from common.robustness.full_scale_measures import load_weights
 
-    if not timm.is_model(args.model):
-        raise UserError(f"timm has no model {args.model!r}.{nearest(args.model, timm.list_models())}")
+    # All models and folders are looked at before the first takes its hours.
+    models = {label: _load(name, file, args) for label, (name, file) in files.items()}
+    for _, _, preprocessing in models.values():
+        for name, folder in wanted:
+            benchmark(name, folder, preprocessing, **_options(name, args, wanted))
+
     processes = Processes.here()
     device = args.device or (f"cuda:{processes.local}" if torch.cuda.is_available() else "cpu")
-    model = timm.create_model(args.model, pretrained=args.pretrained)
-    weights: Weights = "released"
-    if args.checkpoint:
-        weights = load_weights(model, read(args.checkpoint), str(args.checkpoint))
-    model.to(device)
-    preprocessing = Preprocessing.of(model)
-    changes = {key: getattr(args, key) for key in ("crop", "interpolation") if getattr(args, key) is not None}
-    changes |= {key: tuple(getattr(args, key)) for key in ("mean", "std") if getattr(args, key)}
-    preprocessing = replace(preprocessing, **changes)
-    # All folders are looked at before the first takes its hours.
-    for name, folder in wanted:
-        benchmark(name, folder, preprocessing, **_options(name, args, wanted))
-
-    output = args.output or Path("robustness") / args.model
-    results: list[Measurement] = []
-    for name, folder in wanted:
-        results += evaluate(
-            model,
-            name,
-            folder,
-            model_name=args.model,
-            weights=weights,
-            device=device,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            limit=args.limit,
-            amp=args.amp,
-            preprocessing=preprocessing,
-            output=output,
-            **_options(name, args, wanted),
-        )
-        if processes.index == 0:
-            write_atomic(output / RESULTS, json.dumps([to_json(result) for result in results], indent=1))
+    results: dict[str, list[Measurement]] = {}
+    for label, (model, weights, preprocessing) in models.items():
+        output = _folder(label, args)
+        results[label] = []
+        model.to(device)
+        for name, folder in wanted:
+            results[label] += evaluate(
+                model,
+                name,
+                folder,
+                model_name=files[label][0],
+                weights=weights,
+                device=device,
+                batch_size=args.batch_size,
+                workers=args.workers,
+                limit=args.limit,
+                amp=args.amp,
+                preprocessing=preprocessing,
+                output=output,
+                **_options(name, args, wanted),
+            )
+            if processes.index == 0:
+                write_atomic(output / RESULTS, json.dumps([to_json(result) for result in results[label]], indent=1))
+        model.to("cpu")
     if processes.index == 0:
-        _show(output, {args.model: results, **others})
+        _show({_folder(label, args): label for label in results}, args.output, results | others)
     return 0
 
 
-def _show(output: Path, results: dict[str, list[Measurement]]) -> None:
+def _files(args: Namespace) -> dict[str, tuple[str, Path | None]]:
+    """Each model's label, which is its name, with its file's where a name stands twice, to name and checkpoint."""
+    checkpoints: Sequence[Path | None] = args.checkpoint or [None] * len(args.model)
+    if len(checkpoints) != len(args.model):
+        raise UserError(f"{len(args.model)} models and {len(checkpoints)} checkpoints; give one --checkpoint a model.")
+    labels = [
+        f"{name}-{file.stem}" if file is not None and args.model.count(name) > 1 else name
+        for name, file in zip(args.model, checkpoints, strict=True)
+    ]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"--model names {label} twice with the same weights or files of the same name.")
+    return dict(zip(labels, zip(args.model, checkpoints, strict=True), strict=True))
+
+
+def _load(name: str, checkpoint: Path | None, args: Namespace) -> tuple[nn.Module, Weights, Preprocessing]:
+    """The model on the CPU with its weights, where these come from, and how its images are prepared."""
+    import timm
+
+    from common.checkpoints import read
+    from common.data.preprocessing import Preprocessing
+    from common.robustness.full_scale_measures import load_weights
+
+    if not timm.is_model(name):
+        raise UserError(f"timm has no model {name!r}.{nearest(name, timm.list_models())}")
+    model = timm.create_model(name, pretrained=args.pretrained)
+    weights: Weights = "released"
+    if checkpoint is not None:
+        weights = load_weights(model, read(checkpoint), str(checkpoint))
+    changes: dict[str, Any] = {
+        key: getattr(args, key) for key in ("crop", "interpolation") if getattr(args, key) is not None
+    }
+    changes |= {key: tuple(getattr(args, key)) for key in ("mean", "std") if getattr(args, key)}
+    return model, weights, replace(Preprocessing.of(model), **changes)
+
+
+def _folder(label: str, args: Namespace) -> Path:
+    if len(args.model) == 1:
+        return args.output or OUTPUT / label
+    return (args.output or OUTPUT) / label
+
+
+def _show(folders: dict[Path, str], output: Path | None, results: dict[str, list[Measurement]]) -> None:
+    from common.robustness.benchmarks.sets import STAND_IN_FROST
     from common.robustness.report import corruption_errors_of, corruption_figure, corruption_table, summary_table
 
     errors = {label: corruption_errors_of(measured) for label, measured in results.items()}
@@ -118,35 +181,56 @@ def _show(output: Path, results: dict[str, list[Measurement]]) -> None:
     for label, table in errors.items():
         console.print(corruption_table(label, table))
     console.print(summary_table(results))
+    if any(STAND_IN_FROST in m.protocol for measured in results.values() for m in measured):
+        console.print(
+            "Frost is made of textures with the statistics of the original's pictures, which resight does not have; "
+            "--frost-photos DIR takes the originals.",
+            highlight=False,
+            soft_wrap=True,
+        )
     if errors:
-        path = write_atomic(output / "corruptions.svg", corruption_figure(errors))
+        where = next(iter(folders)) if len(folders) == 1 else output or OUTPUT
+        path = write_atomic(where / "corruptions.svg", corruption_figure(errors))
         console.print(f"figure: {path}", highlight=False, soft_wrap=True)
-    console.print(f"all numbers: {output / RESULTS}", highlight=False, soft_wrap=True)
+    for folder, label in folders.items():
+        console.print(f"all numbers of {label}: {folder / RESULTS}", highlight=False, soft_wrap=True)
 
 
 def _parse_data(text: str) -> list[tuple[str, str]]:
     from common.robustness.benchmarks import BENCHMARKS
 
-    name, equals, folder = text.partition("=")
+    names, equals, folder = text.partition("=")
     if not equals:
         return [(default, text) for default in DEFAULT_BENCHMARKS]
-    if name not in BENCHMARKS:
-        raise UserError(f"--data {text}: the benchmarks are {', '.join(BENCHMARKS)}.{nearest(name, BENCHMARKS)}")
-    return [(name, folder)]
+    for name in names.split(","):
+        if name not in BENCHMARKS:
+            raise UserError(f"--data {text}: the benchmarks are {', '.join(BENCHMARKS)}.{nearest(name, BENCHMARKS)}")
+    return [(name, folder) for name in names.split(",")]
 
 
-def _options(name: str, args: Namespace, wanted: Sequence[tuple[str, str]]) -> dict[str, object]:
-    if name == "imagenet-c":
-        clean = next((folder for other, folder in wanted if other == "imagenet"), None)
-        return {"clean": clean} if clean else {}
-    if name == "imagenet-c-generated" and args.frost_photos:
-        return {"frost_photos": args.frost_photos}
-    if name == "imagenet-p" and args.alexnet_flips:
-        try:
-            return {"alexnet_flips": json.loads(args.alexnet_flips.read_text())}
-        except (OSError, ValueError):
-            raise UserError(f"{args.alexnet_flips} is not a JSON file of flip rates by perturbation.") from None
-    return {}
+def _options(name: str, args: Namespace, wanted: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The options of a benchmark that the arguments give."""
+    options: dict[str, Any] = {}
+    if name in ("imagenet-c", "imagenet-o"):
+        options["clean"] = next((folder for other, folder in wanted if other == "imagenet"), None)
+    if name in ("imagenet-c-generated", "imagenet-patch-corruption"):
+        options["frost_photos"] = args.frost_photos
+    if name == "imagenet-occlusion":
+        options["saliency"] = args.saliency
+    if name == "imagenet-p":
+        options["alexnet_flips"] = _read_table(args.alexnet_flips, "flip rates")
+        options["alexnet_distances"] = _read_table(args.alexnet_distances, "top-5 distances")
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _read_table(path: Path | None, what: str) -> dict[str, float] | None:
+    """Numbers by perturbation from a JSON file."""
+    if path is None:
+        return None
+    try:
+        return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{path} is not a JSON file of {what} by perturbation.") from None
 
 
 def _read_results(folder: Path) -> list[Measurement]:

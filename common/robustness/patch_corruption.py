@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ def corrupt_patch(
     generator: torch.Generator | None = None,
     seeds: Sequence[int] | None = None,
     draws: Mapping[str, Tensor] | None = None,
+    frost_photos: Path | str | None = None,
 ) -> Tensor:
     """Images with one corrupted patch, a cell of the grid of ``size`` pixels, in a place drawn for each image.
 
@@ -34,6 +36,10 @@ def corrupt_patch(
         generator: where the position and then the corruption are drawn from.
         seeds: one seed an image instead.
         draws: ``position01`` (B, 2) in [0, 1), and the draws of the corruption, instead.
+        frost_photos: folder with the original's frost pictures, see ``common.robustness.corruptions.corrupt``.
     """
     mask = patch_mask(images.float(), size, generator=generator, seeds=seeds, draws=draws).bool()
-    return torch.where(mask, corrupt(images, name, severity, generator=generator, seeds=seeds, draws=draws), images)
+    corrupted = corrupt(
+        images, name, severity, generator=generator, seeds=seeds, draws=draws, frost_photos=frost_photos
+    )
+    return torch.where(mask, corrupted, images)

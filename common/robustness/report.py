@@ -10,12 +10,12 @@ from common.figures import COLOURS, figure, to_svg
 from common.measurement import Measurement
 from common.robustness.corruptions import CORRUPTIONS, SEVERITIES
 
-#: Metrics with one row for each cell; they are in the table by corruption and in the figure.
-_CELLS = "corruption_error/"
+#: Metrics with one row for each cell: too many for a table of all metrics; errors have a table and a figure.
+_CELLS = ("corruption_error/", "patch_corruption_top1/")
 
 
 def summary_table(results: Mapping[str, Sequence[Measurement]]) -> Table:
-    """All metrics but the errors of single cells, a column a model.
+    """All metrics but those of single cells, a column a model.
 
     Args:
         results: label of a model to its measurements.

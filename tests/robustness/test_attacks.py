@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.data.fashion_mnist import load_fashion_mnist
 from common.errors import UserError
 from common.robustness.attacks import PROTOCOLS, AutoAttack, PatchPgd, Pgd, fgsm, patch_mask
 from common.robustness.normalisation import Normalized
@@ -226,6 +227,53 @@ def test_autoattack_is_at_least_as_strong_as_pgd(network: nn.Module, batch: tupl
     with torch.no_grad():
         survivors = (network(adversarial).argmax(1) == labels).sum()
         assert survivors <= (network(reference).argmax(1) == labels).sum()
+
+
+@pytest.mark.slow
+def test_autoattacks_ensemble_on_a_trained_network() -> None:
+    """All four attacks; the last one, without gradients, finds what the others miss where gradients are zero."""
+    package = pytest.importorskip("pyautoattack")
+    data = load_fashion_mnist()
+    images, labels = data.train_images[:12000, None].float() / 255, data.train_labels[:12000].long()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.Sequential(
+            nn.Conv2d(1, 8, 5, 2), nn.ReLU(), nn.Conv2d(8, 16, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)
+        )
+        optimizer = torch.optim.Adam(layers.parameters(), 3e-3)
+        for batch in torch.randperm(2 * len(images)).remainder(len(images)).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(layers(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    layers.eval().requires_grad_(False)
+    images, labels = data.test_images[:32, None].float() / 255, data.test_labels[:32].long()
+
+    def right(model: nn.Module, images: Tensor) -> int:
+        with torch.no_grad():
+            return int((model(images).argmax(1) == labels).sum())
+
+    clean = right(layers, images)
+    assert clean >= 20
+    standard = package.AutoAttack(layers, norm="Linf", eps=EPSILON, version="standard", device="cpu")
+    assert standard.attacks_to_run == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    adversarial = AutoAttack(epsilon=EPSILON)(layers, images, labels, generator=torch.Generator().manual_seed(0))
+    assert (adversarial - images).abs().max() <= EPSILON + 1e-6
+    assert 0 <= adversarial.min() <= adversarial.max() <= 1
+    pgd = Pgd(epsilon=EPSILON, step=EPSILON / 4, steps=20)
+    assert right(layers, adversarial) <= right(layers, pgd(layers, images, labels)) < clean
+
+    class Masked(nn.Module):
+        """The same network behind a quantisation, through which no gradient comes."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return layers((images * 64).round() / 64)
+
+    masked = Masked()
+    unmoved = pgd(masked, images, labels)
+    assert right(masked, unmoved) == right(masked, images)
+    square = AutoAttack(epsilon=EPSILON, attacks=("square",))
+    found = square(masked, images, labels, generator=torch.Generator().manual_seed(0))
+    assert right(masked, found) < right(masked, images)
 
 
 def test_autoattack_without_its_package_says_what_to_install(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from stand_ins import PLAIN, ColourModel, class_folders, colour, write_picture
 
@@ -16,9 +17,12 @@ from common.errors import UserError
 from common.measurement import Measurement
 from common.robustness.benchmarks import BENCHMARKS, benchmark
 from common.robustness.benchmarks.classes import imagenet_wnids, sixteen_class_scores, sixteen_classes, subset
+from common.robustness.benchmarks.saliency import Saliency
+from common.robustness.benchmarks.sets import STAND_IN_FROST
 from common.robustness.corruptions import CORRUPTIONS
 from common.robustness.evaluation import evaluate
 from common.robustness.metrics.corruption import alexnet
+from common.robustness.metrics.detection import detection
 from common.robustness.metrics.sequences import PERTURBATIONS
 from common.robustness.protocols import versioned
 
@@ -45,7 +49,7 @@ def test_class_tables() -> None:
     wnids = imagenet_wnids()
     assert len(wnids) == 1000
     assert list(wnids) == sorted(wnids)
-    for name in ("imagenet-a", "imagenet-r"):
+    for name in ("imagenet-a", "imagenet-o", "imagenet-r"):
         found = subset(name)
         assert len(found) == 200
         # Labels follow the sorted folders, and so do the outputs.
@@ -251,6 +255,90 @@ def test_attacks_and_occlusion_on_imagenet(imagenet: Path) -> None:
     assert occluded["imagenet-1k", "shuffle_top1/14x14"].value == clean.value
 
 
+def test_one_patch_attacked_or_corrupted(imagenet: Path) -> None:
+    # The patch is a quarter of the image, which 40 steps of 2/255 can move by half the distance of two colours.
+    quarter = replace(PLAIN, size=32)
+    attacked = measure("imagenet-patch-attack", imagenet, limit=20, preprocessing=quarter)
+    (found,) = attacked.values()
+    assert found.metric == "patch_attack_top1"
+    assert found.value < measure("imagenet", imagenet, limit=20)["imagenet-1k", "top1"].value
+    assert "PatchPgd(size=16" in found.protocol
+    corrupted = measure("imagenet-patch-corruption", imagenet, limit=2, preprocessing=quarter)
+    cells = [m.value for (_, metric), m in corrupted.items() if metric.startswith("patch_corruption_top1/")]
+    assert len(cells) == 75
+    assert corrupted["imagenet-1k", "patch_corruption_top1"].value == pytest.approx(np.mean(cells))
+    assert corrupted["imagenet-1k", "patch_corruption_top1"].n == 2
+    assert STAND_IN_FROST in corrupted["imagenet-1k", "patch_corruption_top1"].protocol
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a ViT-S/16 under DINO's names, which are timm's."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model("vit_small_patch16_224", num_classes=0)
+    # The attention of random weights is all but even.
+    with torch.no_grad():
+        model.blocks[-1].attn.qkv.weight.mul_(20)
+    path = tmp_path_factory.mktemp("dino") / "dino.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def test_saliency_is_the_attention_of_one_head(dino: Path) -> None:
+    saliency = Saliency(dino)
+    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = saliency(images)
+    assert saliency(images) is found
+    saliency.attention.fused_attn = False
+    maps = []
+    saliency.attention.attn_drop.register_forward_hook(lambda module, args, output: maps.append(output))
+    assert torch.equal(saliency(images.clone()), found)
+    assert torch.allclose(found, maps[0][:, 1, 0, 1:], rtol=1e-4, atol=1e-7)
+    assert found.std() / found.mean() > 0.1
+    assert saliency(images[:, :, :112, :112]).shape == (2, 196)
+
+
+def test_salient_patches_are_dropped_by_dinos_attention(imagenet: Path, dino: Path, tmp_path: Path) -> None:
+    small = replace(PLAIN, size=28)
+    found = measure("imagenet-occlusion", imagenet, limit=4, preprocessing=small, saliency=dino)
+    metrics = [metric for _, metric in found]
+    assert sum(metric.startswith("salient_drop_top1/") for metric in metrics) == 9
+    assert sum(metric.startswith("nonsalient_drop_top1/") for metric in metrics) == 9
+    # Without nine tenths of the mass, or with a tenth of it alone, the colour is lost.
+    assert found["imagenet-1k", "salient_drop_top1/0.9"].value < 100
+    assert found["imagenet-1k", "nonsalient_drop_top1/0.1"].value < 100
+    assert "DINO ViT-S/16" in found["imagenet-1k", "salient_drop_top1/0.9"].protocol
+    other = tmp_path / "other.pth"
+    torch.save(ColourModel().state_dict(), other)
+    with pytest.raises(UserError):
+        benchmark("imagenet-occlusion", imagenet, saliency=other)
+
+
+def test_imagenet_o_is_told_by_confidence(imagenet: Path, tmp_path: Path) -> None:
+    outputs = subset("imagenet-o")
+    # Unknown pictures show classes outside the 200, so that the known ones are nearer to one of them.
+    others = [index for index in range(1000) if index not in outputs.values()]
+    shown = dict(zip(outputs, others[::4], strict=True))
+    root = class_folders(tmp_path / "o", outputs, shown)
+    found = measure("imagenet-o", root, clean=str(imagenet))
+    assert {metric for _, metric in found} == {"auroc", "aupr", "fpr95"}
+
+    def confidence(indices: list[int]) -> np.ndarray:
+        flat = torch.tensor([colour(index) for index in indices]).view(-1, 3, 1, 1).expand(-1, 3, 16, 16) / 255
+        return ColourModel()(flat)[:, list(outputs.values())].softmax(1).amax(1).detach().numpy()
+
+    known = [index + (index % 10 == 0 and index > 0) for index in outputs.values()]
+    expected = detection(-confidence(others[::4]), -confidence(known))
+    assert found["imagenet-o", "aupr"].value == pytest.approx(100 * expected.aupr, abs=0.1)
+    assert found["imagenet-o", "fpr95"].value == pytest.approx(100 * expected.fpr95, abs=1)
+    assert found["imagenet-o", "auroc"].value == pytest.approx(100 * expected.auroc, abs=0.1)
+    assert found["imagenet-o", "auroc"].value > 50
+    assert found["imagenet-o", "aupr"].n == 400
+    with pytest.raises(UserError, match=r"give their folder too .*imagenet-o=DIR imagenet=DIR"):
+        benchmark("imagenet-o", root)
+
+
 def test_imagenet_p(tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     for name in PERTURBATIONS:
@@ -262,11 +350,13 @@ def test_imagenet_p(tmp_path: Path) -> None:
             writer.write(np.full((64, 64, 3), colour(index)[::-1], np.uint8))
         writer.release()
     flips = dict.fromkeys(PERTURBATIONS, 0.25)
-    found = measure("imagenet-p", tmp_path, alexnet_flips=flips)
+    found = measure("imagenet-p", tmp_path, alexnet_flips=flips, alexnet_distances=dict.fromkeys(PERTURBATIONS, 0.5))
     assert found["imagenet-p", "flip_probability/tilt"].value == pytest.approx(50)
     assert found["imagenet-p", "top5_distance/gaussian_noise"].value > 0
     assert found["imagenet-p", "mfr"].value == pytest.approx(200)
-    assert ("imagenet-p", "mfr") not in measure("imagenet-p", tmp_path)
+    distances = [found["imagenet-p", f"top5_distance/{name}"].value for name in PERTURBATIONS]
+    assert found["imagenet-p", "mt5d"].value == pytest.approx(200 * np.mean(distances))
+    assert not {("imagenet-p", "mfr"), ("imagenet-p", "mt5d")} & measure("imagenet-p", tmp_path).keys()
     (tmp_path / "tilt" / imagenet_wnids()[0] / "0.mp4").write_bytes(b"not a video")
     with pytest.raises(UserError, match=r"tilt.*0\.mp4 cannot be read"):
         measure("imagenet-p", tmp_path)

@@ -46,10 +46,10 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "weights.pth"
 
 
-def call(*words: object) -> int:
+def call(*words: object, model: tuple[str, ...] = ("colour_stand_in",)) -> int:
     parser = ArgumentParser()
     command.add_arguments(parser)
-    return command.run(parser.parse_args(["--model", "colour_stand_in", "--workers", "0", *map(str, words)]))
+    return command.run(parser.parse_args(["--model", *model, "--workers", "0", *map(str, words)]))
 
 
 def test_command_measures_writes_and_compares(
@@ -71,6 +71,35 @@ def test_command_measures_writes_and_compares(
     assert "colour_stand_in" in shown
     assert "first" in shown
     assert "gaussian_noise" in shown
+    assert "Frost is made of textures" in shown
+
+
+def test_models_stand_side_by_side_in_one_call(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two checkpoints of one model, on benchmarks that share a folder; the output is resumed by the same call."""
+    worse = ColourModel()
+    with torch.no_grad():
+        worse.palette[: len(worse.palette) // 2] += 0.5
+    torch.save(worse.state_dict(), tmp_path / "worse.pth")
+    class_folders(tmp_path / "val", imagenet_wnids())
+    folder = tmp_path / "out"
+    words = ("--limit", 4, "--output", folder, "--data", f"imagenet,imagenet-patch-attack={tmp_path / 'val'}")
+    both = ("--checkpoint", checkpoint, tmp_path / "worse.pth")
+    models = ("colour_stand_in", "colour_stand_in")
+    assert call(*both, *words, model=models) == 0
+    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
+    assert found.keys() == {"colour_stand_in-weights", "colour_stand_in-worse"}
+    top1 = {label: next(r["value"] for r in records if r["metric"] == "top1") for label, records in found.items()}
+    assert top1["colour_stand_in-weights"] == 100 > top1["colour_stand_in-worse"]
+    assert all("patch_attack_top1" in {r["metric"] for r in records} for records in found.values())
+    shown = capsys.readouterr().err
+    assert "colour_stand_in-weights" in shown.replace("\n", "")
+    assert "Frost" not in shown
+    with pytest.raises(UserError, match="2 models and 1 checkpoints; give one --checkpoint a model"):
+        call("--checkpoint", checkpoint, *words, model=models)
+    with pytest.raises(UserError, match="colour_stand_in-weights twice"):
+        call("--checkpoint", checkpoint, checkpoint, *words, model=models)
 
 
 def test_command_refuses_what_cannot_be_measured(tmp_path: Path, checkpoint: Path) -> None:
@@ -79,6 +108,11 @@ def test_command_refuses_what_cannot_be_measured(tmp_path: Path, checkpoint: Pat
         call("--data", tmp_path)
     with pytest.raises(UserError, match="Did you mean imagenet-sketch"):
         call(*weights, "--data", f"imagenet-sketsh={tmp_path}")
+    with pytest.raises(UserError, match="Did you mean imagenet-attacks"):
+        call(*weights, "--data", f"imagenet,imagenet-atacks={tmp_path}")
+    (tmp_path / "flips.json").write_text("[1, 2]")
+    with pytest.raises(UserError, match=r"flips\.json is not a JSON file of top-5 distances by perturbation"):
+        call(*weights, "--data", f"imagenet-p={tmp_path}", "--alexnet-distances", tmp_path / "flips.json")
     with pytest.raises(UserError, match=r"results\.json is missing"):
         call(*weights, "--data", tmp_path, "--compare", tmp_path)
     parser = ArgumentParser()

@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import multiprocessing
-import os
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -71,36 +67,3 @@ def data() -> TensorData:
         return (noise + 80 * labels[:, None, None, None]).to(torch.uint8), labels
 
     return TensorData(*part(48), *part(15))
-
-
-@pytest.fixture
-def processes() -> Callable[..., list[int]]:
-    """Run a function in forked processes, which need no imports; returns their exit codes."""
-
-    def run(function: Callable[..., None], count: int, *args: Any, **environment: str) -> list[int]:
-        context = multiprocessing.get_context("fork")
-        children = [
-            context.Process(target=_child, args=(function, rank, environment, args), daemon=True)
-            for rank in range(count)
-        ]
-        for child in children:
-            child.start()
-        for child in children:
-            child.join(timeout=120)
-        codes = [child.exitcode for child in children]
-        for child in children:
-            child.kill()
-        return codes
-
-    return run
-
-
-def _child(function: Callable[..., None], rank: int, environment: dict[str, str], args: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
-    os.environ.update(environment)
-    try:
-        function(rank, *args)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)

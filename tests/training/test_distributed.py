@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import torch
 from torch import nn
@@ -14,13 +12,6 @@ from common.training.loop import train
 from common.training.options import Options
 
 FIVE = ("epochs=1", "epoch_images=40")
-
-
-def environment(world: int) -> dict[str, str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
 
 
 def net() -> nn.Module:
@@ -56,7 +47,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_give_the_steps_of_one(data, recipe, processes, tmp_path, case) -> None:
+def test_two_processes_give_the_steps_of_one(data, recipe, processes, process_group, tmp_path, case) -> None:
     changes, device_batch = CASES[case]
     chosen = recipe("plain", *FIVE, "learning_rate=0.01", *changes)
 
@@ -78,7 +69,7 @@ def test_two_processes_give_the_steps_of_one(data, recipe, processes, tmp_path, 
 
     single = make()
     expected = train(single, chosen, data, hooks=hooks(), options=Options(device="cpu"))
-    assert processes(child, 2, **environment(2)) == [0, 0]
+    assert processes(child, 2, **process_group(2)) == [0, 0]
     ours = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     for name, tensor in single.state_dict().items():
         assert torch.equal(ours[0]["model"][name], ours[1]["model"][name])
@@ -91,7 +82,7 @@ def test_two_processes_give_the_steps_of_one(data, recipe, processes, tmp_path, 
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
-def test_a_loss_that_is_not_finite_stops_all_processes(data, recipe, processes, tmp_path) -> None:
+def test_a_loss_that_is_not_finite_stops_all_processes(data, recipe, processes, process_group, tmp_path) -> None:
     class Poison(Hook):
         def on_loss(self, run, batch, loss):
             return loss * float("nan") if run.step == 3 and run.rank == 1 else loss
@@ -101,10 +92,10 @@ def test_a_loss_that_is_not_finite_stops_all_processes(data, recipe, processes, 
         with pytest.raises(UserError, match="The loss is nan at step 4 of 5"):
             train(net(), recipe("plain", *FIVE), data, hooks=[Poison()], options=Options(device="cpu"))
 
-    assert processes(child, 2, **environment(2)) == [0, 0]
+    assert processes(child, 2, **process_group(2)) == [0, 0]
 
 
-def test_two_processes_resume_what_one_began(data, recipe, processes, tmp_path) -> None:
+def test_two_processes_resume_what_one_began(data, recipe, processes, process_group, tmp_path) -> None:
     """The number of processes may change between a kill and the resume."""
     whole = net()
     train(whole, recipe("plain"), data, options=Options(device="cpu"))
@@ -121,22 +112,22 @@ def test_two_processes_resume_what_one_began(data, recipe, processes, tmp_path) 
         join(rank)
         train(net(), recipe("plain"), data, folder=tmp_path, hooks=[Stop()], options=Options(device="cpu"))
 
-    assert processes(child, 2, **environment(2)) == [0, 0]
+    assert processes(child, 2, **process_group(2)) == [0, 0]
     ours = torch.load(tmp_path / "model.pt", weights_only=True)["model"]
     for name, tensor in whole.state_dict().items():
         assert (ours[name] - tensor).abs().max() < 1e-5, name
 
 
-def test_a_total_batch_that_does_not_divide(data, recipe, processes) -> None:
+def test_a_total_batch_that_does_not_divide(data, recipe, processes, process_group) -> None:
     def child(rank: int) -> None:
         join(rank)
         with pytest.raises(UserError, match="total batch of 9 is not a multiple of 4 images per device x 2 devices"):
             train(net(), recipe("plain", "total_batch=9"), data, options=Options(device="cpu"))
 
-    assert processes(child, 2, **environment(2)) == [0, 0]
+    assert processes(child, 2, **process_group(2)) == [0, 0]
 
 
-def test_sharded_parameters_take_the_same_steps_and_resume(data, recipe, processes, tmp_path) -> None:
+def test_sharded_parameters_take_the_same_steps_and_resume(data, recipe, processes, process_group, tmp_path) -> None:
     """FSDP: two processes with half of the parameters each; killed after a checkpoint, then resumed."""
     chosen = recipe("plain", "learning_rate=0.01", "clip_gradient=0.5", "optimizer=adamw")
     single = net()
@@ -160,13 +151,13 @@ def test_sharded_parameters_take_the_same_steps_and_resume(data, recipe, process
         result = train(net(), chosen, data, hooks=[Stop()], folder=tmp_path, options=options)
         assert result.metrics == pytest.approx(expected.metrics, rel=1e-4)
 
-    assert processes(killed, 2, **environment(2)) == [0, 0]
+    assert processes(killed, 2, **process_group(2)) == [0, 0]
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
         "step-000000006.pt",
         "step-000000008.pt",
     ]
     (tmp_path / "once").touch()
-    assert processes(resumed, 2, **environment(2)) == [0, 0]
+    assert processes(resumed, 2, **process_group(2)) == [0, 0]
     ours = torch.load(tmp_path / "model.pt", weights_only=True)["model"]
     for name, tensor in single.state_dict().items():
         assert (ours[name] - tensor).abs().max() < 1e-5, name

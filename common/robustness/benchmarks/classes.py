@@ -33,7 +33,7 @@ def subset(name: str) -> dict[str, int]:
     """WordNet id to model output of a benchmark with fewer classes, in the order of its labels.
 
     Args:
-        name: ``imagenet-a`` or ``imagenet-r``, 200 classes each.
+        name: ``imagenet-a``, ``imagenet-o`` or ``imagenet-r``, 200 classes each.
     """
     index = {wnid: i for i, wnid in enumerate(imagenet_wnids())}
     return {wnid: index[wnid] for wnid in _tables()[name]["wnids"]}

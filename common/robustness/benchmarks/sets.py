@@ -11,30 +11,42 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import resize
-
 from common.data.preprocessing import Preprocessing
 from common.errors import UserError, nearest
-from common.robustness.attacks import PROTOCOLS, Attack, AutoAttack
+from common.robustness.attacks import PROTOCOLS, Attack, AutoAttack, PatchPgd
 from common.robustness.benchmarks import summaries
 from common.robustness.benchmarks.base import Benchmark, Cell, Records, Stage, Value
+from common.robustness.benchmarks.changes import (
+    as_read,
+    attacked,
+    corrupted,
+    dropped,
+    patch_corrupted,
+    resized,
+    saliency_dropped,
+    shuffled,
+)
 from common.robustness.benchmarks.classes import imagenet_wnids, objectnet_classes, sixteen_classes, subset
 from common.robustness.benchmarks.layout import find_folder
 from common.robustness.benchmarks.pictures import Pictures
+from common.robustness.benchmarks.saliency import Saliency
 from common.robustness.benchmarks.scores import Classification, CueConflict, Stability
 from common.robustness.benchmarks.videos import Videos
-from common.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from common.robustness.corruptions import CORRUPTIONS, SEVERITIES
 from common.robustness.metrics.sequences import NOISE, PERTURBATIONS
-from common.robustness.occlusion import DROP_SHARES, random_drop, shuffle_tiles
+from common.robustness.occlusion import DROP_SHARES
 
 #: ImageNet-C and -P were made of images resized to 256 pixels and cropped to 224, bilinearly.
 STORED = Preprocessing(size=224, crop=224 / 256, interpolation="bilinear")
 
-#: Grid of the random patch drop, and grids of the patch shuffling, as in Naseer et al., arXiv 2105.10497.
+#: Grid of the patch drops, and grids of the patch shuffling, as in Naseer et al., arXiv 2105.10497.
 DROP_GRID = 14
 SHUFFLE_GRIDS = (2, 4, 8, 14)
+#: Side of an attacked or corrupted patch, in pixels: one token of most vision transformers.
+PATCH = 16
+
+#: In the description, and so in the protocol of every number, of what was measured without the original's pictures.
+STAND_IN_FROST = "frost from stand-in textures"
 
 _CUES = re.compile(r"([a-z]+)\d*-([a-z]+)\d*")
 
@@ -82,19 +94,41 @@ def _attacks(name: str, attacks: Mapping[str, Attack]) -> Callable:
     """A builder for accuracy under attacks on ImageNet's validation set."""
 
     def build(root: str, preprocessing: Preprocessing) -> Benchmark:
-        cells = tuple(Cell(metric, _attacked(attack)) for metric, attack in attacks.items())
+        cells = tuple(Cell(metric, attacked(attack)) for metric, attack in attacks.items())
         return _changed(name, root, preprocessing, cells, f"attacks {', '.join(map(str, attacks.values()))}")
 
     return build
 
 
-def _occlusion(root: str, preprocessing: Preprocessing) -> Benchmark:
-    drops = [Cell(f"random_drop_top1/{share:g}", _dropped(int(share * DROP_GRID**2 + 1e-9))) for share in DROP_SHARES]
-    shuffles = [
-        Cell(f"shuffle_top1/{grid}x{grid}", _shuffled(grid)) for grid in SHUFFLE_GRIDS if preprocessing.size % grid == 0
+def _occlusion(root: str, preprocessing: Preprocessing, *, saliency: Path | None = None) -> Benchmark:
+    tiles = DROP_GRID**2
+    cells = [
+        Cell(f"random_drop_top1/{share:g}", dropped(int(share * tiles + 1e-9), DROP_GRID)) for share in DROP_SHARES
     ]
     description = f"random drop on a grid of {DROP_GRID}, shuffling on grids {SHUFFLE_GRIDS}, drawn for each image"
-    return _changed("imagenet-occlusion", root, preprocessing, (*drops, *shuffles), description)
+    if saliency is not None:
+        look = Saliency(saliency)
+        for kind, salient in (("salient", True), ("nonsalient", False)):
+            cells += [
+                Cell(f"{kind}_drop_top1/{share:g}", saliency_dropped(look, share, salient, DROP_GRID))
+                for share in DROP_SHARES[1:]
+            ]
+        description += f", salience by {look}, shares of its mass"
+    cells += [
+        Cell(f"shuffle_top1/{grid}x{grid}", shuffled(grid)) for grid in SHUFFLE_GRIDS if preprocessing.size % grid == 0
+    ]
+    return _changed("imagenet-occlusion", root, preprocessing, tuple(cells), description)
+
+
+def _patch_corruption(root: str, preprocessing: Preprocessing, *, frost_photos: Path | None = None) -> Benchmark:
+    cells = [
+        Cell(f"patch_corruption_top1/{name}/{severity}", patch_corrupted(name, severity, PATCH, frost_photos))
+        for name in CORRUPTIONS
+        for severity in SEVERITIES
+    ]
+    description = f"one corrupted patch of {PATCH} pixels, {_frost(frost_photos)}, one seed an image"
+    bench = _changed("imagenet-patch-corruption", root, preprocessing, tuple(cells), description)
+    return replace(bench, summarise=lambda records: summaries.mean_and_cells("patch_corruption_top1", records))
 
 
 def _changed(
@@ -137,6 +171,28 @@ def _real(root: str, preprocessing: Preprocessing) -> Benchmark:
         description="images with one or more ReaL labels",
         stages=(Stage("imagenet-real", read, Classification(distinct), (Cell("clean", as_read),)),),
         summarise=lambda records: summaries.classification("imagenet-real", records["clean"]),
+    )
+
+
+def _imagenet_o(root: str, preprocessing: Preprocessing, *, clean: str | None = None) -> Benchmark:
+    outputs = subset("imagenet-o")
+    classes = {wnid: label for label, wnid in enumerate(outputs)}
+    unknown = _pictures("imagenet-o", root, classes, preprocessing)
+    if clean is None:
+        raise UserError(
+            "ImageNet-O is told from ImageNet's validation images of the same 200 classes; give their folder too "
+            "(on the command line: --data imagenet-o=DIR imagenet=DIR)."
+        )
+    known = partial(Pictures, _folder("imagenet", clean, _all_classes()), classes, preprocessing.transform())
+    score = Classification([[index] for index in outputs.values()], list(outputs.values()))
+    stages = tuple(
+        Stage(name, read, score, (Cell(name, as_read),)) for name, read in (("unknown", unknown), ("known", known))
+    )
+    return Benchmark(
+        name="imagenet-o",
+        description="unknown is positive, anomaly score: minus the largest softmax probability among 200 classes",
+        stages=stages,
+        summarise=lambda records: summaries.unknown_classes("imagenet-o", records),
     )
 
 
@@ -206,10 +262,10 @@ def _imagenet_c(root: str, preprocessing: Preprocessing, *, clean: str | None = 
 def _imagenet_c_generated(
     root: str, preprocessing: Preprocessing, *, jpeg: bool = True, frost_photos: Path | None = None
 ) -> Benchmark:
-    cells = [Cell("clean", _resized(preprocessing))]
+    cells = [Cell("clean", resized(preprocessing))]
     for name in CORRUPTIONS:
         for severity in SEVERITIES:
-            cells.append(Cell(f"{name}/{severity}", _corrupted(name, severity, preprocessing, jpeg, frost_photos)))
+            cells.append(Cell(f"{name}/{severity}", corrupted(name, severity, preprocessing, jpeg, frost_photos)))
     score = Classification([[index] for index in range(len(imagenet_wnids()))])
     stage = Stage("imagenet-c-generated", _pictures("imagenet", root, _all_classes(), STORED), score, tuple(cells))
     return Benchmark(
@@ -217,82 +273,37 @@ def _imagenet_c_generated(
         description=(
             "corruptions computed on images resized to 256 bilinear and cropped to 224, "
             f"{'stored as JPEG 85' if jpeg else 'not stored as JPEG'}, "
-            f"frost from {'given photographs' if frost_photos else 'stand-in textures'}, one seed an image"
+            f"{_frost(frost_photos)}, one seed an image"
         ),
         stages=(stage,),
         summarise=lambda records: summaries.corruptions("imagenet-c-generated", records, CORRUPTIONS),
     )
 
 
+def _frost(photos: Path | None) -> str:
+    return "frost from the given photographs" if photos else STAND_IN_FROST
+
+
 def _imagenet_p(
-    root: str, preprocessing: Preprocessing, *, alexnet_flips: Mapping[str, float] | None = None
+    root: str,
+    preprocessing: Preprocessing,
+    *,
+    alexnet_flips: Mapping[str, float] | None = None,
+    alexnet_distances: Mapping[str, float] | None = None,
 ) -> Benchmark:
     title, layout, places = _specification("imagenet-p")
     folder = find_folder(Path(root), title, layout, places, PERTURBATIONS, all_of_them=False)
     _require(folder, title, layout, PERTURBATIONS)
     stages = tuple(
-        Stage(name, partial(Videos, folder / name), Stability(name in NOISE), (Cell(name, _resized(preprocessing)),))
+        Stage(name, partial(Videos, folder / name), Stability(name in NOISE), (Cell(name, resized(preprocessing)),))
         for name in PERTURBATIONS
     )
     return Benchmark(
         name="imagenet-p",
         description="sequences of 10 perturbations, difficulty 1, frames of 224 pixels",
         stages=stages,
-        summarise=lambda records: summaries.stability("imagenet-p", records, alexnet_flips),
+        summarise=lambda records: summaries.stability("imagenet-p", records, alexnet_flips, alexnet_distances),
     )
-
-
-def as_read(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
-    """The images themselves, in [0, 1]."""
-    return images.float() / 255
-
-
-def _attacked(attack: Attack) -> Callable[..., Tensor]:
-    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
-        return attack(model, images.float() / 255, labels, seeds=seeds)
-
-    return change
-
-
-def _dropped(count: int) -> Callable[..., Tensor]:
-    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
-        return random_drop(images.float() / 255, count, grid=DROP_GRID, seeds=seeds)
-
-    return change
-
-
-def _shuffled(grid: int) -> Callable[..., Tensor]:
-    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
-        return shuffle_tiles(images.float() / 255, grid=grid, seeds=seeds)
-
-    return change
-
-
-def _corrupted(
-    name: str, severity: int, preprocessing: Preprocessing, jpeg: bool, frost_photos: Path | None
-) -> Callable[..., Tensor]:
-    fit = _resized(preprocessing)
-
-    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
-        corrupted = corrupt(images, name, severity, seeds=seeds, jpeg=jpeg, frost_photos=frost_photos)
-        return fit(corrupted, labels, seeds, model)
-
-    return change
-
-
-def _resized(preprocessing: Preprocessing) -> Callable[..., Tensor]:
-    """Stored images in [0, 1], resized where the model's input has another size."""
-    size = preprocessing.size
-
-    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
-        images = images.float() / 255
-        if images.shape[-1] == size:
-            return images
-        frames = images.flatten(0, -4)
-        mode = InterpolationMode(preprocessing.interpolation)
-        return resize(frames, [size, size], mode, antialias=True).clamp(0, 1).view(*images.shape[:-2], size, size)
-
-    return change
 
 
 def _pictures(name: str, root: str, classes: Mapping[str, int], preprocessing: Preprocessing) -> Callable[[], Pictures]:
@@ -340,11 +351,14 @@ def _builders() -> dict[str, Callable[..., Benchmark]]:
         "imagenet": _imagenet,
         "imagenet-attacks": _attacks("imagenet-attacks", PROTOCOLS),
         "imagenet-autoattack": _attacks("imagenet-autoattack", {"autoattack_eps4_top1": AutoAttack(epsilon=4 / 255)}),
+        "imagenet-patch-attack": _attacks("imagenet-patch-attack", {"patch_attack_top1": PatchPgd(size=PATCH)}),
+        "imagenet-patch-corruption": _patch_corruption,
         "imagenet-occlusion": _occlusion,
         "imagenet-c": _imagenet_c,
         "imagenet-c-generated": _imagenet_c_generated,
         "imagenet-p": _imagenet_p,
         "imagenet-a": _subset("imagenet-a"),
+        "imagenet-o": _imagenet_o,
         "imagenet-r": _subset("imagenet-r"),
         "imagenet-sketch": _classification("imagenet-sketch", "imagenet-sketch", _all_classes(), None),
         "imagenet-v2": _classification("imagenet-v2", "imagenet-v2", {str(i): i for i in range(1000)}, None),
@@ -363,12 +377,15 @@ def benchmark(name: str, root: Path | str, preprocessing: Preprocessing | None =
     """A benchmark set on disk.
 
     Args:
-        name: one of ``BENCHMARKS``. ``imagenet-attacks``, ``imagenet-occlusion`` and ``imagenet-c-generated`` are
-            computed on ImageNet's validation set.
+        name: one of ``BENCHMARKS``. Those named ``imagenet-`` and a change (``-attacks``, ``-autoattack``,
+            ``-patch-attack``, ``-patch-corruption``, ``-occlusion``, ``-c-generated``) are computed on ImageNet's
+            validation set.
         root: its folder; for sets of class folders also a tar file or a Hugging Face data set ``hfds/NAME``.
         preprocessing: of the model; default: 256/224 bicubic, ImageNet's mean and standard deviation.
-        options: ``clean`` (folder of ImageNet, for relative mCE) for imagenet-c; ``jpeg`` and ``frost_photos`` for
-            imagenet-c-generated; ``alexnet_flips`` (flip probabilities in [0, 1] by perturbation) for imagenet-p.
+        options: ``clean`` (folder of ImageNet) for imagenet-c, where it adds relative mCE, and imagenet-o, which
+            needs it; ``jpeg`` for imagenet-c-generated; ``frost_photos`` for it and imagenet-patch-corruption;
+            ``saliency`` (weights of DINO ViT-S/16) for imagenet-occlusion; ``alexnet_flips`` (flip probabilities in
+            [0, 1]) and ``alexnet_distances`` (top-5 distances), both by perturbation, for imagenet-p.
 
     Raises:
         UserError: no such benchmark, or the folder is missing or laid out otherwise.

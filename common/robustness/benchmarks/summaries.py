@@ -9,6 +9,8 @@ import numpy as np
 from common.robustness.benchmarks.base import Records, Value
 from common.robustness.metrics import corruption
 from common.robustness.metrics.calibration import BIN_SIZE, adaptive_calibration_error, ece
+from common.robustness.metrics.detection import detection
+from common.robustness.metrics.sequences import mfr, mt5d
 from common.robustness.metrics.shape import shape_bias
 from common.statistics import mean_interval, wilson
 
@@ -80,10 +82,31 @@ def corruptions(dataset: str, records: Records, names: tuple[str, ...]) -> list[
     return values
 
 
-def stability(dataset: str, records: Records, alexnet_flip: Mapping[str, float] | None) -> list[Value]:
-    """Flip probability and top-5 distance of each perturbation, and mFR where AlexNet's flip rates are given."""
-    from common.robustness.metrics.sequences import mfr
+def mean_and_cells(metric: str, records: Records) -> list[Value]:
+    """Mean accuracy over all cells, which hold the same images, and the accuracy of each, named as the cell."""
+    of_image = 100 * np.mean([record["top1"] for record in records.values()], axis=0, dtype=float)
+    mean = mean_interval(of_image)
+    cells = [accuracy("imagenet-1k", cell, record["top1"]) for cell, record in records.items()]
+    return [
+        Value(dataset="imagenet-1k", metric=metric, value=mean.value, interval=mean.interval, n=of_image.size),
+        *cells,
+    ]
 
+
+def unknown_classes(dataset: str, records: Records) -> list[Value]:
+    """How well the confidence tells the images of ``unknown`` from those of ``known``: AUPR, AUROC, FPR95."""
+    found = detection(*(-records[name]["confidence"] for name in ("unknown", "known")))
+    n = sum(record["confidence"].size for record in records.values())
+    return [Value(dataset=dataset, metric=name, value=100 * getattr(found, name), n=n) for name in found._fields]
+
+
+def stability(
+    dataset: str,
+    records: Records,
+    alexnet_flips: Mapping[str, float] | None,
+    alexnet_distances: Mapping[str, float] | None,
+) -> list[Value]:
+    """Flip probability and distances of each perturbation; mFR and mT5D where AlexNet's are given."""
     values = []
     for name, record in records.items():
         for column, metric, scale, unit in (
@@ -102,10 +125,14 @@ def stability(dataset: str, records: Records, alexnet_flip: Mapping[str, float] 
                     n=record[column].size,
                 )
             )
-    if alexnet_flip is not None:
-        flips = {name: float(record["flip"].mean()) for name, record in records.items()}
-        n = sum(record["flip"].size for record in records.values())
-        values.append(Value(dataset=dataset, metric="mfr", value=mfr(flips, alexnet_flip), unit="", n=n))
+    n = sum(record["flip"].size for record in records.values())
+    for metric, relative, column, reference in (
+        ("mfr", mfr, "flip", alexnet_flips),
+        ("mt5d", mt5d, "top5_distance", alexnet_distances),
+    ):
+        if reference is not None:
+            of_model = {name: float(record[column].mean()) for name, record in records.items()}
+            values.append(Value(dataset=dataset, metric=metric, value=relative(of_model, reference), unit="", n=n))
     return values
 
 
