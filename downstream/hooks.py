@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -48,7 +49,8 @@ class Progress(Hook):
 class OwnStep(Hook):
     """Calls ``on_optimizer_step(step)`` of modules that have it (VARS-S refreshes its bound), as our own loop does.
 
-    It also keeps in each checkpoint which form (as published or as released) the backbone has.
+    It also keeps in each checkpoint which form (as published or as released) the backbone has, and nothing but tensors
+    and plain values, so that checkpoints are read without running code from them.
     """
 
     def after_train_iter(
@@ -61,7 +63,27 @@ class OwnStep(Hook):
                 step(runner.iter)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Note the form of the backbone."""
+        """Note the form of the backbone; leave out histories of the log, which are objects of mmengine."""
+        hub = runner.message_hub
+        plain = {name: value for name, value in hub.runtime_info.items() if isinstance(value, (int, float, str))}
+        resumed = {name: hub.state_dict()["resumed_keys"].get(name, True) for name in plain}
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": plain, "resumed_keys": resumed}
+        for name in set(checkpoint) - {"state_dict"}:
+            checkpoint[name] = _plain(checkpoint[name])
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for backbone in find_backbones(model).values():
             checkpoint["meta"]["form"] = form_of(backbone.model)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with numpy's scalars and mmengine's dicts as Python's own, and without functions, however deep.
+
+    A scheduler keeps the function by which it anneals among its state, and has it when it is built anew.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items() if not callable(each)}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(each) for each in value)
+    return value

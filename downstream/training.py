@@ -15,11 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 
 from common.errors import UserError, nearest
@@ -36,16 +34,6 @@ METRICS = {
     "mask_ap": ("coco/segm_mAP", 100.0),
     "miou": ("mIoU", 1.0),
 }
-
-#: What mmengine's checkpoints hold beside tensors; torch reads nothing else from them.
-_TRUSTED = [
-    HistoryBuffer,
-    np.ndarray,
-    np.dtype,
-    np.core.multiarray._reconstruct if np.__version__ < "2" else np._core.multiarray._reconstruct,
-    np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar,
-    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32)),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +217,6 @@ class Training:
         if job.device == "cpu":
             # mmengine takes the accelerator that it finds; so it finds none.
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-        torch.serialization.add_safe_globals(_TRUSTED)
         with _quiet(job.verbose):
             self.runner = Runner.from_cfg(self.config)
 
