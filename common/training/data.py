@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.training.crops import resized_crops, sample_boxes
 from common.training.randomness import generator
 from common.training.recipe import Recipe
+
+#: How random resized crops of images in memory can be resized.
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Plan:
     rank: int
     world: int
     device: torch.device
+    views: int = 1  # augmented images made of each image
 
     @property
     def accumulation(self) -> int:
@@ -43,7 +48,9 @@ class Plan:
         )
 
 
-def make_plan(recipe: Recipe, *, seed: int, device_batch: int, rank: int, world: int, device: torch.device) -> Plan:
+def make_plan(
+    recipe: Recipe, *, seed: int, device_batch: int, rank: int, world: int, device: torch.device, views: int = 1
+) -> Plan:
     """Share out the recipe's total batch.
 
     Args:
@@ -53,9 +60,11 @@ def make_plan(recipe: Recipe, *, seed: int, device_batch: int, rank: int, world:
         rank: number of this process, from 0.
         world: number of processes, each with one device.
         device: of this process.
+        views: augmented images made of each image.
 
     Raises:
-        UserError: the total batch is not a multiple of what the devices take; it is never changed silently.
+        UserError: the total batch is not a multiple of what the devices take; it is never changed silently. Or several
+            views of an image are to be mixed or erased.
     """
     per_pass = (device_batch or max(1, recipe.total_batch // world)) * world
     if recipe.total_batch % per_pass:
@@ -65,11 +74,18 @@ def make_plan(recipe: Recipe, *, seed: int, device_batch: int, rank: int, world:
         )
     if recipe.mixes and (per_pass // world) % 2:
         raise UserError(f"Mixing pairs images: {per_pass // world} images per device must be an even number.")
-    return Plan(seed, recipe.total_batch, per_pass // world, rank, world, device)
+    if views > 1 and (recipe.mixes or recipe.random_erasing):
+        raise UserError(
+            "Several views of an image are neither mixed nor erased: set mix_probability=0 and random_erasing=0."
+        )
+    return Plan(seed, recipe.total_batch, per_pass // world, rank, world, device, views)
 
 
 class TrainingData(Protocol):
-    """What the loop asks of a data set. Images come as uint8 (B, C, H, W), labels as int64 (B,), on the device."""
+    """What the loop asks of a data set. Images come as uint8 (B, C, H, W), labels as int64 (B,), on the device.
+
+    Where a plan asks for several views, training images come as (B, views, C, H, W).
+    """
 
     num_classes: int
 
@@ -163,11 +179,15 @@ class TensorData:
                 f"The images in memory are {tuple(self.train[0].shape[-2:])}, the recipe asks for "
                 f"input_size {recipe.input_size}; say --set input_size={size}."
             )
-        if recipe.auto_augment or recipe.color_jitter or recipe.train_crop == "random_resized":
+        if recipe.auto_augment or recipe.color_jitter:
             raise UserError(
-                "Images in memory can be cropped with padding, flipped, erased and mixed; the recipe asks for "
-                'auto_augment, color_jitter or a random_resized crop: set auto_augment="", color_jitter=0 and '
-                "train_crop=padded or none."
+                "Images in memory can be cropped, flipped, erased and mixed; the recipe asks for auto_augment or "
+                'color_jitter: set auto_augment="" and color_jitter=0.'
+            )
+        if recipe.train_crop == "random_resized" and recipe.interpolation not in INTERPOLATIONS:
+            raise UserError(
+                f"Crops of images in memory are resized by {' or '.join(INTERPOLATIONS)} interpolation, not by "
+                f"{recipe.interpolation}: say --set interpolation={INTERPOLATIONS[0]}."
             )
         return epoch_steps(len(self.train[0]), recipe)
 
@@ -180,7 +200,8 @@ class TensorData:
         for step in range(first_step, len(order) // recipe.total_batch):
             own = slice(step * recipe.total_batch + plan.rank, (step + 1) * recipe.total_batch, plan.world)
             index = order[own]
-            batch = augment(images[index], recipe, plan, epoch, step)
+            views = [augment(images[index], recipe, plan, epoch, step, view) for view in range(plan.views)]
+            batch = views[0] if plan.views == 1 else torch.stack(views, dim=1)
             yield from zip(batch.split(plan.device_batch), labels[index].split(plan.device_batch), strict=True)
 
     def validation_batches(self, recipe: Recipe, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
@@ -198,12 +219,15 @@ def validation_order(length: int, plan: Plan) -> Tensor:
     return order.where(order < length, torch.tensor(-1))
 
 
-def augment(images: Tensor, recipe: Recipe, plan: Plan, epoch: int, step: int) -> Tensor:
-    """Crop with zero padding and flip a batch of uint8 images (B, C, H, W), each by its own draw."""
+def augment(images: Tensor, recipe: Recipe, plan: Plan, epoch: int, step: int, view: int = 0) -> Tensor:
+    """Crop and flip a batch of uint8 images (B, C, H, W), each by its own draw; ``view`` counts from 0."""
+    counters = (epoch, step, view) if view else (epoch, step)
+    if recipe.train_crop == "random_resized":
+        return _resized(images, recipe, plan, generator(plan.seed, "augment", *counters))
     padding = recipe.crop_padding if recipe.train_crop == "padded" else 0
     if not padding and not recipe.horizontal_flip:
         return images
-    draws = generator(plan.seed, "augment", epoch, step)
+    draws = generator(plan.seed, "augment", *counters)
     own = slice(plan.rank, None, plan.world)
     shifts = torch.randint(0, 2 * padding + 1, (2, recipe.total_batch), generator=draws)[:, own].to(plan.device)
     flips = (torch.rand(recipe.total_batch, generator=draws)[own] < recipe.horizontal_flip).to(plan.device)
@@ -215,3 +239,13 @@ def augment(images: Tensor, recipe: Recipe, plan: Plan, epoch: int, step: int) -
     which = torch.arange(count, device=plan.device)
     # Indexing puts the image axes first and the channels last.
     return padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _resized(images: Tensor, recipe: Recipe, plan: Plan, draws: torch.Generator) -> Tensor:
+    """Cut a random box out of each image, resize it to the image's size and flip it."""
+    own = slice(plan.rank, None, plan.world)
+    size = images.shape[-1]
+    boxes = sample_boxes(recipe.total_batch, size, size, recipe.crop_scale, recipe.crop_ratio, draws)[own]
+    flips = (torch.rand(recipe.total_batch, generator=draws)[own] < recipe.horizontal_flip).to(plan.device)
+    crops = resized_crops(images, boxes.to(plan.device), size, recipe.interpolation)
+    return torch.where(flips[:, None, None, None], crops.flip(3), crops)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import UserError
 from common.training.mixing import Mixed
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Batch:
     """One forward pass of the training loop; hooks change it in place."""
 
-    images: Tensor  # (B, C, H, W), normalised; mixed where the recipe mixes
+    images: Tensor  # (B, C, H, W), normalised; mixed where the recipe mixes; (B, views, C, H, W) of several views
     labels: Tensor  # (B,), class indices before mixing
     targets: Tensor  # (B,) class indices, or (B, classes) probabilities after mixing
     mixed: Mixed | None = None  # what was mixed with what, where the recipe mixes
@@ -35,7 +35,17 @@ class Batch:
 
 
 class Hook:
-    """Base of the hooks; each method does nothing unless overridden."""
+    """Base of the hooks; each method does nothing unless overridden.
+
+    Attributes:
+        views: into how many images each one is augmented, independently. A hook that asks for more than one makes
+            what the model takes of ``Batch.images`` in ``on_batch``.
+    """
+
+    views: int = 1
+
+    def on_model(self, run: Run, model: nn.Module) -> None:
+        """Before the model is put on its devices and has an optimizer: freeze or convert modules, in place."""
 
     def start(self, run: Run) -> None:
         """Before the first step of this process: ``run.model`` and ``run.device`` are ready."""

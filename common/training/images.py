@@ -180,7 +180,7 @@ class ImageData:
         """Return the loader of an indexed data set, whose workers live as long as the run."""
         if training not in self._loaders:
             dataset = self._train if training else self._validation
-            dataset.seed = plan.seed
+            dataset.seed, dataset.views = plan.seed, plan.views if training else 1
             sampler = _Passes()
             loader: DataLoader[Any] = DataLoader(
                 dataset,
@@ -196,7 +196,7 @@ class ImageData:
     def _stream(self, dataset: Any, plan: Plan, epoch: int, *, training: bool) -> DataLoader[Any]:
         """Return a loader with new workers for one epoch, so that nothing of an earlier epoch stays in them."""
         workers = max(1, self.workers)
-        dataset.transform.start(plan.seed, epoch, plan.rank)
+        dataset.transform.start(plan.seed, epoch, plan.rank, plan.views if training else 1)
         dataset.set_epoch(epoch)
         dataset.set_loader_cfg(num_workers=workers)
         return DataLoader(
@@ -278,6 +278,7 @@ class _Indexed(Dataset[Any]):
 
     def __init__(self, reader: Any, transform: Callable[..., Any], mode: str, seed: int, skip: bool) -> None:
         self.reader, self.transform, self.mode, self.seed, self.skip = reader, transform, mode, seed, skip
+        self.views = 1
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -296,7 +297,7 @@ class _Indexed(Dataset[Any]):
                 _logger.warning("%s cannot be read (%s); the next image takes its place", name, error)
                 continue
             seed_global(self.seed, "sample", epoch, position)
-            return self.transform(image), -1 if index < 0 else label
+            return _augmented(image, self.transform, self.views), -1 if index < 0 else label
         return Unreadable("every image", "none could be read")
 
 
@@ -306,16 +307,22 @@ class _StreamTransform:
     def __init__(self, transform: Callable[..., Any]) -> None:
         self.transform = transform
         self._seed = self._count = 0
+        self._views = 1
 
-    def start(self, seed: int, epoch: int, rank: int) -> None:
+    def start(self, seed: int, epoch: int, rank: int, views: int) -> None:
         """Begin an epoch."""
-        self._seed, self._count = derive_seed(seed, "stream", epoch, rank), 0
+        self._seed, self._count, self._views = derive_seed(seed, "stream", epoch, rank), 0, views
 
     def __call__(self, image: Image.Image) -> Any:
         worker = get_worker_info()
         seed_global(self._seed, "sample", 0 if worker is None else worker.id, self._count)
         self._count += 1
-        return self.transform(image)
+        return _augmented(image, self.transform, self._views)
+
+
+def _augmented(image: Image.Image, transform: Callable[..., Any], views: int) -> Any:
+    """Uint8 (C, H, W), or (views, C, H, W) of several views, each by its own draws."""
+    return transform(image) if views == 1 else np.stack([transform(image) for _ in range(views)])
 
 
 class _Passes(Sampler[list[tuple[int, int, int]]]):
@@ -337,7 +344,7 @@ def _share_out(order: Tensor, plan: Plan, epoch: int, first_step: int) -> Iterat
 
 
 def _collate(samples: list[tuple[np.ndarray[Any, Any], int] | Unreadable]) -> tuple[Tensor, Tensor] | Unreadable:
-    """Stack samples to uint8 (B, C, H, W) and int64 (B,)."""
+    """Stack samples to uint8 (B, C, H, W), or (B, views, C, H, W), and int64 (B,)."""
     good = []
     for sample in samples:
         if isinstance(sample, Unreadable):

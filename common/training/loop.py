@@ -108,7 +108,13 @@ class Run:
         self.rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.rank == 0
         self.plan = make_plan(
-            recipe, seed=seed, device_batch=options.device_batch, rank=self.rank, world=world, device=self.device
+            recipe,
+            seed=seed,
+            device_batch=options.device_batch,
+            rank=self.rank,
+            world=world,
+            device=self.device,
+            views=max((hook.views for hook in self.hooks), default=1),
         )
         self.steps_per_epoch = data.steps_per_epoch(recipe)
         self.total_steps = self.steps_per_epoch * recipe.total_epochs
@@ -118,6 +124,8 @@ class Run:
         self.loss_sum = 0.0  # of the steps of this epoch that are checked
         self.last_rate = 0.0
 
+        for hook in self.hooks:
+            hook.on_model(self, model)
         self.identity: dict[str, Any] = {
             "recipe": recipe.as_dict() | {"seed": seed},
             "model": describe_model(model),

@@ -15,9 +15,15 @@ from torch import nn
 from common.errors import UserError, nearest
 from common.training.recipe import Recipe
 
+#: timm's names of layer-wise adaptive rates (You et al., "Large Batch Training of Convolutional Networks").
+LARS = ("lars", "nlars", "larc", "nlarc")
+
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Return timm's optimizer; biases, norms and ``model.no_weight_decay()`` are not decayed.
+
+    LARS adapts the rate of all parameters that would be decayed, also where ``weight_decay`` is 0, but for those that
+    ``model.no_layer_adaptation()`` names, which it does not decay either.
 
     Raises:
         UserError: timm knows no optimizer of that name, or it does not take the recipe's values.
@@ -38,7 +44,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         extra["fused"] = True  # one kernel for all tensors: the same update with the least overhead
     try:
         return create_optimizer_v2(
-            model,
+            _lars_groups(model, recipe) if recipe.optimizer in LARS else model,
             opt=recipe.optimizer,
             lr=recipe.rate("learning_rate"),
             weight_decay=recipe.weight_decay,
@@ -48,6 +54,23 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         )
     except ValueError as error:
         raise UserError(f"timm cannot make the optimizer {recipe.optimizer} of this recipe ({error}).") from None
+
+
+def _lars_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters with plain and with adapted rates: timm ties adaptation to weight decay, which may be 0."""
+    if recipe.layer_decay != 1:
+        raise UserError(f"{recipe.optimizer} sets the rate of each layer by itself: set layer_decay=1.")
+    kept = {name for method in ("no_weight_decay", "no_layer_adaptation") for name in getattr(model, method, set)()}
+    plain: list[nn.Parameter] = []
+    adapted: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (plain if parameter.ndim <= 1 or name in kept else adapted).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": plain, "weight_decay": 0.0, "always_adapt": False},
+        {"params": adapted, "weight_decay": recipe.weight_decay, "always_adapt": True},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 class Schedule:
