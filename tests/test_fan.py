@@ -323,7 +323,7 @@ def test_objects_are_those_of_the_composition() -> None:
 def test_findings_follow_the_scores() -> None:
     scores = {
         "fan_mini": [[0.1, 0.8], [0.1, 0.82], [0.1, 0.81]],
-        "fan_mini.mlp": [[0.1, 0.5], [0.1, 0.52], [0.1, 0.51]],
+        "fan_mini.mlp": [[0.1, 0.5], [0.1, 0.53], [0.1, 0.5]],
     }
     scores["fan_mini.untrained"] = [[0.0, 0.1], [0.0, 0.9], [0.0, 0.8]]
     found = list(token_groups.results(scores, 0.9, "fan_mini", 20))

@@ -22,12 +22,14 @@ from papers.vars.static import VARSStatic
 RVT = {"img_size": 28, "in_chans": 1, "num_classes": 5, "embed_dims": (16, 32), "depths": (2, 1), "num_heads": (2, 2)}
 RVT["stem_strides"] = (1, 2, 2)
 DEIT = {"img_size": 28, "patch_size": 4, "in_chans": 1, "num_classes": 5, "embed_dim": 16, "depth": 2, "num_heads": 2}
+FAN = {**DEIT, "cls_attn_layers": 1}
 SMALL = {
     "rvt_tiny": RVT,
     "rvt_tiny_plus": {**RVT, "scaled_blocks": 1},
     "rvt_base": RVT,
     **{f"{attention}_rvt_tiny": RVT for attention in ATTENTIONS},
     **{f"{attention}_deit_tiny": DEIT for attention in ATTENTIONS},
+    **{f"{attention}_fan_tiny": FAN for attention in ATTENTIONS},
 }
 #: Parameters that released checkpoints have and no forward pass reads.
 UNUSED = ("attn.L", "attn.kernel_norm")
@@ -228,4 +230,4 @@ def test_our_own_weights_keep_the_form_that_they_were_trained_in() -> None:
 
 
 def test_the_table_of_variants_has_every_attention_on_every_host() -> None:
-    assert len(VARIANTS) == 4 * 9
+    assert len(VARIANTS) == 4 * 13

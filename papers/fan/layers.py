@@ -32,6 +32,7 @@ from timm.models.convnext import ConvNeXtStage
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.linear import Linear
 
 Grid = tuple[int, int]
 #: What processes channels: the paper's channel attention; its MLP with depth-wise convolutions but no attention; the
@@ -62,17 +63,24 @@ class TokenAttention(nn.Module):
         qkv_bias: whether the projections to q, k, v have a bias.
         attn_drop: dropout of the attention map.
         proj_drop: dropout of the output.
+        grid: accepted for uniformity with attentions that are tied to a grid of tokens.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        grid: Grid | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
+        self.q = Linear(dim, dim, bias=qkv_bias)
+        self.kv = Linear(dim, 2 * dim, bias=qkv_bias)
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def attention_matrix(self, x: Tensor) -> Tensor:
@@ -128,10 +136,10 @@ class ConvolutionalMlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0, shortcut: bool = True) -> None:
         super().__init__()
         self.shortcut = shortcut
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.dwconv = DepthwiseConvolutions(hidden_dim)
         self.gamma = nn.Parameter(torch.ones(hidden_dim))
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -171,7 +179,7 @@ class ChannelAttention(nn.Module):
         self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
         self.mlp_v = ConvolutionalMlp(dim, hidden_dim, drop, shortcut)
         self.norm_v = LayerNorm(dim, eps=1e-5)
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.q = Linear(dim, dim, bias=qkv_bias)
         self.attn_drop = nn.Dropout(attn_drop)
         init_linear(self)
 
@@ -239,6 +247,7 @@ class Block(nn.Module):
         eta: start of the scales gamma_1 and gamma_2.
         norm: builds a norm from ``dim``.
         out_dim: width of the next block; a different one adds ``downsample``, which the model runs after the block.
+        attention: builds token attention from ``(dim, num_heads=, qkv_bias=, attn_drop=, proj_drop=)``.
     """
 
     def __init__(
@@ -254,12 +263,13 @@ class Block(nn.Module):
         eta: float = 1.0,
         norm: Callable[[int], nn.Module] = LayerNorm,
         out_dim: int | None = None,
+        attention: Callable[..., nn.Module] = TokenAttention,
     ) -> None:
         super().__init__()
         self.gamma1 = nn.Parameter(torch.full((dim,), eta))
         self.gamma2 = nn.Parameter(torch.full((dim,), eta))
         self.norm1 = norm(dim)
-        self.attn = TokenAttention(dim, num_heads, qkv_bias, attn_drop, proj_drop)
+        self.attn = attention(dim, num_heads=num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=proj_drop)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = norm(dim)
         self.mlp = channel_processing(channels, dim, num_heads, int(dim * mlp_ratio), qkv_bias, attn_drop, proj_drop)

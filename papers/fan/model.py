@@ -13,7 +13,7 @@ Shapes: B images, N = H * W tokens of C channels, h heads of d = C / h channels.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +35,7 @@ from papers.fan.layers import (
     ConvolutionalEmbedding,
     Grid,
     HybridEmbedding,
+    TokenAttention,
     heads,
     init_linear,
 )
@@ -113,6 +114,8 @@ class FullyAttentionalNetwork(nn.Module):
         cls_attn_layers: blocks of class attention.
         eta: start of the residual scales.
         head_init_scale: the classifier's first weights are multiplied by it.
+        attention: builds a block's attention over tokens from ``(dim, num_heads=, qkv_bias=, attn_drop=, proj_drop=,
+            grid=)``, where the grid is that of ``img_size``.
 
     Raises:
         UserError: a size that does not fit; names it.
@@ -141,6 +144,7 @@ class FullyAttentionalNetwork(nn.Module):
         cls_attn_layers: int = 2,
         eta: float = 1.0,
         head_init_scale: float = 1.0,
+        attention: Callable[..., nn.Module] = TokenAttention,
     ) -> None:
         super().__init__()
         stages = max(len(_per_stage(value, 1)) for value in (embed_dim, depth, num_heads))
@@ -168,13 +172,17 @@ class FullyAttentionalNetwork(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims[-1]))
         self.pos_embed = PositionalEncodingFourier(dim=dims[0])
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        self.blocks = nn.ModuleList(
-            Block(
+        height, width = to_2tuple(img_size)
+        grid, blocks = (height // patch_size, width // patch_size), []
+        for dim, count, out_dim in zip(dims, counts, [*dims[1:], dims[-1]], strict=True):
+            block = Block(
                 dim, count, mlp_ratio, channel_processing, qkv_bias, proj_drop_rate, attn_drop_rate, drop_path_rate,
-                eta, norm, out_dim,
-            )
-            for dim, count, out_dim in zip(dims, counts, [*dims[1:], dims[-1]], strict=True)
-        )  # fmt: skip
+                eta, norm, out_dim, partial(attention, grid=grid),
+            )  # fmt: skip
+            blocks.append(block)
+            if block.downsample is not None:
+                grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
+        self.blocks = nn.ModuleList(blocks)
         self.cls_attn_blocks = nn.ModuleList(
             ClassAttentionBlock(
                 dims[-1], counts[-1], mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, proj_drop=proj_drop_rate,

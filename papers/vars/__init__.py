@@ -7,6 +7,7 @@ from common.robustness.full_scale import CLAIMS as FULL_SCALE
 
 _RVT = tuple(f"rvt_{size}{star}" for size in ("tiny", "small", "base") for star in ("", "_plus"))
 _DEIT = tuple(f"deit_{size}" for size in ("tiny", "small", "base"))
+_FAN = tuple(f"fan_{size}" for size in ("tiny", "small", "base", "large"))
 _RELEASED_NAME = {"performer": "perf", "vars_s": "vars_s", "vars_d": "vars_d", "vars_sd": "vars_sd"}
 
 
@@ -36,14 +37,14 @@ PAPER = Paper(
   booktitle = {International Conference on Machine Learning},
   year      = {2022}
 }""",
-    builds_on=("rvt",),
+    builds_on=("rvt", "fan"),
     models=(
         *(Model(name=host, released=f"{host}_self_att", defined_by="rvt") for host in _RVT),
         *(Model(name=f"{host}_patch16_224", defined_by="timm") for host in _DEIT),
         *(
             Model(name=f"{attention}_{host}", released=_released(attention, host))
             for attention in _RELEASED_NAME
-            for host in (*_RVT, *_DEIT)
+            for host in (*_RVT, *_DEIT, *_FAN)
         ),
     ),
     claims=(

@@ -8,7 +8,9 @@ before the feed-forward network, as released. ``rvt_*_plus``: position-aware sca
 these attentions never form, and neither publication nor release defines it for them, so that these hosts are the plain
 architecture, to be trained with patch-wise augmentation (:mod:`papers.rvt.patch_augmentation`). ``deit_*``: timm's
 vision transformer with patches of 16 pixels. Performer, VARS-D and VARS-SD treat the class token as one more token;
-VARS-S convolves over the grid, so that its host has no class token and pools by averaging.
+VARS-S convolves over the grid, so that its host has no class token and pools by averaging. ``fan_*``: the FAN-ViTs of
+:mod:`papers.fan`, where VARS takes the place of attention over tokens; attention over channels and the class token's
+attention to the tokens, which comes after them, stay.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError, nearest
+from papers.fan.model import VARIANTS as FAN_VARIANTS
+from papers.fan.model import FullyAttentionalNetwork
+from papers.fan.model import default_cfg as fan_cfg
 from papers.rvt.model import VARIANTS as RVT_VARIANTS
 from papers.rvt.model import RobustTransformer, TokenBatchNorm, build
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
@@ -45,6 +50,11 @@ HOSTS: dict[str, dict[str, Any]] = {
     "deit_tiny": {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3},
     "deit_small": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6},
     "deit_base": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
+    **{
+        "_".join(name.split("_")[:2]): row
+        for name, row in FAN_VARIANTS.items()
+        if name.endswith("_p16_224")  # the FAN-ViTs
+    },
 }
 
 #: One row a variant: its attention and its host's arguments.
@@ -166,6 +176,19 @@ class VARSVisionTransformer(VisionTransformer):
         return maps
 
 
+class VARSFullyAttentionalNetwork(FullyAttentionalNetwork):
+    """FAN-ViT whose attention over tokens is the one called ``attention``.
+
+    Args:
+        attention: a key of :data:`ATTENTIONS`.
+        attention_args: arguments of the attention.
+        **kwargs: as :class:`papers.fan.model.FullyAttentionalNetwork`.
+    """
+
+    def __init__(self, attention: str, attention_args: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(attention=_attention(attention, attention_args), **kwargs)
+
+
 #: VARS-S keeps a block's attention in the block itself in the release, and in a module of its own here.
 _RELEASED_BLOCK = re.compile(r"^(transformers\.\d+\.blocks\.\d+)\.(kernel2?|kernel_norm|L|v\.\w+|proj\.\w+)$")
 _RELEASED_NORM = re.compile(r"^(transformers\.\d+\.blocks\.\d+)\.norm1\.(bn\.\w+)$")
@@ -195,10 +218,13 @@ def released_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module) -> d
 def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     """Build the variant ``name`` of :data:`VARIANTS`.
 
-    Keyword arguments are those of the host (:class:`VARSRobustTransformer` or :class:`VARSVisionTransformer`);
-    ``attention_args`` go to the attention.
+    Keyword arguments are those of the host (:class:`VARSRobustTransformer`, :class:`VARSVisionTransformer` or
+    :class:`VARSFullyAttentionalNetwork`); ``attention_args`` go to the attention.
     """
     if name not in VARIANTS:
         raise UserError(f"VARS has no model called {name!r}.{nearest(name, VARIANTS)}")
+    if "_fan_" in name:
+        kwargs.setdefault("pretrained_cfg", fan_cfg(architecture=name))
+        return build(name, pretrained, VARSFullyAttentionalNetwork, VARIANTS[name], **kwargs)
     model_cls = VARSVisionTransformer if "_deit_" in name else VARSRobustTransformer
     return build(name, pretrained, model_cls, VARIANTS[name], **kwargs)
