@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.measurement import Picture
-from results import figures, style
+from results import figures, style, training
 from results.judge import Judgement
 from results.measured import each
 from results.svg import inline
@@ -52,6 +52,7 @@ def render(judged: Judgement, provenance: dict[str, Any]) -> str:
             for claim, results in judged.run.results.items()
             if any(isinstance(result, Picture) for result in results)
         ],
+        training=pictures.draw(training.curves(judged.run.folder)),
         statements={claim.name: claim.statement for claim in judged.run.paper.claims},
         finding_of=_finding_of(judged),
     )

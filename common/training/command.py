@@ -69,6 +69,7 @@ def run(
     recipe_path: Path,
     models: Sequence[str],
     hooks: Callable[[Recipe], Sequence[Hook]] | None = None,
+    report: Callable[[Path], Path | None] | None = None,
 ) -> int:
     """Train as the arguments say.
 
@@ -78,6 +79,7 @@ def run(
         recipe_path: the paper's ``recipe.toml``.
         models: the names that the paper declares; other models are refused.
         hooks: makes the paper's hooks from the resolved recipe.
+        report: writes a report into the working folder and returns its path; called however the training ends.
 
     Returns:
         0 when the run is finished, 130 when it was interrupted (its folder then holds what it needs to go on).
@@ -93,8 +95,7 @@ def run(
     model = create_model(args.model, recipe, seed)
     if args.initial is not None:
         load_released(model, args.initial)
-    name = f"{slug}-{args.model}-{args.recipe}{'-quick' if args.quick else ''}-seed{seed}"
-    folder = args.output or Path("results/runs") / name
+    folder = working_folder(args, slug, seed)
     options = Options(
         device=args.device,
         device_batch=args.device_batch,
@@ -107,6 +108,7 @@ def run(
         progress=f"training {args.model}",
         say=print,
     )
+    first = int(os.environ.get("RANK", "0")) == 0
     try:
         result = train(
             model, recipe, data, seed=seed, folder=folder, hooks=hooks(recipe) if hooks else (), options=options
@@ -114,9 +116,19 @@ def run(
     except Interrupted as stopped:
         print(stopped)
         return INTERRUPTED
-    if int(os.environ.get("RANK", "0")) == 0:
+    finally:
+        written = report(folder) if report is not None and first else None
+        if written is not None:
+            print(f"Report: {written}")
+    if first:
         print(summary(result))
     return 0
+
+
+def working_folder(args: Namespace, slug: str, seed: int) -> Path:
+    """Where the run is kept: ``--output``, or a folder named after what it trains."""
+    name = f"{slug}-{args.model}-{args.recipe}{'-quick' if args.quick else ''}-seed{seed}"
+    return args.output or Path("results/runs") / name
 
 
 def open_data(args: Namespace, recipe: Recipe) -> TrainingData:

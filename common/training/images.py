@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,18 @@ from common.errors import UserError
 from common.training.data import Plan, epoch_order, epoch_steps, validation_order
 from common.training.randomness import derive_seed, generator, seed_global
 from common.training.recipe import Recipe
+from common.training.unreadable import READ_ERRORS, Unreadable
 
 #: Names under which the two parts of an image folder or of a pair of tar files are found.
 TRAIN_NAMES = ("train", "training")
 VALIDATION_NAMES = ("val", "validation", "valid", "eval", "test")
-#: What reading a broken image may raise.
-READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+#: What reads the data sets of each prefix, and how to install it.
+PACKAGES = {
+    "wds/": (("webdataset",), "'resight[streams]'"),
+    "hfds/": (("datasets",), "'resight[streams]'"),
+    "hfids/": (("datasets",), "'resight[streams]'"),
+    "tfds/": (("tensorflow", "tensorflow_datasets"), "tensorflow tensorflow-datasets"),
+}
 #: Images of a forward pass in evaluation.
 EVALUATION_BATCH = 128
 
@@ -55,14 +62,6 @@ class Source:
     validation_split: str = "validation"
     train_images: int = 0
     validation_images: int = 0
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """Stands for an image that could not be read, on its way from a worker to the main process."""
-
-    name: str
-    reason: str
 
 
 class ImageData:
@@ -133,7 +132,7 @@ class ImageData:
     def validation_batches(self, recipe: Recipe, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's share of the validation set."""
         if isinstance(self._validation, IterableImageDataset):
-            loader = self._stream(self._validation, plan, 0, training=False)
+            loader: Iterable[Any] = self._whole(self._stream(self._validation, plan, 0, training=False), plan)
         else:
             loader, sampler = self._indexed(plan, training=False)
             order = validation_order(len(self._validation), plan)
@@ -143,17 +142,23 @@ class ImageData:
     def _open(self, recipe: Recipe, *, training: bool) -> Any:
         """Return timm's data set for a split, wrapped so that its draws follow from the seed."""
         source = self.source
+        _check_packages(source.dataset)
         root, split = source.root, source.train_split if training else source.validation_split
         images = source.train_images if training else source.validation_images
         if not source.dataset:
             root = _part(root, TRAIN_NAMES if training else VALIDATION_NAMES)
-        options: dict[str, Any] = {"input_img_mode": self._mode, "seed": recipe.seed, "search_split": False}
+        options: dict[str, Any] = {"input_img_mode": self._mode, "seed": recipe.seed, "batch_size": 1}
         if images:
             options["num_samples"] = images
+        skip = training and self.skip_unreadable
         try:
-            dataset = create_dataset(
-                source.dataset, root=str(root), split=split, is_training=training, batch_size=1, **options
-            )
+            if source.dataset.startswith("wds/"):
+                shards = _shards(str(root), split, is_training=training, skip_unreadable=skip, **options)
+                dataset: Any = IterableImageDataset(str(root), reader=shards)
+            else:
+                dataset = create_dataset(
+                    source.dataset, root=str(root), split=split, is_training=training, search_split=False, **options
+                )
         except (ImportError, RuntimeError, ValueError, AssertionError, OSError, KeyError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UserError(
@@ -169,7 +174,7 @@ class ImageData:
             transform,
             self._mode,
             recipe.seed,
-            training and self.skip_unreadable,
+            skip,
         )
 
     @staticmethod
@@ -208,6 +213,18 @@ class ImageData:
             pin_memory=plan.device.type == "cuda",
             generator=generator(plan.seed, "workers", epoch, plan.rank),
         )
+
+    def _whole(self, passes: Iterable[Any], plan: Plan) -> Iterator[Any]:
+        """Yield a stream's passes; other images than are stated would give another metric without a word."""
+        stated, seen = self._length(self._validation), 0
+        for content in passes:
+            seen += 0 if isinstance(content, Unreadable) else len(content[1])
+            yield content
+        if stated and seen != stated and plan.world == 1:
+            raise UserError(
+                f"The validation stream {self.source.dataset} of {self.source.root} has {seen} images where its split "
+                f"or --validation-images states {stated}: correct the count, or get the damaged shards again."
+            )
 
     def _not_ending(self, passes: Iterator[Any]) -> Iterator[Any]:
         """Yield a stream's passes, and say what is wrong where it ends too early."""
@@ -313,7 +330,9 @@ class _StreamTransform:
         """Begin an epoch."""
         self._seed, self._count, self._views = derive_seed(seed, "stream", epoch, rank), 0, views
 
-    def __call__(self, image: Image.Image) -> Any:
+    def __call__(self, image: Image.Image | Unreadable) -> Any:
+        if isinstance(image, Unreadable):
+            return image
         worker = get_worker_info()
         seed_global(self._seed, "sample", 0 if worker is None else worker.id, self._count)
         self._count += 1
@@ -343,15 +362,31 @@ def _share_out(order: Tensor, plan: Plan, epoch: int, first_step: int) -> Iterat
         yield [(index, epoch, position) for index, position in zip(indices, part.tolist(), strict=True)]
 
 
-def _collate(samples: list[tuple[np.ndarray[Any, Any], int] | Unreadable]) -> tuple[Tensor, Tensor] | Unreadable:
+def _collate(samples: list[tuple[Any, int] | Unreadable]) -> tuple[Tensor, Tensor] | Unreadable:
     """Stack samples to uint8 (B, C, H, W), or (B, views, C, H, W), and int64 (B,)."""
     good = []
     for sample in samples:
         if isinstance(sample, Unreadable):
             return sample
+        if isinstance(sample[0], Unreadable):  # of a stream
+            return sample[0]
         good.append(sample)
     images = np.stack([np.asarray(image) for image, _ in good])
     return torch.from_numpy(images), torch.tensor([int(label) for _, label in good])
+
+
+def _check_packages(dataset: str) -> None:
+    """Raise a ``UserError`` where what reads the data set is not installed."""
+    modules, install = PACKAGES.get(dataset[: dataset.find("/") + 1], ((), ""))
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise UserError(f"{dataset} is read by {' and '.join(missing)}, not installed here: pip install {install}.")
+
+
+def _shards(root: str, split: str, **options: Any) -> Any:
+    from common.training.shards import Shards  # here: importing it imports webdataset
+
+    return Shards(root, split, **options)
 
 
 def _part(root: Path, names: Sequence[str]) -> Path:

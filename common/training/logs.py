@@ -99,7 +99,7 @@ class RunLog:
                 self.say(f"{what} could not be written ({error.strerror or error}); training goes on without it.")
 
 
-def history_csv(history: Sequence[Mapping[str, float]]) -> str:
+def history_csv(history: Sequence[Mapping[str, float | str]]) -> str:
     """Return one CSV row per epoch; the columns are the union over the epochs."""
     columns = list(dict.fromkeys(key for row in history for key in row))
     text = io.StringIO()

@@ -76,12 +76,15 @@ def _lars_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 class Schedule:
     """The learning rate as a function of the step alone, so that nothing has to be stored to resume it.
 
-    The schedule ``step`` divides the rate by ten after each third of the epochs.
+    The schedule ``step`` divides the rate by ten after each third of the epochs. By the unit ``previous_epoch`` the
+    first epoch is trained at the schedule's rate 0 and each later one at the rate of the epoch before it, as by scripts
+    that call ``scheduler.step(epoch)`` at the end of ``epoch`` (DeiT's and those made from it).
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> None:
         self.optimizer, self.steps_per_epoch = optimizer, steps_per_epoch
-        self.by_epoch = recipe.schedule_unit == "epoch"
+        self.by_epoch = recipe.schedule_unit != "step"
+        self.epochs_late = int(recipe.schedule_unit == "previous_epoch")
         try:
             self.scheduler, _ = create_scheduler_v2(
                 optimizer,
@@ -107,13 +110,13 @@ class Schedule:
             if not self.by_epoch:
                 self.scheduler.step_update(step)
             elif step % self.steps_per_epoch == 0:
-                self.scheduler.step(step // self.steps_per_epoch)
+                self.restore(step)
         return max(group["lr"] for group in self.optimizer.param_groups)
 
     def restore(self, step: int) -> None:
         """Set the rate that holds at ``step`` when a run resumes in the middle of an epoch."""
         if self.scheduler is not None and self.by_epoch:
-            self.scheduler.step(step // self.steps_per_epoch)
+            self.scheduler.step(max(0, step // self.steps_per_epoch - self.epochs_late))
 
 
 def make_mixing(recipe: Recipe) -> Mixup | None:

@@ -37,7 +37,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mix_mode": ("batch", "pair", "elem"),
     "random_erasing_mode": ("const", "rand", "pixel"),
     "learning_rate_scaling": ("linear", "sqrt", "none"),
-    "schedule_unit": ("epoch", "step"),
+    "schedule_unit": ("epoch", "previous_epoch", "step"),
     "precision": ("float32", "bfloat16", "float16"),
     "distillation": ("none", "soft", "hard"),
 }
@@ -111,7 +111,7 @@ class Recipe:
     learning_rate_scaling: str
     scaled_rates: tuple[str, ...]  # which of RATES follow the scaling rule
     schedule: str  # timm's name
-    schedule_unit: str  # the rate changes once an epoch or at each step
+    schedule_unit: str  # the rate changes once an epoch (previous_epoch: one epoch late) or at each step
     warmup_epochs: float
     warmup_learning_rate: float  # at the first step
     min_learning_rate: float

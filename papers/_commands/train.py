@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from common.declaration import Paper
 from common.errors import UserError
 from common.training import command
+from results.training import write_report
 
 if TYPE_CHECKING:
     from common.training.hooks import Hook
@@ -25,7 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(paper: Paper, args: Namespace) -> int:
     """Train with the hooks that the paper has in ``training.py``."""
     models = [model.name for model in paper.models]
-    return command.run(args, slug=paper.slug, recipe_path=paper.recipe, models=models, hooks=_hooks(paper))
+    return command.run(
+        args, slug=paper.slug, recipe_path=paper.recipe, models=models, hooks=_hooks(paper), report=write_report
+    )
 
 
 def _hooks(paper: Paper) -> Callable[[Recipe], Sequence[Hook]]:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from common.errors import UserError
+from common.training import images as images_module
 from common.training.data import make_plan
 from common.training.images import ImageData, Source, _posterize, make_transform
 from common.training.loop import train
@@ -287,6 +288,92 @@ def test_an_unreadable_image_can_be_left_out_of_training_but_not_of_evaluation(b
     images = ImageData(Source(root), chosen, workers=0, skip_unreadable=True)
     with pytest.raises(UserError, match=f"{judged} cannot be read"):
         train(net(), chosen, images, options=Options(device="cpu"))
+
+
+BREAKAGES = {
+    "no image": (
+        lambda files: files | {"b.jpg": b"no image"},
+        r"The image b in .*-0000\.tar cannot be read \(.*identify",
+    ),
+    "cut short": (lambda files: files | {"b.jpg": jpeg(1, 1)[:200]}, r"The image b in .*-0000\.tar cannot be read \("),
+    "no label": (
+        lambda files: {name: content for name, content in files.items() if name != "b.cls"},
+        r"The image b in .*-0000\.tar cannot be read \(it has no 'cls'\)",
+    ),
+}
+
+
+def broken_shards(root: Path, splits: tuple[str, ...], breakage: str) -> Source:
+    """Shards of 12 images a split, of which those of ``splits`` hold a broken sample."""
+    for split in ("train", "validation"):
+        for shard in range(2):
+            files = {}
+            for place, name in enumerate("abcdef"):
+                files |= {f"{name}.jpg": jpeg(place % 3, place), f"{name}.cls": str(place % 3).encode()}
+            if shard == 0 and split in splits:
+                files = BREAKAGES[breakage][0](files)
+            write_tar(root / f"{split}-{shard:04}.tar", files)
+    return Source(root, "wds/", "train-{0000..0001}.tar|12", "validation-{0000..0001}.tar|12")
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_sample_of_a_shard_is_named(breakage, recipe, tmp_path) -> None:
+    pytest.importorskip("webdataset")
+    chosen = recipe("plain", *CHANGES, "total_batch=4")
+    where = broken_shards(tmp_path, ("train",), breakage)
+    with pytest.raises(UserError, match=BREAKAGES[breakage][1]) as error:
+        train(net(), chosen, ImageData(where, chosen, workers=1), options=Options(device="cpu"))
+    assert "--skip-unreadable" in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+def test_a_broken_sample_of_a_shard_is_left_out_of_training_but_not_of_evaluation(recipe, tmp_path) -> None:
+    pytest.importorskip("webdataset")
+    chosen = recipe("plain", *CHANGES, "total_batch=4")
+    where = broken_shards(tmp_path, ("train",), "no image")
+    images = ImageData(where, chosen, workers=1, skip_unreadable=True)
+    result = train(net(), chosen, images, options=Options(device="cpu"))
+    assert result.steps == 6
+    assert result.metrics["top1"] >= 0
+    where = broken_shards(tmp_path, ("validation",), "no image")
+    images = ImageData(where, chosen, workers=1, skip_unreadable=True)
+    with pytest.raises(UserError, match=r"The image b in .*validation-0000\.tar cannot be read"):
+        train(net(), chosen, images, options=Options(device="cpu"))
+
+
+def test_a_shard_that_is_missing_cut_short_or_short_of_images_is_named(recipe, tmp_path, caplog) -> None:
+    pytest.importorskip("webdataset")
+    chosen = recipe("plain", *CHANGES, "total_batch=4", "epochs=1")
+    where = broken_shards(tmp_path, (), "no image")
+    shard = tmp_path / "train-0001.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:3000])
+    with pytest.raises(UserError, match=r"The shard .*train-0001\.tar is cut short: .* --skip-unreadable"):
+        ImageData(where, chosen, workers=1)
+    images = ImageData(where, chosen, workers=1, skip_unreadable=True)
+    assert train(net(), chosen, images, options=Options(device="cpu")).steps == 3
+    assert "it is cut short" in caplog.text
+    shard.unlink()
+    with pytest.raises(UserError, match=r"The shard .*train-0001\.tar cannot be read \(No such file"):
+        ImageData(where, chosen, workers=1)
+    shard.write_bytes(whole)
+    where = replace(where, validation_split="validation-{0000..0001}.tar|13")
+    with pytest.raises(UserError, match="has 12 images where its split or --validation-images states 13"):
+        train(net(), chosen, ImageData(where, chosen, workers=1), options=Options(device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        ("tfds/imagenette", "tensorflow and tensorflow_datasets, not installed here: pip install tensorflow tensor"),
+        ("hfds/some/set", r"datasets, not installed here: pip install 'resight\[streams\]'"),
+        ("wds/", r"webdataset, not installed here: pip install 'resight\[streams\]'"),
+    ],
+)
+def test_a_missing_reader_is_named(dataset, said, recipe, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(images_module, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=f"^{dataset} is read by {said}"):
+        ImageData(Source(tmp_path, dataset), recipe("plain", *CHANGES))
 
 
 def test_a_repaired_image_lets_the_run_go_on(broken, folder, recipe, tmp_path_factory) -> None:

@@ -12,6 +12,7 @@ from common.training.data import TensorData
 from common.training.distillation import Distillation
 from common.training.hooks import Batch, ExtraPass, Hook
 from common.training.loop import train
+from common.training.optimisation import Schedule
 from common.training.options import Options
 
 CPU = Options(device="cpu")
@@ -296,6 +297,25 @@ def test_the_schedule_warms_up_and_ends_at_its_minimum(data, recipe, make_model)
     assert rates[3] == max(rates)
     assert rates[12:] == pytest.approx([0.001] * 6)
     assert len(rates) == 18
+
+
+def test_a_rate_that_is_set_at_the_end_of_an_epoch_is_that_epochs(data, recipe, make_model) -> None:
+    """As a script's loop over epochs with ``scheduler.step(epoch)`` at its end; a resume in an epoch finds the rate."""
+    chosen = recipe("tiny", "epochs=4", "warmup_epochs=1", "schedule_unit=previous_epoch")
+    steps = 6
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=chosen.rate("learning_rate"))
+    script = Schedule(optimizer, chosen, steps).scheduler
+    expected = []
+    for epoch in range(4):
+        expected += [optimizer.param_groups[0]["lr"]] * steps
+        script.step(epoch)
+    ours = Schedule(torch.optim.SGD([parameter], lr=chosen.rate("learning_rate")), chosen, steps)
+    assert [ours.set_rate(step) for step in range(4 * steps)] == pytest.approx(expected)
+    assert expected[0] == expected[steps] < expected[2 * steps]
+    resumed = Schedule(torch.optim.SGD([parameter], lr=chosen.rate("learning_rate")), chosen, steps)
+    resumed.restore(15)
+    assert resumed.set_rate(15) == pytest.approx(expected[15])
 
 
 def test_layer_decay_gives_lower_layers_lower_rates(data, recipe) -> None:

@@ -15,8 +15,10 @@ from common.files import write_atomic
 from common.parallel import side_by_side
 from common.robustness.embedded.images import training_data
 from common.run import Run
+from common.training.curves import TRAININGS, LossCurve
 from common.training.data import TensorData
 from common.training.hooks import Hook
+from common.training.logs import history_csv
 from common.training.loop import train
 from common.training.options import Options
 from common.training.recipe import Recipe, load_recipe
@@ -59,6 +61,7 @@ class Job:
         contender, seed, recipe: what is trained.
         data: makes the training data.
         weights: file that keeps the trained weights.
+        log: CSV of loss and accuracy during training.
         device: torch device.
         measure: from the trained model and the recipe to numbers by name.
     """
@@ -68,6 +71,7 @@ class Job:
     recipe: Recipe
     data: Callable[[], TensorData]
     weights: Path
+    log: Path
     device: str
     measure: Callable[[nn.Module, Recipe], dict[str, float]]
 
@@ -79,7 +83,12 @@ class Job:
             model.load_state_dict(torch.load(self.weights, weights_only=True, map_location="cpu"))
         else:
             hooks = self.contender.hooks(self.recipe)
-            train(model, self.recipe, self.data(), seed=self.seed, hooks=hooks, options=Options(device=self.device))
+            curve = LossCurve()
+            options = Options(device=self.device)
+            result = train(model, self.recipe, self.data(), seed=self.seed, hooks=[*hooks, curve], options=options)
+            rows = curve.with_validation(result.history)
+            log = history_csv([{"model": self.contender.name, "seed": self.seed, **row} for row in rows])
+            write_atomic(self.log, log)
             write_atomic(self.weights, lambda handle: torch.save(model.state_dict(), handle))
         return model.to(self.device).eval()
 
@@ -144,8 +153,9 @@ def _job(
     data: Callable[[], TensorData],
     measure: Callable[[nn.Module, Recipe], dict[str, float]],
 ) -> Job:
-    weights = run.folder / "weights" / f"{run.key(_key(run, contender, seed, path, data))}.pt"
-    return Job(contender, seed, recipe_for(run, path, contender), data, weights, run.settings.device, measure)
+    key = run.key(_key(run, contender, seed, path, data))
+    weights, log = run.folder / "weights" / f"{key}.pt", run.folder / TRAININGS / f"{key}.csv"
+    return Job(contender, seed, recipe_for(run, path, contender), data, weights, log, run.settings.device, measure)
 
 
 def _name(measure: Callable[..., object]) -> str:
