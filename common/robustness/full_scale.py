@@ -9,7 +9,7 @@ from common.declaration import Claim
 
 #: Claim and function, need (the folder's option), data set, metrics, statement.
 _SETS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
-    ("imagenet", "imagenet", "imagenet-1k", ("top1",), "Top-1 accuracy on ImageNet's validation set."),
+    ("imagenet", "imagenet", "imagenet-1k", ("top1", "top5"), "Top-1 accuracy on ImageNet's validation set."),
     (
         "imagenet_attacks",
         "imagenet",

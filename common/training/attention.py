@@ -29,11 +29,16 @@ class LastAttention:
 
     Maps are detached: no gradient flows through them.
 
+    Args:
+        model: listened to until ``close``.
+        token: which of the tokens before the patches is asked in a vision transformer whose classifier reads them: 0
+            for the class token, 1 for the distillation token of a distilled DeiT.
+
     Raises:
-        UserError: the model has no attention that can be listened to.
+        UserError: the model has no attention that can be listened to, or no such token.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, token: int = 0) -> None:
         self._kept: dict[str, Tensor] = {}
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
         module = next((m for m in reversed(list(model.modules())) if _readable(m)), None)
@@ -45,17 +50,20 @@ class LastAttention:
         # Any, since torch types submodules as tensors or modules.
         attention: Any = module
         self._read: Callable[[], Tensor]
+        classified = bool(getattr(model, "has_class_token", False)) and getattr(model, "global_pool", "") == "token"
+        if token and not (isinstance(module, Attention) and classified and token < self._prefix):
+            raise UserError(f"{type(model).__name__} has no token {token} before its patches that could be asked.")
         if isinstance(module, Attention):
-            classified = bool(getattr(model, "has_class_token", False)) and getattr(model, "global_pool", "") == "token"
+            asked = slice(token, token + 1) if classified else slice(self._prefix, None)
             self._handles = [self._keep(attention.qkv, "qkv")]
-            self._read = lambda: _self_attention(attention, self._kept["qkv"], self._prefix, classified)
+            self._read = lambda: _self_attention(attention, self._kept["qkv"], asked)
         elif isinstance(module, ClassAttn):
             self._prefix = 1
             self._handles = [self._keep(attention.q, "q"), self._keep(attention.k, "k")]
             self._read = lambda: _class_attention(attention, self._kept["q"], self._kept["k"])
         else:
             self._handles = [self._keep(attention, "tokens", given=True)]
-            self._read = lambda: attention.attention_map(self._kept["tokens"].float()).float().mean(dim=1)
+            self._read = lambda: attention.attention_map(self._kept["tokens"].float()).float()
 
     def take(self, height: int, width: int) -> Tensor:
         """The map of the last forward pass, once.
@@ -71,10 +79,14 @@ class LastAttention:
         Raises:
             UserError: the patches are no grid of the images' shape.
         """
+        return self.take_heads(height, width).mean(dim=1)
+
+    def take_heads(self, height: int, width: int) -> Tensor:
+        """The map of each head, (B, heads, rows, columns); otherwise as ``take``."""
         with torch.no_grad():
-            patches = self._read()[:, self._prefix :]
+            patches = self._read()[..., self._prefix :]
         self._kept.clear()
-        return patches.unflatten(1, _grid(patches.shape[1], height, width))
+        return patches.unflatten(2, _grid(patches.shape[2], height, width))
 
     def close(self) -> None:
         """Stop listening."""
@@ -95,16 +107,15 @@ def _readable(module: nn.Module) -> bool:
     return isinstance(module, Attention | ClassAttn) or callable(getattr(module, "attention_map", None))
 
 
-def _self_attention(attention: Any, qkv: Tensor, prefix: int, classified: bool) -> Tensor:
-    """Shares (B, N) from queries, keys and values (B, N, 3C)."""
+def _self_attention(attention: Any, qkv: Tensor, asked: slice) -> Tensor:
+    """Shares (B, heads, N) that the tokens ``asked`` take, from queries, keys and values (B, N, 3C)."""
     q, k, _ = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    q = q[:, :, :1] if classified else q[:, :, prefix:]
-    q, k = attention.q_norm(q), attention.k_norm(k)
+    q, k = attention.q_norm(q[:, :, asked]), attention.k_norm(k)
     return _shares(q, k, attention.scale)
 
 
 def _class_attention(attention: Any, q: Tensor, k: Tensor) -> Tensor:
-    """Shares (B, N) from the query of the class token (B, C) and keys (B, N, C)."""
+    """Shares (B, heads, N) from the query of the class token (B, C) and keys (B, N, C)."""
     heads = (attention.num_heads, -1)
     return _shares(
         q[:, None].unflatten(2, heads).transpose(1, 2), k.unflatten(2, heads).transpose(1, 2), attention.scale
@@ -112,9 +123,9 @@ def _class_attention(attention: Any, q: Tensor, k: Tensor) -> Tensor:
 
 
 def _shares(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """Softmax attention of queries (B, h, M, d) to keys (B, h, N, d), mean over heads and queries: (B, N)."""
+    """Softmax attention of queries (B, h, M, d) to keys (B, h, N, d), mean over queries: (B, h, N)."""
     scores = (q * scale) @ k.transpose(-2, -1)
-    return scores.softmax(dim=-1, dtype=torch.float32).mean(dim=(1, 2))
+    return scores.softmax(dim=-1, dtype=torch.float32).mean(dim=2)
 
 
 def _grid(count: int, height: int, width: int) -> tuple[int, int]:
