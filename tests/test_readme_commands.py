@@ -40,6 +40,7 @@ CHEAP = {
     "transmix": "identity",
     "augmix": "divergence",
     "unrolling": "vars_is_unrolled",
+    "intriguing-vit": "permutation_invariance",
 }
 #: Few images; loading in this process.
 CUT = ("--limit", "2", "--workers", "0")
@@ -150,6 +151,7 @@ def evaluates(place: Place) -> None:
         "fan": "fan_tiny_12_p16_224",
         "augmix": "resnet50_augmix",
         "transmix": "deit_small_patch16_224",
+        "intriguing-vit": "deit_small_patch16_224",
     }[slug]
     file = checkpoint(place.folder, name)
     run = place.folder / "run"
