@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from downstream.training import Training
 
 #: Detections that are shown are at least this certain.
-_CERTAIN = 0.5
+_CERTAIN = 0.3
 
 
 def predictions(training: Training, count: int) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ def picture(task: str, canvases: Path, by_label: dict[str, list[dict[str, Any]]]
     return Picture(
         name=f"predictions_{task}",
         caption=(
-            f"{'Detections of at least 50 % certainty' if task == 'detection' else 'Semantic maps'} on canvases of the "
+            f"{'Detections of at least 30 % certainty' if task == 'detection' else 'Semantic maps'} on canvases of the "
             f"validation set, of the first seed; the first row is the truth."
         ),
         svg=_draw(task, images, {"truth": truth, **by_label}, names),

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError, nearest
 from common.linear import Linear, linear
+from papers.rvt.resizing import resize_grid  # noqa: F401  (downstream looks for it beside the class)
 
 Grid = tuple[int, int]
 

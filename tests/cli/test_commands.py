@@ -243,7 +243,7 @@ def test_a_full_disk_is_one_sentence(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "results/runs")
 
-    monkeypatch.setattr(reproduce, "_open_run", full)
+    monkeypatch.setattr(reproduce, "open_run", full)
     assert main(["toy"]) == 2
     assert capsys.readouterr().err.strip().splitlines() == [
         "No space left on device (results/runs); make room or choose another folder, and call again."

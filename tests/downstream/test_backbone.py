@@ -134,9 +134,13 @@ def test_the_simple_pyramid_makes_every_stride_from_the_nearest_map() -> None:
         SimplePyramid([8], [12])
 
 
-@pytest.mark.parametrize("name", ["vars_s_rvt_tiny", "vars_sd_rvt_tiny", "vit_tiny_patch16_224", "rvt_tiny"])
+@pytest.mark.parametrize(
+    "name", ["vars_s_rvt_tiny", "vars_sd_rvt_tiny", "vit_tiny_patch16_224", "rvt_tiny", "rvt_tiny_plus"]
+)
 def test_a_classifier_is_loaded_for_larger_images(name: str, tmp_path: Path) -> None:
-    arguments = SMALL_VIT if name.startswith("vit") else SMALL_RVT
+    arguments: dict[str, Any] = SMALL_VIT if name.startswith("vit") else SMALL_RVT
+    if name.endswith("plus"):
+        arguments = {**arguments, "scaled_blocks": 2}
     classifier = timm.create_model(name, img_size=64, **arguments).eval()
     torch.save({"model": to_released(classifier)}, tmp_path / "classifier.pth")
     same = TimmFeatures(name, img_size=64, checkpoint=tmp_path / "classifier.pth", model_args=arguments).eval()
@@ -163,3 +167,27 @@ def test_a_damaged_classifier_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_model_is_named() -> None:
     with pytest.raises(UserError, match="no model called 'nonsense'"):
         TimmFeatures("nonsense")
+
+
+def test_resized_templates_and_scaling_keep_what_they_say() -> None:
+    """A kernel keeps its weights; factors and templates that are the same everywhere stay so."""
+    from papers.rvt.resizing import resize_grid as resize_scaling
+    from papers.vars.resizing import resize_grid as resize_templates
+
+    small_s, large_s = (timm.create_model("vars_s_rvt_tiny", img_size=size, **SMALL_RVT) for size in (64, 96))
+    name = "transformers.0.blocks.0.attn.kernel"
+    spectra = resize_templates(small_s.state_dict(), large_s)[name]
+    assert spectra.shape == large_s.state_dict()[name].shape
+    kernels = [
+        torch.fft.fftshift(torch.fft.irfft2(torch.view_as_complex(each.contiguous()), s=(side, side)), (-2, -1))
+        for each, side in ((small_s.state_dict()[name], 4), (spectra, 6))
+    ]
+    torch.testing.assert_close(kernels[1][..., 1:5, 1:5], kernels[0], atol=1e-6, rtol=1e-5)
+    assert kernels[1].abs().sum() == pytest.approx(kernels[0].abs().sum().item(), rel=1e-4)
+
+    options = {**SMALL_RVT, "scaled_blocks": 2}
+    small_plus, large_plus = (timm.create_model("rvt_tiny_plus", img_size=size, **options) for size in (64, 96))
+    constant = {key: torch.full_like(value, 0.7) for key, value in small_plus.state_dict().items()}
+    scaling = resize_scaling(constant, large_plus)["transformers.0.blocks.0.attn.att_mask"]
+    assert scaling.shape == (2, 36, 36)
+    torch.testing.assert_close(scaling, torch.full_like(scaling, 0.7))

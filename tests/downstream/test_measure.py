@@ -1,0 +1,112 @@
+"""A run of the command: training, clean and corrupted evaluation, what is recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import downstream  # noqa: F401  (before anything of OpenMMLab)
+import papers
+from common.errors import UserError
+from common.run import Run
+from downstream import corruption, measure, training
+from downstream.composition import Canvases, write
+from downstream.settings import DownstreamSettings
+from papers._commands import downstream as command
+
+_CONFIG = """
+_base_ = "{base}"
+corruptions = "few"
+model = dict(
+    backbone=dict(
+        name="rvt_tiny",
+        img_size=64,
+        model_args=dict(embed_dims=(16,), depths=(1,), num_heads=(2,), stem_strides=(2, 2, 1), stem_width=8),
+    )
+)
+"""
+
+
+@pytest.fixture
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Canvases as ADE20K, a paper's only setting for it, and a short list of corruptions."""
+    write(tmp_path / "canvases", Canvases(train=8, val=4))
+    (tmp_path / "configs" / "vars").mkdir(parents=True)
+    base = training.CONFIGS / "embedded" / "upernet.py"
+    (tmp_path / "configs" / "vars" / "upernet_160k_ade20k.py").write_text(_CONFIG.format(base=base))
+    monkeypatch.setattr(training, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setitem(corruption.SETS, "few", (("contrast",), (1, 5)))
+    return tmp_path
+
+
+def _run(folder: Path, data: Path, **options: object) -> Run:
+    settings = DownstreamSettings(folders={"ade20k": data}, iterations=2, workers=0, **options)  # type: ignore[arg-type]
+    return Run(papers.find("vars"), settings, folder)
+
+
+def test_clean_and_corrupted_numbers_go_through_the_run(ready: Path) -> None:
+    run = _run(ready / "run", ready / "canvases" / "ade20k", corruptions=True)
+    claims = tuple(claim for claim in run.paper.claims if claim.name.startswith("segmentation"))
+    run.execute(claims)
+    assert {name: state.reason for name, state in run.states.items()} == dict.fromkeys(
+        ("segmentation", "segmentation_corruption"), ""
+    )
+    (clean,) = run.results["segmentation"]
+    mean, relative = run.results["segmentation_corruption"]
+    assert (clean.model, clean.dataset, clean.metric, clean.weights) == ("rvt_tiny", "ade20k-val", "miou", "trained")
+    assert clean.n == 4
+    assert mean.key == ("rvt_tiny", "ade20k-c", "miou")
+    cells = [mean.detail["contrast/1"], mean.detail["contrast/5"]]
+    assert mean.value == pytest.approx(sum(cells) / 2)
+    assert relative.metric == "relative_miou"
+    assert relative.value == pytest.approx(100 * mean.value / clean.value)
+
+    measure._opened.clear()
+    weights = ready / "run" / "training" / "upernet_160k_ade20k" / "model.pth"
+    again = _run(ready / "again", ready / "canvases" / "ade20k", weights=weights)
+    again.execute(claims)
+    assert again.results["segmentation"][0].value == clean.value
+    assert again.states["segmentation_corruption"].reason == "needs --corruptions"
+
+
+def test_bad_data_stops_before_training(ready: Path) -> None:
+    measure._opened.clear()
+    (ready / "canvases" / "ade20k" / "annotations" / "training" / "ADE_train_00000001.png").unlink()
+    run = _run(ready / "run", ready / "canvases" / "ade20k")
+    run.execute(tuple(claim for claim in run.paper.claims if claim.name == "segmentation"))
+    assert run.states["segmentation"].state == "failed"
+    assert "no semantic map" in run.states["segmentation"].reason
+    assert not (ready / "run" / "training").exists()
+
+
+def test_settings_are_chosen_by_data_set() -> None:
+    assert measure.choose("vars", "coco", None) == "mask-rcnn_1x_coco"
+    assert measure.choose("fan", "coco", None) == "cascade-mask-rcnn_3x_coco"
+    assert measure.choose("fan", "cityscapes", None) == "all-mlp_160k_cityscapes"
+    with pytest.raises(UserError, match="Did you mean mask-rcnn_3x_coco"):
+        measure.choose("vars", "coco", "mask-rcnn_3x_cocoo")
+    with pytest.raises(UserError, match="no setting for ade20k"):
+        measure.choose("nothing", "ade20k", None)
+
+
+def test_the_command_picks_claims_by_what_is_given() -> None:
+    vars_paper = papers.find("vars")
+    names = [claim.name for claim in command._claims(vars_paper, None, {})]
+    assert names == ["embedded_detection", "embedded_segmentation"]
+    assert [claim.name for claim in command._claims(vars_paper, "detection", {})] == ["embedded_detection"]
+    names = [claim.name for claim in command._claims(vars_paper, "detection", {"coco": Path()})]
+    assert names == ["detection", "detection_corruption"]
+    with pytest.raises(UserError, match="give --coco DIR"):
+        command._claims(papers.find("fan"), None, {})
+
+
+def test_a_run_without_the_command_says_which_command_it_needs() -> None:
+    from common.run import Settings
+
+    claim = next(claim for claim in papers.find("fan").claims if claim.name == "detection")
+    assert Settings().missing(claim)[0] == "the command ./reproduce.sh SLUG downstream"
+    run = SimpleNamespace(settings=Settings(), paper=papers.find("fan"), folder=Path())
+    with pytest.raises(UserError, match="fan downstream"):
+        list(measure.detection(run))  # type: ignore[arg-type]
