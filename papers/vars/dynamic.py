@@ -65,14 +65,14 @@ class _Templates(torch.autograd.Function):
         (batch, tokens, heads, _), own = q.shape, projection.shape[-1]
         inverse = q.square().sum(dim=-1, keepdim=True).sqrt_().clamp_min_(1e-12).reciprocal_()
         unit = (q * inverse).permute(2, 0, 1, 3).flatten(1, 2)  # (h, B N, d), without a copy
+        dynamic = (unit @ projection).exp_().unflatten(1, (batch, tokens))
+        norm = dynamic.square().sum(dim=-2, keepdim=True).sqrt_()  # several times as fast as vector_norm
         if static is None:
-            dynamic = templates = (unit @ projection).exp_().unflatten(1, (batch, tokens))
+            templates = dynamic.div_(norm)
         else:
             templates = q.new_empty(heads, batch, tokens, own + static.shape[-1])
-            dynamic = templates[..., :own]
-            torch.exp((unit @ projection).view_as(dynamic), out=dynamic)
+            torch.div(dynamic, norm, out=templates[..., :own])
             templates[..., own:] = static.unsqueeze(1)
-        dynamic /= dynamic.square().sum(dim=-2, keepdim=True).sqrt_()  # several times as fast as vector_norm
         ctx.save_for_backward(unit, inverse, projection, templates)
         return templates
 
@@ -323,7 +323,7 @@ class VARSStaticDynamic(VARSDynamic):
 
     def _static(self) -> Tensor:
         static = self.kernel.squeeze(0)
-        return F.normalize(static, dim=-2) if self.normalization == "tokens" else static
+        return static / static.square().sum(dim=-2, keepdim=True).sqrt() if self.normalization == "tokens" else static
 
     def _templates(self, q: Tensor, static: Tensor | None) -> Tensor:
         if q.shape[1] != self.kernel.shape[-2]:
