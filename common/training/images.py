@@ -234,8 +234,17 @@ class ImageData:
             "images that its split or --train-images states: correct the count, or use no more --workers than shards."
         )
 
+    def _read(self, passes: Iterator[Any]) -> Iterator[Any]:
+        """Yield passes, and say in a sentence what a library that decodes by itself could not read."""
+        try:
+            yield from passes
+        except READ_ERRORS as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            where = self.source.dataset or self.source.root
+            raise UserError(f"An image of {where} cannot be read ({reason}): repair or replace it.") from None
+
     def _checked(self, passes: Iterator[Any], plan: Plan, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-        for content in passes:
+        for content in self._read(passes):
             if isinstance(content, Unreadable):
                 raise UserError(
                     f"The image {content.name} cannot be read ({content.reason}): repair or replace it, or leave out "
@@ -308,7 +317,8 @@ class _Indexed(Dataset[Any]):
                 with Image.open(file) as opened:
                     image = opened.convert(self.mode)
             except READ_ERRORS as error:
-                name = str(self.reader.filename(place % len(self.reader), absolute=True))
+                file_name = self.reader.filename(place % len(self.reader), absolute=True)
+                name = str(file_name or f"number {place % len(self.reader)} of the data set")
                 if not self.skip:
                     return Unreadable(name, str(error))
                 _logger.warning("%s cannot be read (%s); the next image takes its place", name, error)

@@ -363,6 +363,26 @@ def test_a_shard_that_is_missing_cut_short_or_short_of_images_is_named(recipe, t
 
 
 @pytest.mark.parametrize(
+    ("kind", "said"), [("hfds", r"The image number \d+ of the data set"), ("hfids", "An image of hfids/.*")]
+)
+def test_a_broken_image_of_a_hugging_face_set_is_one_sentence(kind, said, recipe, tmp_path, monkeypatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
+    contents = [jpeg(place % 3, place) if place != 5 else b"no image" for place in range(9)]
+    rows = [{"image": {"bytes": content, "path": None}, "label": place % 3} for place, content in enumerate(contents)]
+    (tmp_path / "set").mkdir()
+    for split in ("train", "validation"):
+        datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "set" / f"{split}.parquet"))
+    chosen = recipe("plain", *CHANGES, "total_batch=3")
+    counts = (9, 9) if kind == "hfids" else (0, 0)
+    where = Source(tmp_path / "cache", f"{kind}/{tmp_path}/set", "train", "validation", *counts)
+    with pytest.raises(UserError, match=f"{said} cannot be read \\(.*identify image file.*\\): repair") as error:
+        train(net(), chosen, ImageData(where, chosen, workers=1), options=Options(device="cpu"))
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("dataset", "said"),
     [
         ("tfds/imagenette", "tensorflow and tensorflow_datasets, not installed here: pip install tensorflow tensor"),
@@ -432,6 +452,7 @@ def test_the_command_trains_on_a_folder(folder, tmp_path, capsys) -> None:
     from argparse import ArgumentParser
 
     from common.training import command
+    from results.training import write_report
 
     parser = ArgumentParser()
     command.add_arguments(parser)
@@ -444,6 +465,7 @@ def test_the_command_trains_on_a_folder(folder, tmp_path, capsys) -> None:
             slug="vars",
             recipe_path=papers / "vars" / "recipe.toml",
             models=["vit_tiny_patch16_224", "resnet18"],
+            report=write_report,
         )
 
     small = ["--set=num_classes=3", "--set=input_size=32"]
@@ -456,7 +478,8 @@ def test_the_command_trains_on_a_folder(folder, tmp_path, capsys) -> None:
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["settings"]["recipe"]["changes"] == ["num_classes=3", "input_size=32"]
     assert record["settings"]["recipe"]["auto_augment"] == "rand-m9-mstd0.5-inc1"
-    assert {"run.json", "history.csv", "model.pt", "checkpoints", "tensorboard"} == {
+    assert f"Report: {tmp_path / 'run' / 'report.html'}" in said
+    assert {"run.json", "history.csv", "model.pt", "report.html", "checkpoints", "tensorboard"} == {
         path.name for path in (tmp_path / "run").iterdir()
     }
     assert call("--model=vit_tiny_patch16_224", *small) == 0
