@@ -75,7 +75,8 @@ class TimmFeatures(BaseModule):
             arguments = {**_any_size(name), **arguments}
         else:
             arguments["img_size"] = img_size if isinstance(img_size, int) else tuple(img_size)
-        model = timm.create_model(name, **arguments)
+        # timm's conventions (feature_info, group_matcher, ...) are no part of nn.Module's type.
+        model: Any = timm.create_model(name, **arguments)
         if not hasattr(model, "forward_intermediates"):
             raise UserError(f"{name} has no forward_intermediates, by which timm's models give maps; choose another.")
         infos = [dict(info) for info in model.feature_info]
@@ -94,7 +95,8 @@ class TimmFeatures(BaseModule):
         self.left_out = classifier - set(model.state_dict())
         if grad_checkpointing:
             model.set_grad_checkpointing(True)
-        self.model, self.out_indices = model, list(indices)
+        self.model: Any = model
+        self.out_indices = list(indices)
         self.checkpoint, self.frozen_stages, self.norm_eval = checkpoint, frozen_stages, norm_eval
         self.output_norm = output_norm
         if output_norm:
@@ -155,7 +157,7 @@ def _any_size(name: str) -> dict[str, Any]:
     """Arguments by which the architecture of ``name`` takes images of any size, where it has such an argument."""
     with torch.device("meta"):
         classes = type(timm.create_model(name)).__mro__
-    known = {argument for each in classes for argument in inspect.signature(each.__init__).parameters}
+    known = {argument for each in classes if each is not object for argument in inspect.signature(each).parameters}
     if "dynamic_img_size" in known:
         return {"dynamic_img_size": True}
     if "strict_img_size" in known:

@@ -54,20 +54,20 @@ def load_finetuned(model: nn.Module, source: str | Path | Mapping[str, Any]) -> 
     """
     from downstream.backbone import find_backbones
 
-    model = model.module if is_model_wrapper(model) else model
+    inner: Any = model.module if is_model_wrapper(model) else model
     where = str(source) if isinstance(source, (str, Path)) else "The state dict"
     content = source if isinstance(source, Mapping) else read(source)
     state = unwrap(content)
-    for prefix, backbone in find_backbones(model).items():
+    for prefix, backbone in find_backbones(inner).items():
         if not any(name.startswith(f"{prefix}.model.") for name in state):
             state = _under_our_names(state, prefix, backbone)
             take_form(backbone.model, content)
     for prefix in ("decode_head", "auxiliary_head"):
-        state = _head_under_our_names(state, prefix, getattr(model, prefix, None))
+        state = _head_under_our_names(state, prefix, getattr(inner, prefix, None))
     if content.get("meta", {}).get("form") == "released":
-        for backbone in find_backbones(model).values():
+        for backbone in find_backbones(inner).values():
             take_form(backbone.model, {})
-    load_strictly(model, state, where)
+    load_strictly(inner, state, where)
 
 
 def _under_our_names(state: Mapping[str, Tensor], prefix: str, backbone: TimmFeatures) -> dict[str, Tensor]:

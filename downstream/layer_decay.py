@@ -41,10 +41,9 @@ class LayerDecay:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the wrapper for ``model``, a detector or segmenter, wrapped for distribution or not."""
-        if is_model_wrapper(model):
-            model = model.module
+        inner: Any = model.module if is_model_wrapper(model) else model
         optimizer = dict(self.wrapper.pop("optimizer"))
-        optimizer["params"] = self.groups(model, optimizer["lr"], optimizer.get("weight_decay", 0.0))
+        optimizer["params"] = self.groups(inner, optimizer["lr"], optimizer.get("weight_decay", 0.0))
         wrapper = {"type": "OptimWrapper", **self.wrapper, "optimizer": OPTIMIZERS.build(optimizer)}
         return OPTIM_WRAPPERS.build(wrapper)
 
