@@ -1,8 +1,8 @@
 """What moved between two runs, or between a run and our reference results.
 
-Used as a module, ``python -m results.compare OLD NEW``, and by the command line. ``OLD`` and ``NEW`` are run folders
-or CSV files in the format of ``measured.csv``. Exit status: 0 nothing moved, 1 something moved or is gone, 2 nothing
-could be compared.
+Used as a module, ``python -m results.compare_runs OLD NEW``, and by the command line. ``OLD`` and ``NEW`` are run
+folders or CSV files in the format of ``measured.csv``. Exit status: 0 nothing moved, 1 something moved or is gone, 2
+nothing could be compared.
 """
 
 from __future__ import annotations
@@ -222,8 +222,10 @@ def _text(row: Any, side: str) -> str:
 
 
 def main() -> int:
-    """``python -m results.compare OLD NEW``."""
-    parser = argparse.ArgumentParser(prog="python -m results.compare", description="Show what moved between two runs.")
+    """``python -m results.compare_runs OLD NEW``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m results.compare_runs", description="Show what moved between two runs."
+    )
     add_arguments(parser)
     try:
         return run(parser.parse_args())

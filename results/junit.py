@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 import pandas as pd
@@ -66,6 +67,35 @@ def render(judged: Judgement) -> str:
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)
+    return _document(root)
+
+
+def combine(parts: Mapping[str, str]) -> str:
+    """The JUnit XML of several papers as one, a suite each.
+
+    Args:
+        parts: by slug what ``render`` gave for its run, or a sentence why there is nothing: one error then.
+    """
+    root = ET.Element("testsuites")
+    for number, (slug, part) in enumerate(parts.items()):
+        suites = ET.fromstring(part).findall("testsuite") if part.startswith("<?xml") else [_error(slug, part)]
+        for suite in suites:
+            suite.set("id", str(number))
+            root.append(suite)
+    for name in ("tests", "failures", "errors"):
+        root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
+    ET.indent(root)
+    return _document(root)
+
+
+def _error(slug: str, sentence: str) -> ET.Element:
+    counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0", "time": "0.000"}
+    suite = ET.Element("testsuite", {"name": f"resight.{slug}", "package": "resight", **counts})
+    _child(_case(suite, slug, "the paper's run", 0.0), "error", sentence, "failed")
+    return suite
+
+
+def _document(root: ET.Element) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 

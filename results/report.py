@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Hashable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.measurement import Picture
-from results import figures, style, training
+from results import figures, page, style, training
 from results.judge import Judgement
 from results.measured import each
 from results.svg import inline
@@ -26,23 +23,14 @@ def render(judged: Judgement, provenance: dict[str, Any]) -> str:
         judged: the run.
         provenance: as ``results.output.provenance`` gives it.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["anchor"] = _anchor
     pictures = _Pictures()
-    return environment.get_template("report.html").render(
+    return page.render(
+        "report.html",
         paper=judged.run.paper,
         judged=judged,
         provenance=provenance,
         provenance_json=json.dumps(provenance, indent=2),
         headline=headline(judged),
-        style=style,
-        marks=style.MARKS,
         tables=list(_tables(judged)),
         not_measured=list(_not_measured(judged)),
         own=list(_own(judged, pictures)),
@@ -159,7 +147,3 @@ def _own(judged: Judgement, pictures: _Pictures) -> Iterator[dict[str, Any]]:
 
 def _finding_of(judged: Judgement) -> dict[str, list[dict[Hashable, Any]]]:
     return {str(claim): part.to_dict("records") for claim, part in judged.findings.groupby("claim")}
-
-
-def _anchor(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

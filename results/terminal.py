@@ -115,26 +115,31 @@ def _own(judged: Judgement, width: int) -> list[Group]:
     """Numbers that nobody printed: a table a claim and data set, a column a metric, as many columns as fit."""
     groups = []
     for (claim, dataset), part in judged.own.groupby(["claim", "dataset"], sort=False):
-        grid = wide(part)
-        first = max(len(str(name)) for name in grid.index) + 2
-        tables: list[RenderableType] = []
-        columns = list(grid.columns)
-        while columns:
-            table = _table()
-            table.add_column("model", no_wrap=True)
-            chosen: list[str] = []
-            left = width - first
-            while columns and (not chosen or left >= _width(grid, columns[0])):
-                left -= _width(grid, columns[0])
-                chosen.append(columns.pop(0))
-            for name in chosen:
-                table.add_column(Text(name), justify="right")
-            for model, cells in grid[chosen].iterrows():
-                table.add_row(str(model), *cells)
-            tables += [Text(), table] if tables else [table]
+        tables = fitting(wide(part), width)
         what = "of the model or this machine" if dataset == "-" else f"on {dataset}"
         groups.append(_section(f"{claim}: measured {what} (± 95 % interval)", *tables))
     return groups
+
+
+def fitting(grid: pd.DataFrame, width: int) -> list[RenderableType]:
+    """A grid of text with a row a model as tables, each with as many columns as fit into ``width`` characters."""
+    first = max(len(str(name)) for name in grid.index) + 2
+    tables: list[RenderableType] = []
+    columns = list(grid.columns)
+    while columns:
+        table = _table()
+        table.add_column("model", no_wrap=True)
+        chosen: list[str] = []
+        left = width - first
+        while columns and (not chosen or left >= _width(grid, columns[0])):
+            left -= _width(grid, columns[0])
+            chosen.append(columns.pop(0))
+        for name in chosen:
+            table.add_column(Text(name), justify="right")
+        for model, cells in grid[chosen].iterrows():
+            table.add_row(str(model), *cells)
+        tables += [Text(), table] if tables else [table]
+    return tables
 
 
 def _width(grid: pd.DataFrame, column: str) -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import UserError
 from common.files import write_atomic
 from common.measurement import Picture
 from common.training.curves import TRAININGS, read_history, training_curves
-from results import style
+from results import page, style
 from results.svg import inline
 
 #: Rows of the table of epochs: the last ones.
@@ -51,16 +50,10 @@ def write_report(folder: Path) -> Path | None:
         raise UserError(f"{record} is damaged; training writes it anew when it is continued.") from None
     picture = training_curves("training", {"": [rows]})
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    page = environment.get_template("training.html").render(
+    page_text = page.render(
+        "training.html",
         title=folder.name,
-        figure=picture and {"caption": picture.caption, "svg": Markup(inline(picture.svg, "figure1", picture.caption))},
+        curves=picture and {"caption": picture.caption, "svg": Markup(inline(picture.svg, "figure1", picture.caption))},
         columns=columns,
         epochs=[[_cell(row.get(column), column) for column in columns] for row in rows[-MOST_EPOCHS:]],
         total=len(rows),
@@ -70,7 +63,7 @@ def write_report(folder: Path) -> Path | None:
         settings={key: value for key, value in settings.items() if key != "recipe"},
         provenance_json=json.dumps(origin, indent=1),
     )
-    return write_atomic(folder / "report.html", page)
+    return write_atomic(folder / "report.html", page_text)
 
 
 def _cell(value: float | None, column: str) -> str:

@@ -40,6 +40,7 @@ CHEAP = {
     "transmix": "identity",
     "augmix": "divergence",
     "unrolling": "vars_is_unrolled",
+    "simclr": "loss",
     "intriguing-vit": "permutation_invariance",
 }
 #: Few images; loading in this process.
@@ -151,6 +152,7 @@ def evaluates(place: Place) -> None:
         "fan": "fan_tiny_12_p16_224",
         "augmix": "resnet50_augmix",
         "transmix": "deit_small_patch16_224",
+        "simclr": "resnet50_simclr",
         "intriguing-vit": "deit_small_patch16_224",
     }[slug]
     file = checkpoint(place.folder, name)
@@ -235,7 +237,7 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     r"readme": renews,
     rf"{SLUG}( --quick)?": measures,
     rf"{SLUG} --resume": resumes,
-    r"compare OLD NEW": compares,
+    r"compare-runs OLD NEW": compares,
     r"new [\w-]+": writes_a_paper,
     r"robustness --model \w+ --pretrained --data DIR": measures_a_timm_model,
     rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model \w+)?": evaluates,
@@ -267,7 +269,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_the_readmes_tell_the_main_commands() -> None:
-    assert {"vars", "test", "doctor", "compare OLD NEW", "new my-paper", "cite vars"} <= set(TOLD)
+    assert {"vars", "test", "doctor", "compare-runs OLD NEW", "new my-paper", "cite vars"} <= set(TOLD)
 
 
 @pytest.mark.parametrize("command", TOLD)

@@ -43,7 +43,13 @@ COMMANDS: dict[str, Command] = {
         "common.robustness.command", "Measure a timm model on benchmark sets of robustness.", models=True
     ),
     "corrupt": Command("common.robustness.corruptions.folder", "Write a corrupted copy of an image folder."),
-    "compare": Command("results.compare", "Show what moved between two runs, or between a reference and a run."),
+    "compare": Command(
+        "papers._commands.compare", "Train small models of several papers alike and compare.", models=True
+    ),
+    "all": Command("papers._commands.all", "Measure the claims of every paper and write one index.", models=True),
+    "compare-runs": Command(
+        "results.compare_runs", "Show what moved between two runs, or between a reference and a run."
+    ),
     "new": Command("papers._commands.new", "Write the skeleton of a new paper."),
     "bench": Command("papers._commands.bench", "Measure our speed against released implementations.", models=True),
     "readme": Command("papers._commands.readme", "Write the generated sections of the READMEs from data."),

@@ -9,7 +9,12 @@ from rich.table import Table
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """There are no options."""
+    """Declare nothing but what the columns mean; there are no options."""
+    parser.epilog = (
+        "State: not measured (there are no reference results), off (a printed number or an exact finding is), partly "
+        "measured, measured.\nNumbers are the printed ones, findings all other claims; both by verdict, from "
+        "results/reference."
+    )
 
 
 def run(args: Namespace) -> int:
@@ -17,9 +22,10 @@ def run(args: Namespace) -> int:
     import papers
     import results
 
-    table = Table("paper", "kind", "venue", "state", box=None, pad_edge=False)
+    table = Table("paper", "kind", "venue", "state", "numbers", "findings", box=None, pad_edge=False)
     for slug, paper in papers.all_papers().items():
-        table.add_row(slug, paper.kind, paper.venue, str(results.summary(paper)))
+        summary = results.summary(paper)
+        table.add_row(slug, paper.kind, paper.venue, summary.state, summary.numbers_text, summary.findings_text)
     console = Console(highlight=False)
     # A log or a pipe has no width that rows would have to fit in.
     console.print(table, width=None if console.is_terminal else 1000, crop=console.is_terminal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -23,20 +24,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "Without options, everything is measured that needs no more than the embedded data (Fashion-MNIST).\n"
         "Exit status: 0 nothing measured is off; 1 something is off; 2 could not run; 130 interrupted."
     )
-    parser.add_argument("--quick", action="store_true", help="smaller budgets everywhere, for CI")
     parser.add_argument("--claims", metavar="A,B", help="measure these claims only")
-    parser.add_argument("--seeds", type=whole_number(1), metavar="N", help="trainings per trained number (default: 3)")
-    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="the first seed (default: 0)")
-    parser.add_argument("--epochs", type=whole_number(1), metavar="N", help="epochs of trainings on embedded data")
-    parser.add_argument(
-        "--device", default="auto", metavar="D", help="cpu, cuda, mps or auto: cuda where there is one (default: auto)"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="run folder (default: results/runs/SLUG/TIME below the checkout)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --output, or with the newest unfinished one"
-    )
+    add_embedded_arguments(parser)
     full = parser.add_argument_group("full scale")
     full.add_argument("--checkpoint", type=existing_file, metavar="FILE", help="released or own weights to evaluate")
     full.add_argument("--model", metavar="NAME", help="timm name of the model in --checkpoint")
@@ -48,6 +37,28 @@ def add_arguments(parser: ArgumentParser) -> None:
     full.add_argument(
         "--workers", type=whole_number(0), default=2, metavar="N", help="processes that load images (default: 2)"
     )
+
+
+def add_embedded_arguments(parser: ArgumentParser) -> None:
+    """Declare what every command that measures on embedded data can be asked."""
+    parser.add_argument("--quick", action="store_true", help="smaller budgets everywhere, for CI")
+    parser.add_argument("--seeds", type=whole_number(1), metavar="N", help="trainings per trained number (default: 3)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="the first seed (default: 0)")
+    parser.add_argument("--epochs", type=whole_number(1), metavar="N", help="epochs of trainings on embedded data")
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="cpu, cuda, mps or auto: cuda where there is one (default: auto)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="run folder (default: results/runs/NAME/TIME below the checkout)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --output, or with the newest unfinished one"
+    )
+
+
+def embedded_settings(args: Namespace) -> Settings:
+    """The settings that ``add_embedded_arguments`` asks for."""
+    return Settings(quick=args.quick, seeds=args.seeds, epochs=args.epochs, device=device(args.device), seed=args.seed)
 
 
 def run(paper: Paper, args: Namespace) -> int:
@@ -86,12 +97,8 @@ def _claims(paper: Paper, selection: str | None) -> tuple[Claim, ...]:
 
 def _settings(args: Namespace) -> Settings:
     folders = {name: getattr(args, name.replace("-", "_")) for name in FOLDERS}
-    return Settings(
-        quick=args.quick,
-        seeds=args.seeds,
-        epochs=args.epochs,
-        device=device(args.device),
-        seed=args.seed,
+    return replace(
+        embedded_settings(args),
         folders={name: path for name, path in folders.items() if path is not None},
         checkpoint=args.checkpoint,
         model=args.model,
@@ -125,12 +132,17 @@ def open_run(paper: Paper, settings: Settings, claims: tuple[Claim, ...], args: 
     base = runs_folder() / (name or paper.slug)
     if args.resume:
         return _newest_unfinished(paper, settings, claims, base)
+    return Run(paper, settings, new_folder(base))
+
+
+def new_folder(base: Path) -> Path:
+    """A folder below ``base`` that is not there yet, named by the time."""
     stamp = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
     folder, number = base / stamp, 1
     while folder.exists():
         number += 1
         folder = base / f"{stamp}-{number}"
-    return Run(paper, settings, folder)
+    return folder
 
 
 def runs_folder() -> Path:

@@ -107,6 +107,11 @@ def contenders() -> tuple[embedded.Contender, ...]:
     )
 
 
+def small_models() -> tuple[embedded.Contender, ...]:
+    """What ``./reproduce.sh compare`` puts beside the models of other papers."""
+    return contenders()
+
+
 def robustness_and_calibration(run: Run) -> Iterator[Result]:
     """Small networks at equal budget: error and calibration, on clean images and under corruption."""
     table = embedded.compare_calibration(run, contenders(), RECIPE)

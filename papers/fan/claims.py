@@ -56,6 +56,11 @@ def contenders() -> dict[str, embedded.Contender]:
     }
 
 
+def small_models() -> list[embedded.Contender]:
+    """What ``./reproduce.sh compare`` puts beside the models of other papers."""
+    return list(contenders().values())
+
+
 def size(run: Run) -> Iterator[Result]:
     """Count every variant: parameters, and multiply-adds at 224 pixels (quick: of the tiny ones), never printed."""
     for declared in PAPER.models:

@@ -40,10 +40,9 @@ def size(run: Run) -> Iterator[Result]:
             yield from count(timm.create_model(model.name), model.name)
 
 
-def patch_augmentation(run: Run) -> Iterator[Result]:
-    """Train a small RVT without patch-wise augmentation, with it, and with it as released."""
+def small_models() -> list[embedded.Contender]:
+    """A small RVT without patch-wise augmentation, with it, and with it as released."""
     build = partial(create, "rvt_tiny", **MINI)
-    plain = embedded.Contender("rvt_mini", build)
     augmented = [
         embedded.Contender(
             f"rvt_mini+patch_augmentation{suffix}",
@@ -53,8 +52,14 @@ def patch_augmentation(run: Run) -> Iterator[Result]:
         )
         for suffix, gradient in (("", "kept"), (".released", "discarded"))
     ]
-    contenders = (plain, *augmented)
+    return [embedded.Contender("rvt_mini", build), *augmented]
+
+
+def patch_augmentation(run: Run) -> Iterator[Result]:
+    """Train a small RVT without patch-wise augmentation, with it, and with it as released."""
+    contenders = small_models()
+    plain = contenders[0].name
     table = embedded.compare(run, contenders, RECIPE)
-    yield from embedded.measurements(table.drop(index=plain.name), run.settings.quick)
-    yield from embedded.more_robust(table, plain.name)
-    yield embedded.difference_picture("patch_augmentation", table, plain.name)
+    yield from embedded.measurements(table.drop(index=plain), run.settings.quick)
+    yield from embedded.more_robust(table, plain)
+    yield embedded.difference_picture("patch_augmentation", table, plain)

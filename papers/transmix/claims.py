@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from common.robustness import embedded
 from common.run import Run
 from common.statistics import paired_interval
 from common.training.mixing import Mixed
+from common.training.recipe import load_recipe
 from papers.transmix.cost import steps
 from papers.transmix.experiment import ATTENTION, CUTMIX, PLAIN, TRANSMIX, contenders, share_errors
 from papers.transmix.method import mix_labels
@@ -22,6 +24,13 @@ from papers.transmix.method import mix_labels
 RECIPE = Path(__file__).with_name("recipe.toml")
 #: What "next to nothing" is taken to mean: the sources print no number.
 COST_BOUND = 1.05
+
+
+def small_models() -> list[embedded.Contender]:
+    """What ``./reproduce.sh compare`` puts beside the models of other papers, whose recipes need not mix images."""
+    own = load_recipe(RECIPE, "embedded")
+    mixing = tuple(f"{key}={getattr(own, key)}" for key in ("cutmix", "mix_probability", "mix_switch_probability"))
+    return [replace(one, changes=(*mixing, *one.changes)) for one in contenders(PLAIN, CUTMIX, TRANSMIX)]
 
 
 def identity(run: Run) -> Iterator[Result]:

@@ -41,7 +41,7 @@ BASELINE = "rvt_mini"
 SPARSITY = {"attention_args": {"sparsity": 0.3}}
 
 
-def contenders() -> list[embedded.Contender]:
+def small_models() -> list[embedded.Contender]:
     """The small RVT with self-attention and with every other attention, alike in all else."""
     settings = {name: MINI if name == "performer" else {**MINI, **SPARSITY} for name in ATTENTIONS}
     return [
@@ -253,7 +253,7 @@ def _coordinate_descent(templates: Tensor, values: Tensor, sparsity: float) -> t
 
 def robustness(run: Run) -> Iterator[Result]:
     """Small RVTs at equal budget, clean and under corruption, attack and occlusion."""
-    table = embedded.compare(run, contenders(), RECIPE)
+    table = embedded.compare(run, small_models(), RECIPE)
     yield from embedded.measurements(table, run.settings.quick)
     yield from embedded.more_robust(table, BASELINE)
     yield embedded.difference_picture("differences", table, BASELINE)
@@ -262,7 +262,7 @@ def robustness(run: Run) -> Iterator[Result]:
 
 def attention_maps(run: Run) -> Iterator[Result]:
     """How much attention falls on the garment of a cluttered canvas."""
-    yield from maps.measure(run, contenders(), BASELINE, RECIPE)
+    yield from maps.measure(run, small_models(), BASELINE, RECIPE)
 
 
 def cost(run: Run) -> Iterator[Result]:
@@ -309,7 +309,7 @@ def cost(run: Run) -> Iterator[Result]:
 def shrinkage(run: Run) -> Iterator[Result]:
     """Train the small VARS-D with the released GELU beside the publication's soft threshold."""
     name = f"vars_d_{BASELINE}"
-    soft = next(contender for contender in contenders() if contender.name == name)
+    soft = next(contender for contender in small_models() if contender.name == name)
     build = partial(
         create, "vars_d_rvt_tiny", **MINI, attention_args={**SPARSITY["attention_args"], "shrinkage": "gelu"}
     )

@@ -1,7 +1,7 @@
 """Our own measured results, the ones that we stand behind: ``<slug>.csv`` beside this file.
 
 A file has the columns of a run's ``measured.csv`` and is written by ``python -m results.reference RUN``. It is the
-regression baseline: a new run is compared with it by ``results.compare``.
+regression baseline: a new run is compared with it by ``results.compare_runs``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Summary:
         numbers: printed numbers by outcome.
         findings: findings by verdict.
         own: how many measured numbers no source prints.
+        broken: how many exact findings do not hold.
         commits: abbreviated commits that the results were measured at.
         measured: whether there are reference results at all.
     """
@@ -38,17 +39,37 @@ class Summary:
     numbers: dict[str, int]
     findings: dict[str, int]
     own: int
+    broken: int
     commits: tuple[str, ...]
     measured: bool
+
+    @property
+    def state(self) -> str:
+        """``not measured``, ``off``, ``partly measured`` or ``measured``."""
+        if not self.measured:
+            return "not measured"
+        if self.numbers["off"] or self.broken:
+            return "off"
+        return "partly measured" if self.numbers["not measured"] else "measured"
+
+    @property
+    def numbers_text(self) -> str:
+        """Printed numbers by outcome: ``3 off, 9 reproduced``."""
+        return pieces(self.numbers)
+
+    @property
+    def findings_text(self) -> str:
+        """Findings by verdict: ``13 holds, 22 unclear``."""
+        return pieces({name: self.findings[name] for name in reversed(FINDINGS)})
 
     def __str__(self) -> str:
         if not self.measured:
             return f"no reference results; {sum(self.numbers.values())} printed numbers"
         parts = []
         if sum(self.numbers.values()):
-            parts.append(f"numbers: {pieces(self.numbers)}")
+            parts.append(f"numbers: {self.numbers_text}")
         if sum(self.findings.values()):
-            parts.append(f"findings: {pieces({n: self.findings[n] for n in reversed(FINDINGS)})}")
+            parts.append(f"findings: {self.findings_text}")
         return "; ".join(parts)
 
 
@@ -102,7 +123,7 @@ def summary(paper: Paper) -> Summary:
     expected, path = printed(paper), path_of(paper.slug)
     if not path.exists():
         untouched = dict.fromkeys(OUTCOMES, 0) | {"not measured": len(expected)}
-        return Summary(paper.slug, untouched, dict.fromkeys(FINDINGS, 0), 0, (), measured=False)
+        return Summary(paper.slug, untouched, dict.fromkeys(FINDINGS, 0), 0, 0, (), measured=False)
     table = load(path)
     rows = judge_reference(expected, table)
     keys = set(zip(expected["model"], expected["dataset"], expected["metric"], strict=True))
@@ -113,6 +134,7 @@ def summary(paper: Paper) -> Summary:
         numbers=count(rows["outcome"], OUTCOMES),
         findings=count(table.loc[table["kind"] == "finding", "verdict"], FINDINGS),
         own=own,
+        broken=int((table["exact"] & (table["verdict"] == "does not hold")).sum()),
         commits=tuple(dict.fromkeys(commit[:10] for commit in table["commit"] if commit)),
         measured=True,
     )

@@ -159,4 +159,4 @@ def test_a_run_of_committed_code_can_become_the_reference(
     assert main(["list"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy")]
     assert "2 hold" in line
-    assert main(["compare", str(tmp_path / "toy.csv"), str(tmp_path / "run")]) == 0
+    assert main(["compare-runs", str(tmp_path / "toy.csv"), str(tmp_path / "run")]) == 0

@@ -11,7 +11,8 @@ import results
 from common.errors import UserError
 from common.measurement import Finding
 from common.run import Run
-from results import compare, output, reference
+from results import compare_runs as compare
+from results import output, reference
 from results.judge import judgement
 from results.measured import load, to_csv
 

@@ -122,11 +122,13 @@ def corruption_picture(name: str, table: pd.DataFrame) -> Picture:
         left, right = drawn.subplots(1, 2, width_ratios=(3, 1), sharey=True)
         for position, (label, row) in enumerate(means.iterrows()):
             colour = figures.COLOURS[position % len(figures.COLOURS)]
+            # With more contenders than colours, the marker tells them apart.
+            style = "os^D"[position // len(figures.COLOURS) % 4]
             error = {(n, s): 100 - row[f"corruption_top1/{n}/{s}"] for n in CORRUPTIONS for s in SEVERITIES}
             by_name = [sum(error[n, s] for s in SEVERITIES) / len(SEVERITIES) for n in CORRUPTIONS]
             by_severity = [sum(error[n, s] for n in CORRUPTIONS) / len(CORRUPTIONS) for s in SEVERITIES]
-            left.plot(range(len(CORRUPTIONS)), by_name, "o", color=colour, markersize=4, label=str(label))
-            right.plot(SEVERITIES, by_severity, "o-", color=colour, markersize=4, linewidth=1.5)
+            left.plot(range(len(CORRUPTIONS)), by_name, style, color=colour, markersize=4, label=str(label))
+            right.plot(SEVERITIES, by_severity, f"{style}-", color=colour, markersize=4, linewidth=1.5)
         left.set_xticks(range(len(CORRUPTIONS)), [n.replace("_", " ") for n in CORRUPTIONS], rotation=60, ha="right")
         left.set_ylabel("error, %")
         right.set_xticks(SEVERITIES)
