@@ -41,6 +41,7 @@ CHEAP = {
     "augmix": "divergence",
     "unrolling": "vars_is_unrolled",
     "simclr": "loss",
+    "simclr": "loss",
     "intriguing-vit": "permutation_invariance",
 }
 #: Few images; loading in this process.
@@ -152,6 +153,7 @@ def evaluates(place: Place) -> None:
         "fan": "fan_tiny_12_p16_224",
         "augmix": "resnet50_augmix",
         "transmix": "deit_small_patch16_224",
+        "simclr": "resnet50_simclr",
         "simclr": "resnet50_simclr",
         "intriguing-vit": "deit_small_patch16_224",
     }[slug]
