@@ -2,7 +2,8 @@
 
 Conversion is a pure function beside the architecture: the module that defines a model's class has
 ``checkpoint_filter_fn(state_dict, model)`` (timm's convention), from released names to the model's, and
-``released_state_dict(state_dict, model)``, its inverse. A module of a model that has state which follows from other
+``released_state_dict(state_dict, model)``, its inverse. For classes of timm, what timm lacks of these is in the module
+that a paper declares. A module of a model that has state which follows from other
 state lists it in ``derived`` (names of its own parameters and buffers) and sets it in ``recompute_derived()``; such
 tensors may be absent from a file. A module whose release computes something else than its publication says has
 ``use_released_form()``, which is called when released weights have been loaded.
@@ -14,6 +15,7 @@ form in which the weights were trained.
 from __future__ import annotations
 
 import argparse
+import importlib
 import pickle
 import sys
 import zipfile
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.conversions import CONVERSIONS
 from common.errors import UserError
 
 #: Where training scripts put the weights inside a checkpoint, most specific first.
@@ -89,7 +92,11 @@ def from_released(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Te
 
 def _conversion(model: nn.Module, function: str) -> Callable[[Mapping[str, Tensor], nn.Module], dict[str, Tensor]]:
     """The conversion beside the class of ``model``, or the identity where its names are the released ones."""
-    return getattr(sys.modules[type(model).__module__], function, lambda state_dict, model: dict(state_dict))
+    home = type(model).__module__
+    beside = getattr(sys.modules[home], function, None)
+    if beside is None and home in CONVERSIONS:
+        beside = getattr(importlib.import_module(CONVERSIONS[home]), function, None)
+    return beside or (lambda state_dict, model: dict(state_dict))
 
 
 def _derived(model: nn.Module) -> dict[str, nn.Module]:

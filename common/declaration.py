@@ -5,6 +5,7 @@ A declaration is light: importing it imports neither torch nor a model. Code is 
 - a model is built by ``create(name, pretrained=False, **kwargs)`` in ``papers/<slug>/model.py``;
 - a claim is measured by the function with the claim's name in ``papers/<slug>/claims.py``;
 - what it changes about training is ``hooks(recipe)`` in ``papers/<slug>/training.py``, where it has one;
+- small models for comparisons between papers are ``small_models()`` in ``claims.py``, where it has some;
 - printed numbers are in ``expected.csv``, training settings in ``recipe.toml``, both beside the declaration.
 """
 
@@ -117,6 +118,8 @@ class Paper:
         commit: the commit of it that we compare with, or empty.
         licence: licence of the released code; ``none stated`` means that nothing of it may be copied.
         models: what it adds to timm's registry, and the models of others that it is measured beside.
+        converts: modules of timm whose released names the paper's ``model.py`` converts to (``released_state_dict``) or
+            from (``checkpoint_filter_fn``), where timm itself does not.
         claims: in the order in which they are measured and reported.
         deviations: known differences between publication, release and our code.
         builds_on: slugs of the papers whose manifests and models this one is measured against.
@@ -138,6 +141,7 @@ class Paper:
     commit: str = ""
     licence: str = ""
     models: tuple[Model, ...] = ()
+    converts: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     deviations: tuple[Deviation, ...] = ()
     builds_on: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from common.conversions import CONVERSIONS
 from common.declaration import Model, Paper
 from common.errors import UserError, nearest
 
@@ -77,6 +78,7 @@ def register_models() -> None:
     from timm.models import is_model, register_model
 
     for paper in all_papers().values():
+        CONVERSIONS.update(dict.fromkeys(paper.converts, f"{paper.package}.model"))
         for model in paper.models:
             if model.defined_by or _registered.get(model.name) == paper.slug:
                 continue

@@ -41,8 +41,8 @@ CHEAP = {
     "augmix": "divergence",
     "unrolling": "vars_is_unrolled",
     "simclr": "loss",
-    "simclr": "loss",
     "intriguing-vit": "permutation_invariance",
+    "swin": "cyclic_shift",
 }
 #: Few images; loading in this process.
 CUT = ("--limit", "2", "--workers", "0")
@@ -77,7 +77,7 @@ def checkpoint(folder: Path, model: str, name: str = "released.pth") -> Path:
 
 
 def exists_only(place: Place) -> None:
-    """Not run: it is the command that runs this test. ``test_checks_run_all_and_fail_honestly`` tests it."""
+    """Not run: what it calls takes minutes, or is this test. It has tests of its own in ``tests/cli``."""
     assert place.words[0] in COMMANDS
 
 
@@ -154,8 +154,8 @@ def evaluates(place: Place) -> None:
         "augmix": "resnet50_augmix",
         "transmix": "deit_small_patch16_224",
         "simclr": "resnet50_simclr",
-        "simclr": "resnet50_simclr",
         "intriguing-vit": "deit_small_patch16_224",
+        "swin": "swin_tiny_patch4_window7_224",
     }[slug]
     file = checkpoint(place.folder, name)
     run = place.folder / "run"
@@ -232,6 +232,12 @@ def trains_on_cifar(place: Place) -> None:
     assert (place.folder / "trained" / "model.pt").is_file()
 
 
+def trains_detectors(place: Place) -> None:
+    """It finds the folder and says what is missing; ``tests/downstream`` trains on canvases in COCO's format."""
+    words = [str(place.folder) if word == "DIR" else word for word in place.words]
+    assert main([*words, "--output", str(place.folder / "run")]) == 2
+
+
 #: Pattern of a command after ``./reproduce.sh``: how it is run.
 EXERCISES: dict[str, Callable[[Place], None]] = {
     r"test": exists_only,
@@ -240,6 +246,9 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     rf"{SLUG}( --quick)?": measures,
     rf"{SLUG} --resume": resumes,
     r"compare-runs OLD NEW": compares,
+    rf"{SLUG} downstream --task detection --coco DIR": trains_detectors,
+    r"compare( [\w-]+)+": exists_only,
+    r"all( --quick)?": exists_only,
     r"new [\w-]+": writes_a_paper,
     r"robustness --model \w+ --pretrained --data DIR": measures_a_timm_model,
     rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model \w+)?": evaluates,

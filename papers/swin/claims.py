@@ -1,0 +1,128 @@
+"""How Swin's claims are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models.swin_transformer import SwinTransformer
+from torch import nn
+
+from common.manifest import load_manifest
+from common.measurement import Measurement, Result
+from common.parallel import side_by_side
+from common.profiling import count, flops
+from common.robustness import embedded
+from common.run import Run
+from papers.swin import PAPER, windows
+from papers.swin import complexity as area
+
+RECIPE = Path(__file__).with_name("recipe.toml")
+
+#: A small Swin for 28x28 images: 14x14 tokens in 2x2 windows, then 7x7 tokens in one; ours, not the publication's.
+MINI: dict[str, Any] = {
+    "img_size": 28,
+    "num_classes": 10,
+    "patch_size": 2,
+    "window_size": 7,
+    "embed_dim": 24,
+    "depths": (2, 2),
+    "num_heads": (2, 4),
+    "drop_path_rate": 0.0,
+}
+SHIFTED, PLAIN = "swin_mini", "swin_mini.plain_windows"
+
+
+def mini(shifted: bool) -> nn.Module:
+    """The small Swin, with or without the shift of every second block; all else is alike, parameters included."""
+    model = SwinTransformer(**MINI)
+    if not shifted:
+        for stage in model.layers:
+            for block in stage.blocks:
+                block.shift_size, block.attn_mask = (0, 0), None
+    return model
+
+
+def contenders() -> list[embedded.Contender]:
+    """Small Swins that are alike but for the shift."""
+    return [
+        embedded.Contender(SHIFTED, partial(mini, shifted=True)),
+        embedded.Contender(PLAIN, partial(mini, shifted=False)),
+    ]
+
+
+def small_models() -> list[embedded.Contender]:
+    """What ``./reproduce.sh compare`` puts beside the models of other papers."""
+    return contenders()
+
+
+def size(run: Run) -> Iterator[Result]:
+    """Count every variant (quick: multiply-adds of Swin-T alone), under every name that the manifest has for it."""
+    printed = load_manifest(Path(__file__).with_name("expected.csv"))
+    names = printed[printed["dataset"] == "-"]["model"].unique()
+    declared = [model.name for model in PAPER.models]
+    quick = run.settings.quick
+    whole = [name for name in declared if not quick or name == declared[0]]
+    counted = dict(zip(whole, side_by_side(_counted, whole, "counting multiply-adds"), strict=True))
+    for name in declared:
+        measured = counted[name] if name in counted else [_parameters(name)]
+        for alias in {name: None, **{other: None for other in names if other.partition(".")[0] == name}}:
+            yield from (replace(measurement, model=alias) for measurement in measured)
+
+
+def _parameters(name: str) -> Measurement:
+    """Parameters alone, without memory for them."""
+    with torch.device("meta"):
+        return next(count(timm.create_model(name), name))
+
+
+def _counted(name: str) -> list[Measurement]:
+    """Parameters, and multiply-adds as the release counts them.
+
+    It takes one for each element of a norm, where fvcore takes five, and none for the networks that give SwinV2's
+    position biases, which do not depend on the image.
+    """
+    model = timm.create_model(name)
+    params, operations = count(model, name, model.pretrained_cfg["input_size"])
+    norms = operations.detail["by_operator"].get("layer_norm", 0)
+    biases = sum(
+        flops(module.cpb_mlp, inputs=module.relative_coords_table).total
+        for module in model.modules()
+        if hasattr(module, "cpb_mlp")
+    )
+    return [
+        params,
+        replace(
+            operations,
+            value=operations.value - (0.8 * norms + biases) / 1e9,
+            protocol=f"{operations.protocol}, but one for an element of a norm and none for position biases",
+            detail={**operations.detail, "position_biases": biases},
+        ),
+    ]
+
+
+def cyclic_shift(run: Run) -> Iterator[Result]:
+    """Shifted windows by a cyclic shift and a mask, against attention within each window of the shifted partition."""
+    yield windows.cyclic_shift()
+    torch.manual_seed(0)
+    yield windows.reach(mini(shifted=True).layers[0], mini(shifted=False).layers[0])
+
+
+def complexity(run: Run) -> Iterator[Result]:
+    """Multiply-adds and time over the image's area, with windows and with global attention."""
+    yield from area.multiply_adds(quick=run.settings.quick)
+    yield from area.time(quick=run.settings.quick, device=run.settings.device)
+
+
+def shifted_windows(run: Run) -> Iterator[Result]:
+    """Train a small Swin with shifted and with plain windows; compare."""
+    table = embedded.compare(run, contenders(), RECIPE)
+    yield from embedded.measurements(table, run.settings.quick)
+    yield from embedded.more_robust(table, PLAIN, metrics=("top1", *embedded.ROBUSTNESS_METRICS))
+    yield embedded.difference_picture("shifted_windows", table, PLAIN)
+    yield embedded.corruption_picture("corruptions", table)
