@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -196,6 +197,13 @@ def test_budgets_are_equal_and_the_identity_holds(tmp_path: Path) -> None:
     assert [finding.verdict for finding in findings] == ["holds"] * 4
 
 
+def test_what_is_kept_is_counted_above_chance() -> None:
+    row = {"top1": 90.0, **dict.fromkeys(experiment.CURVES, 50.0), "shuffle_top1": 10.0}
+    kept = experiment.with_kept(pd.DataFrame([row]))
+    assert kept["random_drop_top1_kept"].tolist() == [50.0]
+    assert kept["shuffle_top1_kept"].tolist() == [0.0]
+
+
 def test_measure_of_the_experiment(monkeypatch) -> None:
     few = results.first_of(experiment.test_canvases(True), 24)
     monkeypatch.setattr(experiment, "test_canvases", lambda quick: few)
@@ -205,7 +213,7 @@ def test_measure_of_the_experiment(monkeypatch) -> None:
     model, recipe = experiment.vit().eval(), load_recipe(claims.RECIPE, "embedded", quick=True)
     scores = experiment.measure(model, recipe, quick=True)
     assert len([name for name in scores if name.startswith("random_drop_top1/")]) == 9
-    assert all(0 <= value <= 100 for name, value in scores.items() if not name.endswith("_kept"))
+    assert all(0 <= value <= 100 for value in scores.values())
     measured = objects.measure(model, recipe, quick=True)
     assert measured["jaccard"] == measured[f"jaccard/{measured['share'] / 100:g}"]
     assert 0 < objects.whole_canvas(True) < 50

@@ -35,6 +35,7 @@ from papers.intriguing_vit.experiment import (
     test_canvases,
     training_canvases,
     vit,
+    with_kept,
 )
 
 RECIPE = Path(__file__).with_name("recipe.toml")
@@ -44,6 +45,11 @@ ROUNDING = 1e-4
 EQUAL = 0.1
 #: The file in --dino DIR.
 DINO_FILE = "dino_deitsmall16_pretrain.pth"
+
+
+def small_models() -> list[embedded.Contender]:
+    """What ``./reproduce.sh compare`` puts beside the models of other papers."""
+    return contenders()
 
 
 def permutation_invariance(run: Run) -> Iterator[Result]:
@@ -83,7 +89,8 @@ def permutation_invariance(run: Run) -> Iterator[Result]:
 
 def _table(run: Run) -> pd.DataFrame:
     """Both networks, trained and measured; the first claim that asks pays for all."""
-    return embedded.table_of(run, contenders(), RECIPE, partial(measure, quick=run.settings.quick), training_canvases)
+    measuring = partial(measure, quick=run.settings.quick)
+    return with_kept(embedded.table_of(run, contenders(), RECIPE, measuring, training_canvases))
 
 
 def _count(run: Run) -> int:
@@ -100,7 +107,7 @@ def occlusion(run: Run) -> Iterator[Result]:
         yield from results.more(
             table,
             {
-                f"{kind}_kept": f"keeps more of its accuracy {what}, mean over shares,",
+                f"{kind}_kept": f"keeps more of its accuracy above chance {what}, mean over shares,",
                 kind: f"has a higher accuracy {what}, mean over shares,",
             },
         )
@@ -115,7 +122,7 @@ def shuffling(run: Run) -> Iterator[Result]:
     yield from results.more(
         table,
         {
-            "shuffle_top1_kept": "keeps more of its accuracy when tiles are shuffled, mean over grids,",
+            "shuffle_top1_kept": "keeps more of its accuracy above chance when tiles are shuffled, mean over grids,",
             "shuffle_top1": "has a higher accuracy when tiles are shuffled, mean over grids,",
         },
     )

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+import pandas as pd
 import timm
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ CLUTTER = Background(clutter=4)
 SHARES = tuple(tenths / 10 for tenths in range(1, 10))
 #: Grids of shuffled tiles that divide a canvas.
 GRIDS = (2, 4, 7, 14)
+#: Accuracy of guessing among ten classes, in per cent.
+CHANCE = 10.0
 #: What of the curves is averaged over its shares or grids.
 CURVES = ("random_drop_top1", "salient_drop_top1", "nonsalient_drop_top1", "shuffle_top1")
 
@@ -114,14 +117,22 @@ def measure(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, float]:
     """Accuracy under every condition, its means, and decisions on cue conflicts, all in per cent.
 
     Returns:
-        ``top1``; a number a condition (``random_drop_top1/0.5``); the mean of each of ``CURVES``, and under
-        ``NAME_kept`` the same relative to ``top1``; what ``cue_conflict.decisions`` returns.
+        ``top1``; a number a condition (``random_drop_top1/0.5``); the mean of each of ``CURVES``; what
+        ``cue_conflict.decisions`` returns.
     """
     mean, std = per_channel(recipe.mean), per_channel(recipe.std)
     scores = accuracies(model, batches(test_canvases(quick)), all_conditions(), mean=mean, std=std)
     for curve in CURVES:
         cells = [value for name, value in scores.items() if name.startswith(f"{curve}/")]
         scores[curve] = math.fsum(cells) / len(cells)
-        # Relative to the same network's accuracy on whole images, so that a better network has no advantage.
-        scores[f"{curve}_kept"] = 100 * scores[curve] / scores["top1"]
     return {**scores, **cue_conflict.decisions(model, test_canvases(quick), mean, std)}
+
+
+def with_kept(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` with what is kept of the accuracy above chance, in per cent, as ``NAME_kept`` for each of ``CURVES``.
+
+    Relative to the same network's accuracy on whole canvases, a better network has no advantage there; and less what
+    guessing gives, a worse one has none either.
+    """
+    kept = {f"{curve}_kept": 100 * (table[curve] - CHANCE) / (table["top1"] - CHANCE) for curve in CURVES}
+    return table.assign(**kept)

@@ -92,11 +92,13 @@ def occlusion_picture(table: pd.DataFrame) -> Picture:
 
 def loss_columns(shares: Sequence[float]) -> dict[str, tuple[list[str], list[float]]]:
     """Kind of drop to the metrics of its curve and the share that each loses."""
-    lost = {"random": list(shares), "salient": list(shares), "non-salient": [1 - share for share in shares]}
-    return {
-        kind: (["top1", *(f"{kind.replace('-', '')}_drop_top1/{share:g}" for share in shares)], [0.0, *x])
-        for kind, x in lost.items()
-    }
+    panels = {}
+    for kind in ("random", "salient", "non-salient"):
+        lost = {share: 1 - share if kind == "non-salient" else share for share in shares}
+        ordered = sorted(shares, key=lambda share: lost[share])
+        columns = [f"{kind.replace('-', '')}_drop_top1/{share:g}" for share in ordered]
+        panels[kind] = ["top1", *columns], [0.0, *(lost[share] for share in ordered)]
+    return panels
 
 
 def shuffling_picture(table: pd.DataFrame) -> Picture:
