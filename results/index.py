@@ -131,12 +131,12 @@ def _show(lines: Sequence[_Line], path: Path, console: Console) -> None:
     table.add_column("time", justify="right", no_wrap=True)
     for line in lines:
         entry = line.entry
-        state = verdict(entry.state)
-        if entry.reason:
-            state.append(f"\n{entry.reason}", style="dim not bold")
         spent = duration(line.seconds) if line.record else DASH
-        table.add_row(entry.paper.slug, state, pieces(line.numbers), pieces(line.findings), spent)
+        table.add_row(entry.paper.slug, verdict(entry.state), pieces(line.numbers), pieces(line.findings), spent)
     console.print()
     console.print(table)
+    for line in lines:
+        if line.entry.reason:
+            console.print(Text(f"{line.entry.paper.slug}: {line.entry.reason}", style="red"), soft_wrap=True)
     total = Text("\nAll papers: ", style="bold").append(str(path), style="not bold")
     console.print(total.append(f"  ({duration(sum(line.seconds for line in lines))})", style="dim"), soft_wrap=True)

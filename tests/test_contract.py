@@ -18,6 +18,7 @@ from common.manifest import load_manifest
 from common.needs import NEEDS
 from common.run import measuring_function
 from common.training.recipe import load_as, load_recipe, settings
+from papers._commands import compare
 from papers._commands.train import _hooks
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -44,6 +45,23 @@ def test_claims_can_be_measured(paper: Paper) -> None:
         assert callable(measuring_function(paper, claim)), claim.name
         assert set(claim.needs) <= set(NEEDS), claim.name
         assert claim.statement.endswith("."), claim.name
+
+
+@pytest.mark.parametrize(
+    "paper",
+    # By its text, so that collecting tests imports no claims.
+    [p for p in papers.all_papers().values() if "\ndef small_models(" in (p.folder / "claims.py").read_text()],
+    ids=lambda paper: paper.slug,
+)
+def test_small_models_can_be_compared_with_those_of_other_papers(paper: Paper) -> None:
+    contenders = compare.small_models(paper, quick=True)
+    assert contenders
+    assert len({contender.name for contender in contenders}) == len(contenders)
+    for contender in contenders:
+        common = load_recipe(papers.find("fan").recipe, "embedded", quick=True, changes=contender.changes)
+        contender.hooks(common)
+        with torch.no_grad():
+            assert contender.build().eval()(torch.rand(2, 3, 28, 28)).shape == (2, 10), contender.name
 
 
 @each_paper

@@ -168,17 +168,20 @@ def side_by_side(run: Run) -> Iterator[Result]:
 
 
 def _picture(name: str, title: str, metrics: Sequence[str], measured: Sequence[Measurement]) -> Picture:
-    panels = {
-        metric: {m.model: (m.value, *(m.interval or (m.value, m.value))) for m in measured if m.metric == metric}
-        for metric in metrics
-    }
+    panels = {metric: {m.model: _bar(m) for m in measured if m.metric == metric} for metric in metrics}
     seeds = measured[0].seeds
-    bars = f"bars are 95 % intervals over {seeds} seeds" if seeds > 1 else "one seed, no interval"
+    bars = f"bars are 95 % intervals over {seeds} seeds, cut at 0 and 100" if seeds > 1 else "one seed, no interval"
     return Picture(
         name=name,
         caption=f"{title}, in per cent; {bars}.",
         svg=figures.intervals(name, panels, xlabel="top-1 accuracy, %"),
     )
+
+
+def _bar(measured: Measurement) -> tuple[float, float, float]:
+    """Value and ends of its bar, within what an accuracy can be."""
+    low, high = measured.interval or (measured.value, measured.value)
+    return measured.value, max(low, 0.0), min(high, 100.0)
 
 
 def _papers(words: Sequence[str]) -> list[Paper]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 
 from rich.console import Console
@@ -11,9 +12,8 @@ from rich.table import Table
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare nothing but what the columns mean; there are no options."""
     parser.epilog = (
-        "State: not measured (there are no reference results), off (a printed number or an exact finding is), partly "
-        "measured, measured.\nNumbers are the printed ones, findings all other claims; both by verdict, from "
-        "results/reference."
+        "State: no reference (nothing is in results/reference yet), off (a printed number or an exact finding is),\n"
+        "partly measured, measured. Numbers are the printed ones, findings all other claims, both by verdict there."
     )
 
 
@@ -22,11 +22,15 @@ def run(args: Namespace) -> int:
     import papers
     import results
 
-    table = Table("paper", "kind", "venue", "state", "numbers", "findings", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("paper", "kind", "state"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("numbers")
+    table.add_column("findings")
     for slug, paper in papers.all_papers().items():
         summary = results.summary(paper)
-        table.add_row(slug, paper.kind, paper.venue, summary.state, summary.numbers_text, summary.findings_text)
-    console = Console(highlight=False)
+        table.add_row(slug, paper.kind, summary.state, summary.numbers_text, summary.findings_text)
     # A log or a pipe has no width that rows would have to fit in.
-    console.print(table, width=None if console.is_terminal else 1000, crop=console.is_terminal)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
+    console.print(table)
     return 0

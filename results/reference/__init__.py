@@ -45,9 +45,9 @@ class Summary:
 
     @property
     def state(self) -> str:
-        """``not measured``, ``off``, ``partly measured`` or ``measured``."""
+        """``no reference``, ``off``, ``partly measured`` or ``measured``."""
         if not self.measured:
-            return "not measured"
+            return "no reference"
         if self.numbers["off"] or self.broken:
             return "off"
         return "partly measured" if self.numbers["not measured"] else "measured"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import sys
@@ -153,10 +154,13 @@ def test_a_run_of_committed_code_can_become_the_reference(
 ) -> None:
     monkeypatch.setattr(provenance, "code", lambda: {"commit": "0123456789abcdef", "dirty": False})
     monkeypatch.setattr(reference, "FOLDER", tmp_path)
+    assert main(["list"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy")]
+    assert re.split(r" {2,}", line.strip()) == ["toy", "analysis", "no reference", "none", "none"]
     assert main(["toy", "--output", str(tmp_path / "run")]) == 0
     assert main(["reference", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     assert main(["list"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy")]
-    assert "2 hold" in line
+    assert re.split(r" {2,}", line.strip()) == ["toy", "analysis", "measured", "none", "2 holds"]
     assert main(["compare-runs", str(tmp_path / "toy.csv"), str(tmp_path / "run")]) == 0

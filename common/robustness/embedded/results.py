@@ -135,7 +135,9 @@ def corruption_picture(name: str, table: pd.DataFrame) -> Picture:
         right.set_xlabel("severity")
         left.grid(axis="y")
         right.grid(axis="y")
-        drawn.legend(loc="outside upper center", ncols=min(5, len(means)))
+        # As many entries beside each other as the longest name leaves room for, in inches.
+        entry = 0.075 * max(len(str(label)) for label in means.index) + 0.6
+        drawn.legend(loc="outside upper center", ncols=max(1, min(5, len(means), int(9.0 / entry))))
         svg = figures.to_svg(drawn)
     return Picture(
         name=name,
