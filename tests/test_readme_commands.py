@@ -247,7 +247,7 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     rf"{SLUG} --resume": resumes,
     r"compare-runs OLD NEW": compares,
     rf"{SLUG} downstream --task detection --coco DIR": trains_detectors,
-    r"compare( [\w-]+)+": exists_only,
+    r"compare( [\w-]+)*": exists_only,
     r"all( --quick)?": exists_only,
     r"new [\w-]+": writes_a_paper,
     r"robustness --model \w+ --pretrained --data DIR": measures_a_timm_model,
