@@ -29,8 +29,18 @@ def cells() -> list[tuple[str, str]]:
 
 
 def contenders(quick: bool) -> dict[tuple[str, str], Contender]:
-    """The encoder pre-trained with each cell's augmentations and no other, on fewer images than in the main part."""
-    budget = ("epochs=1", "evaluate_every=1", f"epoch_images={1280 if quick else 7680}", "horizontal_flip=0.0")
+    """The encoder pre-trained with each cell's augmentations and no other.
+
+    There are fewer images than in the main part, so batches are smaller, for more steps.
+    """
+    budget = (
+        f"epoch_images={1280 if quick else 10240}",
+        "epochs=1",
+        "evaluate_every=1",
+        "total_batch=64",
+        "warmup_epochs=0.1",
+        "horizontal_flip=0.0",
+    )
     return {
         pair: Contender(
             f"resnet_mini.{'+'.join(dict.fromkeys(pair))}",
