@@ -438,7 +438,7 @@ def test_batches_are_not_cut_by_accumulation(garments) -> None:
 @pytest.mark.parametrize("pair", [("crop", "crop"), ("cutout", "rotate"), ("crop", "jitter")])
 def test_compositions_train(garments, pair) -> None:
     contender = composition.contenders(quick=True)[pair]
-    chosen = recipe("embedded", *contender.changes, "epoch_images=16", "epochs=1")
+    chosen = recipe("embedded", *contender.changes, "total_batch=16", "epoch_images=16")
     model = tiny()
     result = train(model, chosen, garments, seed=0, hooks=contender.hooks(chosen), options=Options(device="cpu"))
     assert result.steps == 1
