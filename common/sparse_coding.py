@@ -39,7 +39,8 @@ def soft_threshold(x: Tensor, threshold: Tensor | float, out: Tensor | None = No
         out: where to write the result (without gradient).
     """
     # x less its clipped self: two passes over memory.
-    return torch.sub(x, x.clamp(-threshold, threshold), out=out)
+    clipped = x.clamp(-threshold, threshold)  # type: ignore[arg-type]  # both numbers or both tensors
+    return torch.sub(x, clipped, out=out)
 
 
 def shrunk_affine(

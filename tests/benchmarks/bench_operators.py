@@ -10,7 +10,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -52,10 +52,10 @@ def milliseconds(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(times[1:])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench operators", description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    repeats = parser.parse_args(arguments).repeats
     torch.manual_seed(0)
     rois = torch.cat([torch.randint(0, 2, (512, 1), device=DEVICE), boxes(512)], dim=1)
     many, scores = boxes(2000), torch.rand(2000, device=DEVICE)
@@ -82,7 +82,8 @@ def main() -> None:
     print(f"{'compiled mmcv' if compiled() else 'operators of torch and torchvision'}, {DEVICE}")
     for name, call in calls.items():
         print(f"{milliseconds(call, repeats):10.2f} ms  {name}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
