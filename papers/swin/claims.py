@@ -34,6 +34,7 @@ MINI: dict[str, Any] = {
     "depths": (2, 2),
     "num_heads": (2, 4),
     "drop_path_rate": 0.0,
+    "weight_init": "skip",  # of weights that are 0.02 large, right for widths of hundreds; PyTorch's own instead
 }
 SHIFTED, PLAIN = "swin_mini", "swin_mini.plain_windows"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from time import perf_counter, process_time
 
 import numpy as np
 import timm
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from common import figures
 from common.measurement import Finding, Picture, Result
-from common.profiling import compare_cost, flops, forward
+from common.profiling import flops
 from common.statistics import Estimate, mean_interval, paired_interval
 
 #: Width, heads and window of Swin-T's first stage.
@@ -118,33 +119,14 @@ def _formulas() -> Finding:
 
 
 def time(quick: bool, device: str) -> Iterator[Result]:
-    """A forward pass of one layer over the number of tokens, which is the image's area over 16."""
+    """A forward pass of one layer over the number of tokens, which is the image's area over 16.
+
+    On a CPU both have one core, and the time is that of the core: what else runs there does not count.
+    """
     sides = (14, 28, 42) if quick else (14, 28, 42, 56)
     rounds = 5 if quick else 10
-    torch.manual_seed(0)
-    calls = {
-        (name, side): forward(
-            Attention(WINDOW if name == WINDOWS else side).to(device),
-            torch.randn(1, side, side, CHANNELS, device=device),
-        )
-        for side in sides
-        for name in (WINDOWS, GLOBAL)
-    }
-    labels = {f"{name} {side}": key for key in calls for name, side in (key,)}
+    seconds = _seconds(sides, rounds, device)
     areas = [16 * side**2 for side in sides]
-    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
-    for index in range(rounds):
-        costs = compare_cost(
-            {label: calls[key] for label, key in labels.items()},
-            baseline=next(iter(labels)),
-            device=device,
-            rounds=1,
-            warmup=0 if index else 2,
-            memory=False,
-            description=f"timing attention, round {index + 1} of {rounds}",
-        )
-        for label, key in labels.items():
-            seconds[key].append(costs[label].cost.seconds.median)
     slopes = {
         name: [exponent(areas, [seconds[name, side][i] for side in sides]).value for i in range(rounds)]
         for name in (WINDOWS, GLOBAL)
@@ -186,3 +168,33 @@ def time(quick: bool, device: str) -> Iterator[Result]:
             logy=True,
         ),
     )
+
+
+def _seconds(sides: Sequence[int], rounds: int, device: str) -> dict[tuple[str, int], list[float]]:
+    """The time of each form at each size of the feature map, round by round after one that fills caches."""
+    clock = perf_counter if device != "cpu" else process_time
+    torch.manual_seed(0)
+    layers = {
+        (name, side): (
+            Attention(WINDOW if name == WINDOWS else side).to(device).eval(),
+            torch.randn(1, side, side, CHANNELS, device=device),
+        )
+        for side in sides
+        for name in (WINDOWS, GLOBAL)
+    }
+    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in layers}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            for _ in range(rounds + 1):
+                for key, (layer, tokens) in layers.items():
+                    # Small maps are done several times, so that every sample is long enough for the clock.
+                    repeats = (max(sides) // key[1]) ** 2
+                    start = clock()
+                    for _ in range(repeats):
+                        layer(tokens).sum().item()  # waits for the device
+                    seconds[key].append((clock() - start) / repeats)
+    finally:
+        torch.set_num_threads(threads)
+    return {key: samples[1:] for key, samples in seconds.items()}
