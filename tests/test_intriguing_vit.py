@@ -20,6 +20,7 @@ from common.data.preprocessing import Preprocessing
 from common.data.voc import VOCSegmentation, class_masks
 from common.errors import UserError
 from common.measurement import Measurement, Picture
+from common.robustness.full_scale_measures import identify
 from common.robustness.occlusion import salient_tiles
 from common.robustness.occlusion_curves import accuracies, conditions
 from common.run import Run, Settings
@@ -241,6 +242,14 @@ def test_variant_without_positions_and_refusals() -> None:
     with pytest.raises(UserError, match="no variant"):
         create("deit_tiny_patch23_224")
     assert set(VARIANTS) < {model.name for model in papers.find("intriguing-vit").models}
+
+
+def test_files_are_recognised(tmp_path) -> None:
+    """Although timm's DeiT would take the files of the variants, too, with resampled patches."""
+    paper = papers.find("intriguing-vit")
+    for name in ("deit_tiny_no_position_patch16_224", "deit_tiny_patch22_224", "deit_tiny_distilled_patch16_224"):
+        content = {"model": to_released(timm.create_model(name))}
+        assert identify(paper, content, tmp_path) == name
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def evaluates(place: Place) -> None:
         "augmix": "resnet50_augmix",
         "transmix": "deit_small_patch16_224",
         "simclr": "resnet50_simclr",
-        "intriguing-vit": "deit_small_patch16_224",
+        "intriguing-vit": "deit_tiny_patch22_224",
         "swin": "swin_tiny_patch4_window7_224",
     }[slug]
     file = checkpoint(place.folder, name)

@@ -67,7 +67,7 @@ def identify(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: 
             candidate = timm.create_model(model.name, num_classes=num_classes)
             try:
                 load_weights(candidate, content, str(path))
-            except UserError:
+            except (UserError, RuntimeError):  # timm's conversions break on files of some other models
                 continue
         return model.name
     raise UserError(
