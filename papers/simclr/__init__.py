@@ -60,7 +60,7 @@ PAPER = Paper(
         Claim(
             name="pretraining",
             statement=(
-                "Features learnt without labels are better than random ones under a linear probe, and come near those "
+                "Under a linear probe, features learnt without labels are better than random ones, and match those "
                 "learnt with labels."
             ),
             kind="ordering",
