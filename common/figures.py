@@ -127,7 +127,7 @@ def curves(
         if logy:
             axis.set_yscale("log")
         if logx:
-            axis.set_xscale("log")
+            axis.set_xscale("log", subs=(2, 5))  # labels of all digits would overlap
         axis.grid()
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return to_svg(drawn)

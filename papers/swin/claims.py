@@ -64,15 +64,15 @@ def small_models() -> list[embedded.Contender]:
 
 def size(run: Run) -> Iterator[Result]:
     """Count every variant (quick: multiply-adds of Swin-T alone), under every name that the manifest has for it."""
-    printed = load_manifest(Path(__file__).with_name("expected.csv"))
-    names = printed[printed["dataset"] == "-"]["model"].unique()
+    manifest = load_manifest(Path(__file__).with_name("expected.csv"))
+    names = manifest[manifest["dataset"] == "-"]["model"].unique()
     declared = [model.name for model in PAPER.models]
     quick = run.settings.quick
     whole = [name for name in declared if not quick or name == declared[0]]
     counted = dict(zip(whole, side_by_side(_counted, whole, "counting multiply-adds"), strict=True))
     for name in declared:
         measured = counted[name] if name in counted else [_parameters(name)]
-        for alias in {name: None, **{other: None for other in names if other.partition(".")[0] == name}}:
+        for alias in [printed for printed in names if printed.partition(".")[0] == name] or [name]:
             yield from (replace(measurement, model=alias) for measurement in measured)
 
 
