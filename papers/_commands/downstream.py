@@ -48,7 +48,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--workers", type=whole_number(0), default=2, metavar="N", help="processes that load images (default: 2)"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="run folder")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output, or the newest unfinished")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --output, or the newest unfinished"
+    )
     parser.add_argument("--verbose", action="store_true", help="show mmengine's log (it is in the run folder anyway)")
 
 

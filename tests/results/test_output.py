@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pandas as pd
@@ -211,7 +212,7 @@ def test_the_report_says_what_the_run_says(html):
 
 @pytest.mark.parametrize("quantity", ["--soft", "--none", "--good", "--bad", "--unsure", "--ink", "--accent"])
 def test_text_has_contrast_in_light_and_dark(quantity):
-    css = (report.Path(report.__file__).parent / "report.css").read_text()
+    css = (Path(report.__file__).parent / "report.css").read_text()
     for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL):
         colours = dict(re.findall(r"(--[a-z-]+): (#[0-9a-f]{6})", block))
         grounds = [colours["--ground"], colours["--surface"]]
