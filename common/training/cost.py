@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,9 +37,13 @@ A100 = Machine("A100", peak=312e12, utilisation=0.3)
 
 
 def passes(hooks: Sequence[Hook]) -> float:
-    """Return the cost of a step in units of a plain one: an extra pass adds 1, one without gradient a third."""
+    """Return the cost of a step in units of a plain one.
+
+    Every copy of an image costs as much as the image; an extra pass adds 1, one without gradient a third.
+    """
     extra = (hook.gradient for hook in hooks if isinstance(hook, ExtraPass))
-    return 1 + sum(1 if gradient == "kept" else 1 / FORWARD_AND_BACKWARD for gradient in extra)
+    once = 1 + sum(1 if gradient == "kept" else 1 / FORWARD_AND_BACKWARD for gradient in extra)
+    return once * math.prod(hook.copies for hook in hooks)
 
 
 def gpu_hours(
@@ -54,7 +59,7 @@ def gpu_hours(
     Args:
         recipe: gives epochs and images.
         multiply_adds: of one image's forward pass.
-        hooks: the paper's; only extra passes count.
+        hooks: the paper's; extra passes and copies of images count.
         images: in the training set.
         machine: what a GPU does.
     """

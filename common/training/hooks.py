@@ -40,9 +40,11 @@ class Hook:
     Attributes:
         views: into how many images each one is augmented, independently. A hook that asks for more than one makes
             what the model takes of ``Batch.images`` in ``on_batch``.
+        copies: how many images the model takes for each one of the batch; estimates of cost ask.
     """
 
     views: int = 1
+    copies: int = 1
 
     def on_model(self, run: Run, model: nn.Module) -> None:
         """Before the model is put on its devices and has an optimizer: freeze or convert modules, in place."""

@@ -77,6 +77,7 @@ class AugMix(Hook):
         if consistency < 0:
             raise UserError(f"The weight of AugMix's consistency term must be at least 0, not {consistency}.")
         self.settings, self.consistency, self.per_image = settings, consistency, per_image
+        self.copies = 3 if consistency else 1
         self._mean, self._std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
         self._logits: Tensor | None = None  # (3, B, classes), between the forward pass and the loss
 

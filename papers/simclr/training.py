@@ -106,7 +106,7 @@ class Contrastive(Classifying):
         global_batch_norm, zero_classifier: see :class:`Classifying`.
     """
 
-    views = 2
+    views = copies = 2
 
     def __init__(
         self,

@@ -61,12 +61,12 @@ Estimates, to plan with; nothing here was timed. `./reproduce.sh bench hours --w
 and the models.
 
 A step costs three forward passes (forward, and backward at twice the work) for each pass over its batch; patch-wise
-augmentation with its gradient kept makes it two passes. A multiply-add is two operations. An epoch of ImageNet-1k has
-{IMAGENET_IMAGES:,} images, less the incomplete batch. A GPU is assumed to reach {A100.utilisation:.0%} of
-{A100.peak / 1e12:.0f} TFLOP/s, the data sheet's peak of an {A100.name} in float16 and bfloat16: {reached:.0f}
-TFLOP/s. Measure your own share (images per second in the log, times the multiply-adds below, times six) and scale the
-hours with it. Evaluation after each epoch, data loading and a first compilation come on top; small models and the
-recurrent attentions reach a smaller share.
+augmentation with its gradient kept makes it two passes, and so do two views of each image. A multiply-add is two
+operations. An epoch of ImageNet-1k has {IMAGENET_IMAGES:,} images, less the incomplete batch. A GPU is assumed to
+reach {A100.utilisation:.0%} of {A100.peak / 1e12:.0f} TFLOP/s, the data sheet's peak of an {A100.name} in float16 and
+bfloat16: {reached:.0f} TFLOP/s. Measure your own share (images per second in the log, times the multiply-adds below,
+times six) and scale the hours with it. Evaluation after each epoch, data loading and a first compilation come on top;
+small models and the recurrent attentions reach a smaller share.
 
 | paper | model | multiply-adds (1e9) | epochs | total batch | passes | GPU-hours |
 |---|---|---:|---:|---:|---:|---:|

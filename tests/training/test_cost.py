@@ -33,6 +33,9 @@ def test_the_estimate_is_the_stated_arithmetic(recipe) -> None:
 def test_passes() -> None:
     assert passes([Hook()]) == 1
     assert passes([ExtraPass(abs, "discarded")]) == pytest.approx(4 / 3)
+    two_views = Hook()
+    two_views.copies = 2
+    assert passes([two_views, ExtraPass(abs)]) == 4
 
 
 def test_the_page_is_up_to_date(bench) -> None:
