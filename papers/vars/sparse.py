@@ -63,7 +63,9 @@ def _shrink_into(out: Tensor | None, x: Tensor, threshold: Tensor, shrinkage: Sh
     return soft_threshold(x, threshold, out)
 
 
-def _unshrink_into(out: Tensor, gradient: Tensor, x: Tensor, code: Tensor, threshold: Tensor, shrinkage: Shrinkage):
+def _unshrink_into(
+    out: Tensor, gradient: Tensor, x: Tensor, code: Tensor, threshold: Tensor, shrinkage: Shrinkage
+) -> Tensor:
     """The gradient of ``x``, given that of ``code``, to which ``x`` was shrunk."""
     if shrinkage == "gelu":
         return torch.ops.aten.gelu_backward.grad_input(gradient, x.abs().sub_(threshold), grad_input=out)
