@@ -12,7 +12,9 @@ with L a running estimate of the largest eigenvalue of G, ``max_f sum_j |k^_j(f)
 
 How it is computed. The dynamics are carried out for ``L u``, whose threshold is lambda itself. Per frequency G has
 rank one, so a step is ``u^_i += k^_i (v^ - sum_j conj(k^_j) u^_j / L)`` between one transform of the J maps and one
-inverse; the last step needs no inverse of J maps at all. Tokens stay in the (B, N, C) layout in which they come.
+inverse; the last step needs no inverse of J maps at all. Tokens stay in the (B, N, C) layout in which they come. No two
+pairs of an image and a channel interact, so pairs whose code stays zero are left out (:meth:`VARSStatic._active`), and
+the others stand side by side, as channels of a single image.
 """
 
 from __future__ import annotations
@@ -157,6 +159,8 @@ class VARSStatic(nn.Module):
 
     #: Channels that are carried through the dynamics together on a CPU.
     channels_per_group: ClassVar[int] = 32
+    #: Pairs are chosen where fewer than this share of them are active: choosing costs some passes over memory.
+    worth_choosing: ClassVar[float] = 0.9
     #: State that a released file may lack.
     derived: ClassVar[tuple[str, ...]] = ("L", "kernel_norm")
 
@@ -329,9 +333,10 @@ class VARSStatic(nn.Module):
 
     def _reconstruct(self, v: Tensor) -> Tensor:
         """The reconstruction of v, (B, N, C)."""
-        done, waiting = [], []
-        channels = torch.arange(v.shape[-1], device=v.device).split(self._group_size(v))
-        for own, (part, kernels, bound) in zip(channels, self._groups(v), strict=True):
+        batch, _, channels = v.shape
+        places = torch.arange(batch * channels, device=v.device).view(batch, channels)
+        done, chosen = [], []
+        for own, (part, kernels, bound) in zip(places.split(self._group_size(v), -1), self._groups(v), strict=True):
             target = self.fourier(part)
             # The backward pass of soft shrinkage is written out and starts from the spectra.
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.shrinkage != "soft"):
@@ -340,19 +345,27 @@ class VARSStatic(nn.Module):
             if active is None:
                 done.append((own, self._analysis(target, kernels, drive, bound)))
             else:
-                waiting.append([t.index_select(-1, active) for t in (own, target, *kernels, drive, bound)])
-        if waiting:
-            # The active channels of several groups fill fewer. Where there is none an empty group stands for them, so
-            # that every parameter has its gradient, zero then.
-            pooled = [
-                torch.cat(parts, dim=-1).split(self.channels_per_group, -1) for parts in zip(*waiting, strict=True)
-            ]
-            for own, target, real, imag, drive, bound in zip(*pooled, strict=True):
-                done.append((own, self._analysis(target, (real, imag), drive, bound)))
-        own, analysis = (torch.cat(parts, dim=-1) for parts in zip(*done, strict=True))
-        if waiting:
-            analysis = analysis.new_zeros(*analysis.shape[:-1], v.shape[-1]).index_copy(-1, own, analysis)
-        return self.fourier.inverse(analysis)
+                image, channel = active
+                chosen.append((
+                    own[active],
+                    target[image, ..., channel].movedim(0, -1).unsqueeze(0),
+                    *(kernel.index_select(-1, channel) for kernel in kernels),
+                    drive[:, image, :, channel].movedim(0, -1).unsqueeze(1),
+                    bound[channel],
+                ))  # fmt: skip
+        if not chosen:
+            return self.fourier.inverse(torch.cat([analysis for _, analysis in done], dim=-1))
+        # The active pairs of several groups fill fewer. Where there is none an empty group stands for them, so that
+        # every parameter has its gradient, zero then.
+        size = batch * self.channels_per_group
+        pooled = (torch.cat(parts, dim=-1).split(size, -1) for parts in zip(*chosen, strict=True))
+        for own, target, real, imag, drive, bound in zip(*pooled, strict=True):
+            done.append((own, self._analysis(target, (real, imag), drive, bound)))
+        place = torch.cat([own.flatten() for own, _ in done])
+        analysis = torch.cat([analysis.movedim(0, -2).flatten(-2) for _, analysis in done], dim=-1)
+        whole = analysis.new_zeros(*analysis.shape[:-1], places.numel())
+        whole = whole.scatter(-1, place.expand_as(analysis), analysis)
+        return self.fourier.inverse(whole.unflatten(-1, places.shape).movedim(-2, 0))
 
     def _analysis(self, target: Tensor, kernels: Kernels, drive: Tensor, bound: Tensor) -> Tensor:
         """``sum_j conj(k^_j) u^_j``, (B, 2, H, W', c), after the last step."""
@@ -361,18 +374,18 @@ class VARSStatic(nn.Module):
         *_, (_, analysis) = self._dynamics(target, drive, kernels, bound, self.steps)
         return analysis
 
-    def _active(self, drive: Tensor) -> Tensor | None:
-        """Indices of the channels whose code is not zero at every step; None where all are to be computed.
+    def _active(self, drive: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The pairs, images and channels, whose code is not zero at every step; None to compute all pairs.
 
         Zero is a fixed point of the dynamics where no drive exceeds lambda (it solves the LASSO there), so that such a
-        channel's code, and its gradient, are zero. Only CPUs gain from leaving it out: elsewhere the choice would wait
+        pair's code, and its gradient, are zero. Only CPUs gain from leaving it out: elsewhere the choice would wait
         for the device. Tracing (export, counting of operations) sees the full computation.
         """
         if self.shrinkage != "soft" or drive.device.type != "cpu" or torch.jit.is_tracing():
             return None
-        with torch.no_grad():
-            active = (drive.abs().amax(dim=(0, 1, 2)) > self.sparsity).nonzero().squeeze(-1)
-        return active if len(active) < drive.shape[-1] else None
+        largest = drive.detach().abs().amax(dim=0).amax(dim=1)  # one after the other is many times as fast
+        image, channel = (largest > self.sparsity).nonzero(as_tuple=True)
+        return (image, channel) if len(image) < self.worth_choosing * largest.numel() else None
 
     def attention_map(self, x: Tensor) -> Tensor:
         """The share of the reconstruction's energy on each token: (B, N, C) -> (B, 1, N), summing to 1."""
