@@ -25,7 +25,7 @@ STORED_QUALITY = 85
 #: cache, enough that Python does not hold the threads up.
 CHUNK_VALUES = 4 * 3 * 224 * 224
 #: Corruptions that mostly compute one plane, in many small steps, take this many times as many.
-TIMES_AS_MANY = {"fog": 4, "spatter": 4, "snow": 2, "elastic_transform": 2}
+TIMES_AS_MANY = {"fog": 4, "spatter": 4, "snow": 2, "elastic_transform": 2, "pixelate": 2}
 #: Smaller images than this have no room for the largest blur of the 32-pixel set.
 SMALLEST_SIDE = 8
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import cache, lru_cache
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -101,7 +102,8 @@ class RowMap:
 
     def across(self, x: Tensor) -> Tensor:
         """Apply along the columns' axis: ``(..., H, inputs)`` to ``(..., H, outputs)``."""
-        return transposed(self.down(transposed(x)))
+        columns = self.down(transposed(x.flatten(0, -2)))  # all images side by side
+        return transposed(columns).view(*x.shape[:-1], self.outputs)
 
     def _for(self, planes: int, device: torch.device) -> tuple[Tensor, Tensor]:
         key = planes, device
@@ -115,8 +117,12 @@ class RowMap:
 
 
 def transposed(x: Tensor) -> Tensor:
-    """Rows and columns exchanged, in memory too."""
-    return x.transpose(-2, -1).contiguous()
+    """Rows and columns of ``(H, W)`` exchanged, in memory too."""
+    if x.device.type != "cpu":
+        return x.T.contiguous()
+    out = x.new_empty(x.shape[1], x.shape[0])
+    cv2.transpose(x.numpy(), out.numpy())  # several times as fast as torch's
+    return out
 
 
 @lru_cache(maxsize=64)
@@ -173,8 +179,9 @@ def box_shrink(x: Tensor, height: int, width: int) -> Tensor:
     Returns:
         uint8; like Pillow, columns first, rounded to 8 bits after each axis.
     """
-    narrow = _box_map(x.shape[-1], width).across(x.float()).add_(0.5 + 1e-4).floor_()
-    return cut(_box_map(x.shape[-2], height).down(narrow).add_(0.5 + 1e-4))
+    narrow = cut(_box_map(x.shape[-1], width).down(transposed(x.flatten(0, -2)).float()).add_(0.5 + 1e-4))
+    narrow = transposed(narrow).view(*x.shape[:-1], width)
+    return cut(_box_map(x.shape[-2], height).down(narrow.float()).add_(0.5 + 1e-4))
 
 
 def correlate(x: Tensor, kernel: NDArray[np.float64]) -> Tensor:
@@ -287,13 +294,12 @@ def _zoom_matrix(size: int, factor: float) -> NDArray[np.float64]:
 def mean_zoom(x: Tensor, factors: Sequence[float]) -> Tensor:
     """Mean of an image's zooms into its centre, size kept, float32 ``(..., H, W)``."""
     height, width = x.shape[-2:]
-    total = x.new_zeros(*x.shape[:-2], width, height)
+    total = x.new_zeros(width, x[..., 0].numel())
     for factor in factors:
         rows, columns = _zoom_map(height, factor), _zoom_map(width, factor)
-        total += columns.down(
-            transposed(rows.down(x[..., zoom_window(height, factor), :])[..., zoom_window(width, factor)])
-        )
-    return transposed(total.div_(len(factors)))
+        tall = rows.down(x[..., zoom_window(height, factor), :]).flatten(0, -2)
+        total += columns.down(transposed(tall[:, zoom_window(width, factor)]))
+    return transposed(total.div_(len(factors))).view(x.shape)
 
 
 def defocus(x: Tensor, radius: float, sigma: float) -> Tensor:

@@ -21,13 +21,12 @@ AMBIGUOUS = -1
 
 def gaussian_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Add N(0, std) to x. Draw: ``noise_normal`` (H, W, 3), standard normal."""
-    return to_bytes((draws.normal_image("noise_normal", *x.shape[-2:]) * (255 * p["std"])).add_(x.float()))
+    return to_bytes(draws.normal_image("noise_normal", *x.shape[-2:], std=255 * p["std"]).add_(x.float()))
 
 
 def speckle_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Add x N(0, std) to x. Draw: ``noise_normal`` (H, W, 3), standard normal."""
-    scaled = draws.normal_image("noise_normal", *x.shape[-2:]) * p["std"]
-    return to_bytes(scaled.add_(1).mul_(x.float()))
+    return to_bytes(draws.normal_image("noise_normal", *x.shape[-2:], mean=1, std=p["std"]).mul_(x.float()))
 
 
 def impulse_noise(x: Tensor, p: Parameters, draws: Draws) -> Tensor:

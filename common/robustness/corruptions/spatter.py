@@ -30,7 +30,7 @@ UNIT = 1 / 800
 
 def spatter(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Water (severities 1 to 3) or mud (4 and 5). Draw: ``layer_normal`` (H, W), standard normal."""
-    layer = draws.normal("layer_normal", *x.shape[-2:]) * p["std"] + p["mean"]
+    layer = draws.normal("layer_normal", *x.shape[-2:], mean=p["mean"], std=p["std"])
     layer = filters.gaussian(layer, p["sigma"])
     if p["mud"]:
         cover = filters.gaussian((layer > p["threshold"]).float(), p["strength"])[:, None]

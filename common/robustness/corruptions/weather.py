@@ -74,7 +74,7 @@ def snow(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """
     height, width = x.shape[-2:]
     window = filters.zoom_window(height, p["zoom"]), filters.zoom_window(width, p["zoom"])
-    layer = draws.normal("layer_normal", height, width, window=window) * p["std"] + p["mean"]
+    layer = draws.normal("layer_normal", height, width, mean=p["mean"], std=p["std"], window=window)
     layer = filters.zoom(layer[:, None], height, width, p["zoom"])
     layer = layer.mul_(layer >= p["threshold"]).clamp_(0, 1).mul_(255).floor_()
     angles = draws.uniform("snow_angle").mul(90).sub(135)
