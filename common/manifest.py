@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from functools import lru_cache
@@ -42,19 +43,24 @@ def load_manifest(path: Path) -> pd.DataFrame:
         UserError: the file is missing or malformed; names file, line, column and remedy.
     """
     try:
-        # Spreadsheet programs write a byte order mark, which is no part of the header.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, cells) for cells in reader if cells]
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is missing; a manifest without rows needs the header {','.join(COLUMNS)}.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it a readable file.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    try:
+        # Spreadsheet programs write a byte order mark, which is no part of the header.
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: it is not UTF-8 text; save the file as UTF-8.") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
         raise UserError(
-            f"{path} is not valid CSV ({error}); put text with quotes or commas in double quotes."
+            f"{path}, line {reader.line_num}: it is not valid CSV ({error}); put text with quotes or commas in double "
+            "quotes."
         ) from None
     if not rows:
         raise UserError(f"{path}, line 1: the header is missing; it must be {','.join(COLUMNS)}.")

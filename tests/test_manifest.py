@@ -68,7 +68,7 @@ def changed(column: str, value: str) -> str:
         ([HEADER, "rvt_tiny,imagenet-1k"], ["line 2", "2 cells"]),
         ([HEADER, GOOD, GOOD], ["line 3", "line 2", "locator"]),
         ([HEADER, GOOD, changed("value", "79")], ["line 3", "line 2"]),
-        ([HEADER, 'a,"b'], ["not valid CSV"]),
+        ([HEADER, GOOD, 'a,"b'], ["line 3", "not valid CSV"]),
         ([HEADER, changed("value", "78,4".replace(",", "·"))], ["line 2", "'value'", "digits as printed"]),
         ([HEADER, changed("value", "nan")], ["line 2", "'value'", "'nan'"]),
         ([HEADER, changed("value", "inf")], ["line 2", "'value'"]),
@@ -104,7 +104,7 @@ def test_a_missing_manifest_says_what_belongs_there(tmp_path):
 
 
 def test_a_manifest_in_another_encoding_is_refused(manifest):
-    with pytest.raises(UserError, match="UTF-8"):
+    with pytest.raises(UserError, match="line 2: it is not UTF-8 text"):
         load_manifest(manifest(HEADER, changed("note", "naïve"), encoding="latin-1"))
 
 

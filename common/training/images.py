@@ -268,20 +268,25 @@ def make_transform(recipe: Recipe, *, training: bool) -> Callable[[Image.Image],
             crop_pct=recipe.evaluation_crop,
             use_prefetcher=True,
         )
-    transform = create_transform(
-        recipe.input_size,
-        is_training=True,
-        no_aug=recipe.train_crop == "none",
-        scale=recipe.crop_scale,  # type: ignore[arg-type]
-        ratio=recipe.crop_ratio,  # type: ignore[arg-type]
-        hflip=recipe.horizontal_flip,
-        color_jitter=recipe.color_jitter,
-        auto_augment=recipe.auto_augment or None,
-        interpolation=recipe.interpolation,
-        mean=recipe.mean,
-        std=recipe.std,
-        use_prefetcher=True,
-    )
+    try:
+        transform = create_transform(
+            recipe.input_size,
+            is_training=True,
+            no_aug=recipe.train_crop == "none",
+            scale=recipe.crop_scale,  # type: ignore[arg-type]
+            ratio=recipe.crop_ratio,  # type: ignore[arg-type]
+            hflip=recipe.horizontal_flip,
+            color_jitter=recipe.color_jitter,
+            auto_augment=recipe.auto_augment or None,
+            interpolation=recipe.interpolation,
+            mean=recipe.mean,
+            std=recipe.std,
+            use_prefetcher=True,
+        )
+    except AssertionError:
+        raise UserError(
+            f"timm knows no policy auto_augment={recipe.auto_augment!r}; write it as timm does, rand-m9-mstd0.5-inc1."
+        ) from None
     for step in transform.transforms:
         _replace_posterize(step)
     return transform

@@ -101,8 +101,6 @@ class Schedule:
             )
         except (AssertionError, ValueError) as error:
             raise UserError(f"timm cannot make the schedule {recipe.schedule} ({error}).") from None
-        if recipe.schedule == "plateau":
-            raise UserError("The schedule plateau depends on measured accuracy; use cosine, step or another of timm's.")
 
     def set_rate(self, step: int) -> float:
         """Set the learning rate of the step ``step`` (from 0) and return its largest over the parameter groups."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import sys
 import typing
@@ -31,8 +32,14 @@ else:
 Scalar = bool | int | float | str
 Kind = typing.TypeVar("Kind")
 
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+
 #: Keys whose value is one of a few words.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "interpolation": (*_INTERPOLATIONS, "random"),
+    "evaluation_interpolation": _INTERPOLATIONS,
+    # Those of timm that follow from the keys of a recipe; timm takes an unknown word for a constant rate.
+    "schedule": ("cosine", "tanh", "step", "poly", "constant"),
     "train_crop": ("random_resized", "padded", "none"),
     "mix_mode": ("batch", "pair", "elem"),
     "random_erasing_mode": ("const", "rand", "pixel"),
@@ -80,7 +87,7 @@ class Recipe:
     crop_ratio: tuple[float, ...]  # aspect ratio range of the random resized crop
     crop_padding: int  # zero padding of the padded crop
     horizontal_flip: float
-    interpolation: str  # of the random resized crop, a name that timm knows
+    interpolation: str  # of the random resized crop; "random": bilinear or bicubic
     color_jitter: float  # timm ignores it where auto_augment is a RandAugment or AutoAugment policy
     auto_augment: str  # timm's policy string; empty: none
     random_erasing: float
@@ -212,7 +219,9 @@ def load_recipe(
     text = _read(path)
     tables = _parse(path, text)
     if setting not in tables:
-        raise UserError(f"{path} has no setting {setting}; it has {', '.join(tables)}.{nearest(setting, tables)}")
+        raise UserError(
+            f"{path} has no setting {setting}; it has {', '.join(tables) or 'none'}.{nearest(setting, tables)}"
+        )
     table = tables[setting]
     values, where = {}, {}
     overlays: list[tuple[str, Mapping[str, Any]]] = [(setting, table)]
@@ -270,7 +279,9 @@ def load_as(kind: type[Kind], path: Path | str, setting: str, *, quick: bool = F
     text = _read(path)
     tables = _parse(path, text)
     if setting not in tables:
-        raise UserError(f"{path} has no setting {setting}; it has {', '.join(tables)}.{nearest(setting, tables)}")
+        raise UserError(
+            f"{path} has no setting {setting}; it has {', '.join(tables) or 'none'}.{nearest(setting, tables)}"
+        )
     types = typing.get_type_hints(kind)
     overlay = _table(path, text, tables[setting], setting, "quick")
     values: dict[str, Any] = {}
@@ -297,9 +308,14 @@ def settings(path: Path | str) -> list[str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"The recipe {path} cannot be read ({error.strerror}).") from None
+        raise UserError(f"The recipe {path} cannot be read ({error.strerror}); make it a readable file.") from None
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: it is not UTF-8 text; save the file as UTF-8.") from None
 
 
 def _parse(path: Path, text: str) -> dict[str, dict[str, Any]]:
@@ -352,6 +368,8 @@ def _check(key: str, value: Any, place: str) -> Any:
         raise UserError(f"{place}: {key} must be one of {', '.join(CHOICES[key])}, not {checked!r}.{hint}")
     if key in UNIT_INTERVAL and not 0 <= checked <= 1:
         raise UserError(f"{place}: {key} must lie between 0 and 1, not {checked}.")
+    if kind is float and not math.isfinite(checked):
+        raise UserError(f"{place}: {key} must be a finite number, not {checked}.")
     if kind in (int, float) and checked < (1 if key in AT_LEAST_ONE else 0):
         raise UserError(f"{place}: {key} must be at least {1 if key in AT_LEAST_ONE else 0}, not {checked}.")
     return checked
@@ -363,7 +381,10 @@ def _typed(key: str, value: Any, kind: Any, place: str) -> Any:
         return _scalar(key, value, kind, place)
     if not isinstance(value, list | tuple):
         raise UserError(f"{place}: {key} must be a list, not {value!r}.")
-    return tuple(_scalar(key, each, typing.get_args(kind)[0], place) for each in value)
+    values = tuple(_scalar(key, each, typing.get_args(kind)[0], place) for each in value)
+    if not all(math.isfinite(each) for each in values if isinstance(each, float)):
+        raise UserError(f"{place}: {key} must be finite numbers, not {list(values)}.")
+    return values
 
 
 def _scalar(key: str, value: Any, kind: type, place: str) -> Any:
@@ -382,6 +403,12 @@ def _check_together(recipe: Recipe, where: typing.Callable[[str], str]) -> None:
     for key in ("crop_scale", "crop_ratio", "optimizer_betas"):
         if len(getattr(recipe, key)) != 2:
             raise UserError(f"{where(key)}: {key} must have two values.")
+    for key in ("crop_scale", "crop_ratio"):
+        low, high = getattr(recipe, key)
+        if not 0 < low <= high:
+            raise UserError(f"{where(key)}: {key} is a range above 0, the smaller value first, not [{low}, {high}].")
+    if not all(0 <= beta < 1 for beta in recipe.optimizer_betas):
+        raise UserError(f"{where('optimizer_betas')}: optimizer_betas must be at least 0 and below 1.")
     for rate in recipe.scaled_rates:
         if rate not in RATES:
             hint = nearest(rate, RATES)

@@ -241,6 +241,12 @@ def test_every_operation_of_timms_policies_runs(recipe, policy) -> None:
         assert transform(image).shape == (3, 24, 24)
 
 
+@pytest.mark.parametrize("policy", ["randm9", "rand-m9-foo1", "originall"])
+def test_an_unknown_policy_is_refused_in_a_sentence(recipe, policy) -> None:
+    with pytest.raises(UserError, match=f"timm knows no policy auto_augment='{policy}'"):
+        make_transform(recipe("plain", *CHANGES, f"auto_augment={policy}"), training=True)
+
+
 def test_posterizing_to_no_bits_is_black() -> None:
     assert _posterize(picture(0, 0), 0).getextrema() == ((0, 0),) * 3
     assert np.array_equal(_posterize(picture(0, 0), 3), np.asarray(picture(0, 0)) & 0b11100000)

@@ -58,6 +58,12 @@ def test_overlays_apply_in_order() -> None:
         ('mix_mode = "batch"', 'mix_mode = "pairs"', ("must be one of batch, pair, elem", "Did you mean pair?")),
         ("std = [0.25]", "std = [0.25, 0.25]", ("mean and std need one positive value a channel",)),
         ("std = [0.25]", "std = 0.25", ("std must be a list",)),
+        ("momentum = 0.9\n", "momentum = nan\n", (":35: momentum must be a finite number, not nan",)),
+        ("std = [0.25]", "std = [inf]", ("std must be finite numbers",)),
+        ("crop_scale = [0.5, 1.0]", "crop_scale = [1.0, 0.5]", ("crop_scale is a range above 0, the smaller value",)),
+        ("optimizer_betas = [0.9, ", "optimizer_betas = [1.0, ", ("optimizer_betas must be at least 0 and below 1",)),
+        ('schedule = "cosine"', 'schedule = "cosin"', ("schedule must be one of", "Did you mean cosine?")),
+        ('"bilinear"', '"bilinaer"', ("interpolation must be one of", "Did you mean bilinear?")),
         ('["learning_rate"]', '["learning_rat"]', ("scaled_rates", "Did you mean learning_rate?")),
         ("warmup_epochs = 0.5", "warmup_epochs = 9", ("warmup_epochs (9) exceeds epochs (3)",)),
         ("total_batch = 8", "total_batch = 9", ("total_batch must be even",)),
@@ -72,6 +78,13 @@ def test_a_bad_recipe_is_one_sentence(tmp_path: Path, old: str, new: str, words:
         load_recipe(path, "tiny")
     for word in (str(path), *words):
         assert word in str(error.value)
+
+
+def test_a_recipe_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b"# fine\n# na\xefve\n" + RECIPES.read_bytes())
+    with pytest.raises(UserError, match=r"recipe\.toml:2: it is not UTF-8 text"):
+        load_recipe(path, "tiny")
 
 
 def test_an_unknown_setting_or_method_key(tmp_path: Path) -> None:
