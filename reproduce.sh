@@ -7,6 +7,7 @@
 # Runs with bash 3.2, as macOS has it.
 
 set -u
+unset CDPATH  # cd would print where it went
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 venv=${RESIGHT_VENV:-$root/.venv}
@@ -51,11 +52,17 @@ interrupted() {
 
 # One call sets up, others wait for it. A lock whose process is gone is taken over.
 take_lock() {
-    local owner said=
+    local owner said= tries=0
     mkdir -p "$(dirname "$venv")" 2>/dev/null && [ -w "$(dirname "$venv")" ] ||
         fail "Cannot write to $(dirname "$venv"); set RESIGHT_VENV to a folder that can hold the environment."
     until ln -s "$(uname -n):$$" "$lock" 2>/dev/null; do
-        owner=$(readlink "$lock") || continue
+        if ! owner=$(readlink "$lock"); then  # given back in between, or it cannot be made
+            tries=$((tries + 1))
+            [ "$tries" -lt 20 ] ||
+                fail "Cannot make the link $lock (the disk is full, or something else has that name); make room or remove it, and call again."
+            sleep 0.1
+            continue
+        fi
         if [ "${owner%:*}" = "$(uname -n)" ] && ! kill -0 "${owner##*:}" 2>/dev/null; then
             [ "$(readlink "$lock")" != "$owner" ] || rm -f "$lock"
             continue

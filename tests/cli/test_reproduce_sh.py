@@ -244,6 +244,29 @@ def test_lock_of_a_process_that_is_gone_is_taken_over(checkout: Checkout) -> Non
     assert not Path(f"{checkout.venv}.lock").is_symlink()
 
 
+def test_a_lock_that_cannot_be_made_is_one_sentence(checkout: Checkout) -> None:
+    """As on a disk without a free inode."""
+    checkout.add_tool("ln", "exit 1")
+    done = checkout.call("list")
+    assert done.returncode == 2
+    assert "Cannot make the link" in _one_sentence(done.stderr)
+    assert checkout.installs == []
+
+
+def test_a_search_path_of_cd_changes_nothing(checkout: Checkout) -> None:
+    folder = checkout.root.parent
+    done = subprocess.run(
+        ["bash", f"{checkout.root.name}/reproduce.sh", "list"],
+        cwd=folder,
+        env={"PATH": str(checkout.bin), "FAKE_LOG": str(checkout.log), "FAKE_VERSION": "3.12", "CDPATH": f".:{folder}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"in {checkout.root} from {folder}" in done.stdout
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_set_up_goes_on_at_the_next_call(checkout: Checkout, sent: signal.Signals) -> None:
     process = checkout.start("list", FAKE_PIP="slow")
