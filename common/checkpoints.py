@@ -31,6 +31,8 @@ from common.errors import UserError
 
 #: Where training scripts put the weights inside a checkpoint, most specific first.
 WRAPPERS = ("state_dict", "model", "module", "net", "state_dict_ema", "model_ema", "ema")
+#: What wrappers of modules (for several devices, for compilation) put before every name.
+PREFIXES = ("module.", "_orig_mod.")
 
 
 def read(path: str | Path) -> Mapping[str, Any]:
@@ -61,7 +63,7 @@ def read(path: str | Path) -> Mapping[str, Any]:
 
 
 def unwrap(content: Mapping[str, Any], use_ema: bool = False) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint's content, without wrappers and the prefix ``module.``.
+    """The state dict inside a checkpoint's content, without wrappers and :data:`PREFIXES`.
 
     Args:
         content: a state dict, or a mapping that holds one under one of :data:`WRAPPERS`.
@@ -71,18 +73,25 @@ def unwrap(content: Mapping[str, Any], use_ema: bool = False) -> dict[str, Tenso
         UserError: there is no state dict inside.
     """
     wrappers = sorted(WRAPPERS, key=lambda key: key.endswith("ema") != use_ema)
-    while not any(isinstance(value, Tensor) for value in content.values()):
-        key = next((key for key in wrappers if isinstance(content.get(key), Mapping)), None)
-        if key is None:
-            raise UserError(
-                f"The checkpoint has no state dict: its keys are {', '.join(map(str, list(content)[:8])) or 'none'}, "
-                f"and none of {', '.join(WRAPPERS)} holds one."
-            )
+    # A tensor beside a wrapper is a counter or a score, not a weight.
+    while key := next((key for key in wrappers if _holds_tensors(content.get(key))), None):
         content = content[key]
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    while state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    if not state:
+        raise UserError(
+            f"The checkpoint has no state dict: its keys are {', '.join(map(str, list(content)[:8])) or 'none'}, "
+            f"and none of {', '.join(WRAPPERS)} holds one."
+        )
+    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether ``value`` is a state dict, or a wrapper around one."""
+    return isinstance(value, Mapping) and any(
+        isinstance(inner, Tensor) or (key in WRAPPERS and _holds_tensors(inner)) for key, inner in value.items()
+    )
 
 
 def from_released(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -108,13 +117,16 @@ def _derived(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def load_released(model: nn.Module, source: str | Path | Mapping[str, Any], use_ema: bool = False) -> nn.Module:
+def load_released(
+    model: nn.Module, source: str | Path | Mapping[str, Any], use_ema: bool = False, where: str = ""
+) -> nn.Module:
     """Load a released checkpoint into ``model``, strictly in both directions.
 
     Args:
         model: built with the arguments that the checkpoint fits.
         source: the released file as it is, or its content.
         use_ema: whether averaged weights are preferred where the file has both.
+        where: the file that ``source`` is the content of, for messages.
 
     Returns:
         ``model``. Derived tensors that the file lacks are recomputed; counters of batch norms may be absent.
@@ -123,18 +135,30 @@ def load_released(model: nn.Module, source: str | Path | Mapping[str, Any], use_
         UserError: names the first tensor that is missing, unexpected or of another shape, with both shapes. The model
             is unchanged then.
     """
-    where = str(source) if isinstance(source, (str, Path)) else "The state dict"
+    where = where or (str(source) if isinstance(source, (str, Path)) else "The state dict")
     content = source if isinstance(source, Mapping) else read(source)
     load_strictly(model, from_released(unwrap(content, use_ema), model), where)
     take_form(model, content)
     return model
 
 
+class MisfitError(UserError):
+    """A state dict does not fit a model.
+
+    Attributes:
+        tensors: how many are missing, unexpected or of another shape.
+    """
+
+    def __init__(self, sentence: str, tensors: int) -> None:
+        super().__init__(sentence)
+        self.tensors = tensors
+
+
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load ``state``, whose names are the model's, as :func:`load_released` does; ``where`` is its file, for messages.
 
     Raises:
-        UserError: as :func:`load_released`.
+        MisfitError: as :func:`load_released`.
     """
     own, derived = model.state_dict(), _derived(model)
     optional = {name for name in own if name.endswith("num_batches_tracked")} | set(derived)
@@ -142,23 +166,29 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> 
 
     missing = [name for name in own if name not in state and name not in optional]
     unexpected = [name for name in state if name not in own and name not in counters]
+    misshaped = [name for name, value in state.items() if name in own and value.shape != own[name].shape]
+    count = len(missing) + len(unexpected) + len(misshaped)
     kind = f"{type(model).__name__} with {sum(p.numel() for p in model.parameters()):,} parameters"
     if missing:
-        raise UserError(
+        raise MisfitError(
             f"{where} does not fit {kind}: {missing[0]} {list(own[missing[0]].shape)} is missing"
-            f"{_and_more(missing)}{_first_unexpected(unexpected, state)}; build the variant that the file is for."
+            f"{_and_more(missing)}{_first_unexpected(unexpected, state)}; build the variant that the file is for.",
+            count,
         )
     if unexpected:
-        raise UserError(
+        raise MisfitError(
             f"{where} does not fit {kind}: it has {unexpected[0]} {list(state[unexpected[0]].shape)}, which the model "
-            f"lacks{_and_more(unexpected)}; build the variant that the file is for."
+            f"lacks{_and_more(unexpected)}; build the variant that the file is for.",
+            count,
         )
-    for name, value in state.items():
-        if name in own and value.shape != own[name].shape:
-            raise UserError(
-                f"{where} does not fit {kind}: {name} is {list(value.shape)} in the file and {list(own[name].shape)} "
-                f"in the model; build the model with the file's sizes (num_classes, in_chans, img_size)."
-            )
+    if misshaped:
+        name = misshaped[0]
+        raise MisfitError(
+            f"{where} does not fit {kind}: {name} is {list(state[name].shape)} in the file and "
+            f"{list(own[name].shape)} in the model{_and_more(misshaped)}; build the model with the file's sizes "
+            f"(num_classes, in_chans, img_size).",
+            count,
+        )
     model.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
     lacking = {id(module): module for name, module in derived.items() if name not in state}
     for module in lacking.values():
@@ -204,7 +234,7 @@ def load_trained(model: nn.Module, content: Mapping[str, Any], where: str) -> nn
         UserError: the file is of another model.
     """
     if "step" not in content:
-        return load_released(model, content)
+        return load_released(model, content, where=where)
     try:
         model.load_state_dict(unwrap(content))
     except RuntimeError as error:

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from common.checkpoints import is_trained, load_released, load_trained, read
+from common.checkpoints import MisfitError, is_trained, load_released, load_trained, read, unwrap
 from common.declaration import Paper
 from common.errors import UserError, nearest
 from common.measurement import Measurement, Weights
@@ -54,12 +54,17 @@ def load_weights(model: nn.Module, content: Mapping[str, Any], where: str) -> We
     if is_trained(content):
         load_trained(model, content, where)
         return "trained"
-    load_released(model, content)
+    load_released(model, content, where=where)
     return "released"
 
 
 def identify(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: int = 1000) -> str:
-    """The first of the paper's models that a checkpoint's content fits, by names and shapes of all tensors."""
+    """The first of the paper's models that a checkpoint's content fits, by names and shapes of all tensors.
+
+    Raises:
+        UserError: it fits none; says which comes nearest, and where it differs.
+    """
+    misfits: list[tuple[int, str, str]] = []
     for model in paper.models:
         # On the meta device nothing is computed or allocated, so that trying every model is cheap.
         with torch.device("meta"), warnings.catch_warnings():
@@ -67,12 +72,17 @@ def identify(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: 
             candidate = timm.create_model(model.name, num_classes=num_classes)
             try:
                 load_weights(candidate, content, str(path))
+            except MisfitError as error:
+                misfits.append((error.tensors, model.name, str(error)))
+                continue
             except (UserError, RuntimeError):  # timm's conversions break on files of some other models
                 continue
         return model.name
-    raise UserError(
-        f"{path} fits none of the models of {paper.slug}; pass --model NAME to see where it differs from one of them."
-    )
+    unwrap(content)  # complains where there is no state dict at all
+    if not misfits:
+        raise UserError(f"{path} fits none of the models of {paper.slug}; pass --model NAME to see where it differs.")
+    _, name, reason = min(misfits, key=lambda misfit: misfit[0])
+    raise UserError(f"{path} fits none of the models of {paper.slug}, {name} comes nearest: {reason}")
 
 
 def _measuring(benchmark: str, need: str) -> Callable[[Run], Iterator[Measurement]]:
