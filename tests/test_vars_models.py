@@ -94,6 +94,19 @@ def test_heads_features_and_checkpointing_work_as_in_timm(name: str) -> None:
     assert torch.allclose(model(images(4)), plain, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [name for name in SMALL if name.endswith("rvt_tiny")])
+def test_models_work_in_half_precision(name: str, dtype: torch.dtype) -> None:
+    model = small(name).eval()
+    with torch.no_grad():
+        expected = model(images())
+        found = model.to(dtype)(images().to(dtype))
+    assert found.dtype == dtype
+    assert (found.float() - expected).abs().max() < 0.03 * expected.abs().max()
+    model.train()(images(4).to(dtype)).float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize("name", ["rvt_tiny", "performer_rvt_tiny", "vars_d_rvt_tiny"])
 def test_free_architectures_take_any_size(name: str) -> None:
     assert small(name).eval()(images(1, 32, 40)).shape == (1, 5)

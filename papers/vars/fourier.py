@@ -10,6 +10,8 @@ Shapes: ``(B, H * W, C)`` for maps, ``(B, 2, H, W // 2 + 1, C)`` for spectra; C 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +48,15 @@ class FourierTransform(nn.Module):
         self.register_buffer("rows", forward_rows.to(real), persistent=False)
         self.register_buffer("inverse_rows", forward_rows.T.contiguous().to(real), persistent=False)
         self.register_buffer("inverse_columns", inverse.contiguous().to(real), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """Move the constants with the model, but keep their precision where it goes to half of it."""
+
+        def moved(constant: Tensor) -> Tensor:
+            there = fn(constant)
+            return there if there.dtype not in (torch.float16, torch.bfloat16) else constant.to(there.device)
+
+        return super()._apply(moved, recurse)
 
     def _to_spectrum(self, x: Tensor, columns: Tensor) -> Tensor:
         (height, width), (batch, _, channels) = self.grid, x.shape

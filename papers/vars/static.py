@@ -274,7 +274,8 @@ class VARSStatic(nn.Module):
         worth a factor on a CPU; other devices take all channels at once.
         """
         size = self._group_size(v)
-        for part, kernel, bound in zip(v.split(size, -1), self.kernel.split(size), self.L.split(size), strict=True):
+        kernels, bounds = self.kernel.to(v.dtype).split(size), self.L.to(v.dtype).split(size)
+        for part, kernel, bound in zip(v.split(size, -1), kernels, bounds, strict=True):
             # (c, J, 1, H, W', 2) to (2, J, 1, 1, H, W', c)
             real, imag = kernel.permute(5, 1, 2, 3, 4, 0).unsqueeze(2).contiguous().unbind(0)
             yield part.contiguous(), (real, torch.cat([-imag, imag], dim=2)), bound
@@ -397,6 +398,6 @@ class VARSStatic(nn.Module):
         v = self._input(x)
         with torch.autocast(x.device.type, enabled=False):
             spectrum = self.fourier(self._reconstruct(v))
-            real, imag = self.kernel2[:, 0, 0].permute(3, 1, 2, 0).unbind(0)
+            real, imag = self.kernel2[:, 0, 0].to(v.dtype).permute(3, 1, 2, 0).unbind(0)
             x = self.fourier.inverse(real * spectrum + torch.stack([-imag, imag]) * spectrum.flip(1))
-        return self.proj_drop(self.proj(self.norm(x)))
+        return self.proj_drop(self.proj(self.norm(x.to(self.proj.weight.dtype))))
