@@ -1,4 +1,4 @@
-"""Every ``./reproduce.sh`` command that a README tells is run, on stand-ins for what a reader would bring.
+"""What a README tells to run is run, commands and Python, on stand-ins for what a reader would bring.
 
 A new command in a README fails here until ``EXERCISES`` says how it is run.
 """
@@ -293,3 +293,66 @@ def test_command_of_a_readme_works(
     monkeypatch.setattr(reproduce, "runs_folder", lambda: tmp_path / "runs")
     ((found, run),) = entries
     run(Place(shlex.split(command), found, tmp_path, data, monkeypatch))
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """Python of a README, and what it takes for granted: names, and files made from a model with random weights."""
+
+    names: Callable[[], dict[str, object]] = dict
+    files: tuple[tuple[str, str], ...] = ()
+
+
+def _images(count: int = 2, side: int = 224) -> dict[str, object]:
+    return {"images": torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))}
+
+
+#: By README and number of the code block.
+SNIPPETS = {
+    ("README.md", 0): Snippet(_images, (("vars_sd.pth", "vars_sd_rvt_tiny"),)),
+    ("papers/augmix/README.md", 0): Snippet(
+        lambda: {"images": torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), "logits": torch.randn(3, 2, 10)}
+    ),
+    ("papers/fan/README.md", 0): Snippet(_images, (("fan_hybrid_tiny.pth.tar", "fan_tiny_8_p4_hybrid"),)),
+    ("papers/intriguing_vit/README.md", 0): Snippet(
+        lambda: {
+            **_images(1, 512),
+            "model": timm.create_model("vit_tiny_patch16_224").eval(),
+            "loader": [(_images(1)["images"], torch.tensor([0]))],
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+        }
+    ),
+    ("papers/simclr/README.md", 0): Snippet(
+        lambda: {**_images(4, 32), "generator": torch.Generator(), "embeddings": torch.randn(8, 16)}
+    ),
+    ("papers/swin/README.md", 0): Snippet(
+        files=(("swin_tiny_patch4_window7_224.pth", "swin_tiny_patch4_window7_224"),)
+    ),
+    ("papers/unrolling/README.md", 0): Snippet(),
+    ("papers/vars/README.md", 0): Snippet(),
+}
+#: Lines of a training step, and TensorFlow, which is not installed.
+NOT_RUN = {("papers/transmix/README.md", 0), ("papers/simclr/README.md", 1)}
+
+
+def snippets() -> dict[tuple[str, int], str]:
+    return {
+        (str(path.relative_to(CHECKOUT)), number): block
+        for path in READMES
+        for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE))
+    }
+
+
+def test_every_python_of_a_readme_is_run_or_known_not_to_be() -> None:
+    assert set(snippets()) == set(SNIPPETS) | NOT_RUN
+
+
+@pytest.mark.parametrize("place", SNIPPETS, ids=lambda place: place[0])
+def test_python_of_a_readme_runs(place: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    snippet = SNIPPETS[place]
+    for name, model in snippet.files:
+        checkpoint(tmp_path, model, name)
+    with torch.no_grad():
+        exec(compile(snippets()[place], place[0], "exec"), snippet.names())
