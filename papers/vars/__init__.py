@@ -40,7 +40,7 @@ PAPER = Paper(
     builds_on=("rvt",),
     models=(
         *(Model(name=host, released=f"{host}_self_att", defined_by="rvt") for host in _RVT),
-        *(Model(name=f"{host}_patch16_224", defined_by="timm") for host in _DEIT),
+        *(Model(name=f"{host}_patch16_224", released=f"{host}_patch16_224", defined_by="timm") for host in _DEIT),
         *(
             Model(name=f"{attention}_{host}", released=_released(attention, host))
             for attention in _RELEASED_NAME
