@@ -32,18 +32,17 @@ def processes() -> Callable[..., list[int]]:
 
     def run(function: Callable[..., None], count: int, *args: Any, **environment: str) -> list[int]:
         context = multiprocessing.get_context("fork")
-        children = [
-            context.Process(target=_child, args=(function, rank, environment, args), daemon=True)
-            for rank in range(count)
-        ]
-        for child in children:
-            child.start()
-        for child in children:
-            child.join(timeout=120)
-        codes = [child.exitcode for child in children]
-        for child in children:
-            child.kill()
-        return codes
+        # No daemons, which may not have loader processes of their own.
+        children = [context.Process(target=_child, args=(function, rank, environment, args)) for rank in range(count)]
+        try:
+            for child in children:
+                child.start()
+            for child in children:
+                child.join(timeout=120)
+            return [child.exitcode for child in children]
+        finally:
+            for child in children:
+                child.kill()
 
     return run
 

@@ -11,7 +11,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -37,7 +37,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     path = folder / "checkpoints" / f"step-{step:09d}.pt"
     for half in path.parent.glob(".step-*.part"):  # what a killed process left would fill the disk
         half.unlink(missing_ok=True)
-    write_atomic(path, lambda file: torch.save({"format": FORMAT, "step": step, **state}, file))
+    _write(path, {"format": FORMAT, "step": step, **state})
     for old in checkpoints(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
     return path
@@ -113,7 +113,40 @@ def save_weights(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the file could not be written.
     """
-    write_atomic(path, lambda file: torch.save(state, file))
+    _write(path, state)
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` atomically; raises the OSError of a failed write, which torch may hide behind a RuntimeError."""
+
+    def dump(file: IO[bytes]) -> None:
+        target = _Target(file)
+        try:
+            torch.save(state, target)  # type: ignore[arg-type]  # it asks for the method write alone
+        except RuntimeError:
+            if target.failure is None:
+                raise
+            raise target.failure from None
+
+    write_atomic(path, dump)
+
+
+class _Target:
+    """A file that remembers why a write failed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def describe_model(model: torch.nn.Module) -> dict[str, Any]:

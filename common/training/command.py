@@ -114,7 +114,8 @@ def run(
             model, recipe, data, seed=seed, folder=folder, hooks=hooks(recipe) if hooks else (), options=options
         )
     except Interrupted as stopped:
-        print(stopped)
+        if first:
+            print(stopped)
         return INTERRUPTED
     finally:
         written = report(folder) if report is not None and first else None

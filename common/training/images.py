@@ -70,7 +70,8 @@ class ImageData:
     Args:
         source: where they are.
         recipe: decides crops, augmentation and the number of channels (one for each value of its ``mean``).
-        workers: processes that decode; 0: decode in the main process (streams use at least one).
+        workers: processes that decode; 0: decode in the main process. Streams have at least one and no more than
+            shards; each reads shards of its own, so an epoch shows every image once where they have equal shares.
         skip_unreadable: take the next image in place of a training image that cannot be read, with a warning. In
             evaluation an unreadable image always is an error, since leaving it out would change the metric.
 
@@ -119,25 +120,25 @@ class ImageData:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's passes; a stream is read from the epoch's start and skipped up to ``first_step``."""
         if isinstance(self._train, IterableImageDataset):
-            passes = iter(self._stream(self._train, plan, epoch, training=True))
+            passes = _filled(self._stream(self._train, plan, epoch, training=True), plan.device_batch)
             for _ in range(first_step * plan.accumulation):
                 next(passes, None)
-            yield from self._checked(self._not_ending(passes), plan, recipe)
+            yield from self._checked(self._not_ending(passes), plan, recipe, training=True)
         else:
             loader, sampler = self._indexed(plan, training=True)
             order = epoch_order(len(self._train), recipe, plan.seed, epoch)
             sampler.passes = _share_out(order, plan, epoch, first_step)
-            yield from self._checked(iter(loader), plan, recipe)
+            yield from self._checked(iter(loader), plan, recipe, training=True)
 
     def validation_batches(self, recipe: Recipe, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's share of the validation set."""
         if isinstance(self._validation, IterableImageDataset):
-            loader: Iterable[Any] = self._whole(self._stream(self._validation, plan, 0, training=False), plan)
+            loader: Iterable[Any] = self._stream(self._validation, plan, 0, training=False)
         else:
             loader, sampler = self._indexed(plan, training=False)
             order = validation_order(len(self._validation), plan)
             sampler.passes = ([(index, 0, 0) for index in part.tolist()] for part in order.split(EVALUATION_BATCH))
-        yield from self._checked(iter(loader), plan, recipe)
+        yield from self._checked(iter(loader), plan, recipe, training=False)
 
     def _open(self, recipe: Recipe, *, training: bool) -> Any:
         """Return timm's data set for a split, wrapped so that its draws follow from the seed."""
@@ -200,8 +201,10 @@ class ImageData:
 
     def _stream(self, dataset: Any, plan: Plan, epoch: int, *, training: bool) -> DataLoader[Any]:
         """Return a loader with new workers for one epoch, so that nothing of an earlier epoch stays in them."""
-        workers = max(1, self.workers)
+        workers = self._stream_workers(dataset.reader, plan.world)
         dataset.transform.start(plan.seed, epoch, plan.rank, plan.views if training else 1)
+        reader = dataset.reader  # made before the processes found each other, from the recipe's seed
+        reader.common_seed, reader.dist_rank, reader.dist_num_replicas = plan.seed, plan.rank, plan.world
         dataset.set_epoch(epoch)
         dataset.set_loader_cfg(num_workers=workers)
         return DataLoader(
@@ -209,29 +212,26 @@ class ImageData:
             batch_size=plan.device_batch if training else EVALUATION_BATCH,
             num_workers=workers,
             collate_fn=_collate,
-            drop_last=training,
             pin_memory=plan.device.type == "cuda",
             generator=generator(plan.seed, "workers", epoch, plan.rank),
         )
 
-    def _whole(self, passes: Iterable[Any], plan: Plan) -> Iterator[Any]:
-        """Yield a stream's passes; other images than are stated would give another metric without a word."""
-        stated, seen = self._length(self._validation), 0
-        for content in passes:
-            seen += 0 if isinstance(content, Unreadable) else len(content[1])
-            yield content
-        if stated and seen != stated and plan.world == 1:
-            raise UserError(
-                f"The validation stream {self.source.dataset} of {self.source.root} has {seen} images where its split "
-                f"or --validation-images states {stated}: correct the count, or get the damaged shards again."
-            )
+    def _stream_workers(self, reader: Any, world: int) -> int:
+        """Return how many loader processes a stream has: one without a shard of its own would give nothing."""
+        shards = self.workers
+        if self.source.dataset.startswith("wds/"):
+            shards = len(reader.split_info.filenames)
+        elif self.source.dataset.startswith("hfids/"):
+            shards = reader.builder.as_streaming_dataset(split=reader.split).num_shards
+        return max(1, min(self.workers, shards // world))
 
     def _not_ending(self, passes: Iterator[Any]) -> Iterator[Any]:
         """Yield a stream's passes, and say what is wrong where it ends too early."""
         yield from passes
         raise UserError(
             f"The stream {self.source.dataset} of {self.source.root} ended before the {self._length(self._train)} "
-            "images that its split or --train-images states: correct the count, or use no more --workers than shards."
+            "images that its split or --train-images states: correct the count, or start no more processes than it "
+            "has shards."
         )
 
     def _read(self, passes: Iterator[Any]) -> Iterator[Any]:
@@ -243,7 +243,9 @@ class ImageData:
             where = self.source.dataset or self.source.root
             raise UserError(f"An image of {where} cannot be read ({reason}): repair or replace it.") from None
 
-    def _checked(self, passes: Iterator[Any], plan: Plan, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+    def _checked(
+        self, passes: Iterator[Any], plan: Plan, recipe: Recipe, *, training: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         for content in self._read(passes):
             if isinstance(content, Unreadable):
                 raise UserError(
@@ -251,6 +253,11 @@ class ImageData:
                     "such images in training with --skip-unreadable."
                 )
             images, labels = content
+            if training and int(labels.min()) < 0:
+                raise UserError(
+                    f"The data has the label {int(labels.min())}, as splits without labels do: name another split for "
+                    "training with --train-split."
+                )
             if int(labels.max()) >= recipe.num_classes:
                 raise UserError(
                     f"The data has the label {int(labels.max())}, but the recipe is written for {recipe.num_classes} "
@@ -375,6 +382,20 @@ def _share_out(order: Tensor, plan: Plan, epoch: int, first_step: int) -> Iterat
     for part in positions.split(plan.device_batch):
         indices = order[part].tolist()
         yield [(index, epoch, position) for index, position in zip(indices, part.tolist(), strict=True)]
+
+
+def _filled(passes: Iterable[Any], size: int) -> Iterator[Any]:
+    """Yield passes of ``size`` images; the incomplete ones with which loader processes end are put together."""
+    rest: tuple[Tensor, Tensor] | None = None
+    for content in passes:
+        if isinstance(content, Unreadable) or (rest is None and len(content[1]) == size):
+            yield content
+            continue
+        images, labels = content if rest is None else map(torch.cat, zip(rest, content, strict=True))
+        if len(labels) >= size:
+            yield images[:size], labels[:size]
+            images, labels = images[size:], labels[size:]
+        rest = (images, labels) if len(labels) else None
 
 
 def _collate(samples: list[tuple[Any, int] | Unreadable]) -> tuple[Tensor, Tensor] | Unreadable:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
+
+#: A signal that follows another within so many seconds is the same request: the terminal sends Ctrl-C to every process,
+#: and torchrun passes it on to its processes once more.
+SAME_REQUEST = 1.0
 
 
 class Interrupts:
@@ -13,6 +18,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: int = 0
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -29,6 +35,8 @@ class Interrupts:
         self._before.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
+        now = time.monotonic()
+        if self.received and now - self._since > SAME_REQUEST:
             raise KeyboardInterrupt
-        self.received = number
+        if not self.received:
+            self.received, self._since = number, now

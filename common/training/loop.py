@@ -26,7 +26,7 @@ from common.training.checkpointing import describe_model
 from common.training.data import TrainingData, make_plan
 from common.training.devices import make_accelerator, release, shard
 from common.training.distillation import with_distillation
-from common.training.evaluation import evaluate
+from common.training.evaluation import evaluate_run
 from common.training.hooks import Batch, Hook
 from common.training.interrupts import Interrupts
 from common.training.logs import RunLog
@@ -123,6 +123,8 @@ class Run:
         self._pending: list[tuple[Tensor, float]] = []  # loss and learning rate of the steps not yet checked
         self.loss_sum = 0.0  # of the steps of this epoch that are checked
         self.last_rate = 0.0
+        self._interrupts = Interrupts()
+        self._stopping = False  # all processes stop after the same step
 
         for hook in self.hooks:
             hook.on_model(self, model)
@@ -136,7 +138,7 @@ class Run:
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
         self.whole_model = copy.deepcopy(model).cpu() if options.fsdp else None  # takes the gathered weights
         self.model = shard(model, self.accelerator, recipe) if options.fsdp else self.accelerator.prepare(model)
-        optimizer = make_optimizer(model, recipe)
+        optimizer = make_optimizer(model, recipe, sharded=options.fsdp)
         self.schedule = Schedule(optimizer, recipe, self.steps_per_epoch)
         self.optimizer = self.accelerator.prepare(optimizer)
         self.criterion, self.prepare = make_loss(recipe), Preparation(recipe, self.device)
@@ -174,7 +176,7 @@ class Run:
             left = self.total_steps - first
             steps = track(steps, self.options.progress, left, unit="images", units_per_item=self.recipe.total_batch)
         batches: Iterator[tuple[Tensor, Tensor]] = iter(())
-        with Interrupts() if self.folder else nullcontext() as interrupts:
+        with self._interrupts if self.folder else nullcontext():
             for step in steps:
                 within = step % self.steps_per_epoch
                 if step == first or within == 0:
@@ -186,8 +188,8 @@ class Run:
                     epoch_first, epoch_start = self.step, time.perf_counter()
                 elif self.options.checkpoint_steps and self.step % self.options.checkpoint_steps == 0:
                     save(self)
-                if interrupts is not None and interrupts.received and self.step < self.total_steps:
-                    self._stop(interrupts.received)
+                if self._stopping and self.step < self.total_steps:
+                    self._stop()
         save_trained(self)
         last = self.history[-1] if self.history else {}
         metrics = {key: last[key] for key in last if key.removeprefix("ema_") in ("top1", "top5", "loss")}
@@ -239,14 +241,18 @@ class Run:
         for hook in self.hooks:
             hook.on_step(self)
         self._pending.append((total, rate))
-        if self.device.type == "cpu" or len(self._pending) >= STEPS_BETWEEN_CHECKS:
+        asked = self._interrupts.received and self.plan.world == 1
+        if self.device.type == "cpu" or len(self._pending) >= STEPS_BETWEEN_CHECKS or asked:
             self.check_losses()
 
     def check_losses(self) -> None:
-        """Fetch the losses since the last check, as means over the processes; all processes stop at the same step."""
+        """Fetch the losses since the last check, as means over the processes, and whether one is to stop."""
         if not self._pending:
             return
-        losses = self.accelerator.reduce(torch.stack([loss for loss, _ in self._pending]), "mean").tolist()
+        asked = torch.tensor(float(self._interrupts.received), device=self.device)
+        fetched = torch.stack([*(loss for loss, _ in self._pending), asked])
+        *losses, asked_of_any = self.accelerator.reduce(fetched, "mean").tolist()
+        self._stopping = asked_of_any > 0
         first = self.step - len(losses) + 1
         for step, (loss, (_, rate)) in enumerate(zip(losses, self._pending, strict=True), start=first):
             if not math.isfinite(loss):
@@ -274,23 +280,17 @@ class Run:
         }
         self.loss_sum = 0.0
         if self.epoch % self.recipe.evaluate_every == 0 or self.step == self.total_steps:
-            sharded = self.options.fsdp  # a sharded model must run on all processes together
-            row |= self._evaluate(self.model if sharded else self.plain_model)
+            row |= evaluate_run(self, self.model if self.options.fsdp else self.plain_model)
             if self.ema is not None:
-                row |= {f"ema_{key}": value for key, value in self._evaluate(self.ema.module).items()}
+                row |= {f"ema_{key}": value for key, value in evaluate_run(self, self.ema.module).items()}
         row["images_per_second"] = steps_per_second * self.recipe.total_batch
         self.history.append(row)
         self.log.epoch(self.history)
         shown = ", ".join(f"{key} {row[key]:.4g}" for key in row if key not in ("epoch", "step"))
         self.say(f"epoch {self.epoch}/{self.recipe.total_epochs}: {shown}")
 
-    def _evaluate(self, model: nn.Module) -> dict[str, float]:
-        batches = self.data.validation_batches(self.recipe, self.plan)
-        with self.accelerator.autocast():
-            return evaluate(model, batches, self.prepare.normalise, lambda sums: self.accelerator.reduce(sums, "sum"))
-
-    def _stop(self, signal_number: int) -> None:
-        if not self.options.fsdp:  # gathering shards needs all processes at the same step
-            save(self)
-        name = signal.Signals(signal_number).name
+    def _stop(self) -> NoReturn:
+        save(self)
+        number = self._interrupts.received
+        name = signal.Signals(number).name if number else "a signal to another process"
         raise Interrupted(f"Stopped by {name} after step {self.step}; the same command goes on from there.")

@@ -19,7 +19,7 @@ from common.training.recipe import Recipe
 LARS = ("lars", "nlars", "larc", "nlarc")
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe, *, sharded: bool = False) -> torch.optim.Optimizer:
     """Return timm's optimizer; biases, norms and ``model.no_weight_decay()`` are not decayed.
 
     LARS adapts the rate of all parameters that would be decayed, also where ``weight_decay`` is 0, but for those that
@@ -40,7 +40,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         extra["betas"] = recipe.optimizer_betas
     if "eps" in accepted:
         extra["eps"] = recipe.optimizer_epsilon
-    if "fused" in accepted:
+    if "fused" in accepted and not sharded:  # torch has not all of them for sharded parameters
         extra["fused"] = True  # one kernel for all tensors: the same update with the least overhead
     try:
         return create_optimizer_v2(

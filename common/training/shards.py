@@ -41,13 +41,20 @@ class Shards(ReaderWds):
                 self._check_end(Path(root) / name)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Yield the samples of this loader process."""
-        for image, label in super().__iter__():
+        """Yield the samples of this loader process: in evaluation each once, in training as many for each process."""
+        for image, label in super().__iter__() if self.is_training else self._once():
             while self._broken:
                 yield self._broken.pop(), -1
             yield image, label
         while self._broken:
             yield self._broken.pop(), -1
+
+    def _once(self) -> Iterator[tuple[Any, Any]]:
+        """Timm repeats images where processes have unequal shares, which would count them twice."""
+        if self.ds is None:
+            self._lazy_init()
+        samples: Any = self.ds
+        return ((sample["image"], sample["target"]) for sample in samples)
 
     def _lazy_init(self) -> None:
         super()._lazy_init()

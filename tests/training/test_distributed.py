@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 from torch import nn
 
 from common.errors import UserError
 from common.training.hooks import ExtraPass, Hook
-from common.training.loop import train
+from common.training.loop import Interrupted, train
 from common.training.options import Options
 
 FIVE = ("epochs=1", "epoch_images=40")
@@ -22,8 +25,6 @@ def net() -> nn.Module:
 
 
 def join(rank: int) -> None:
-    import os
-
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
 
 
@@ -113,6 +114,37 @@ def test_two_processes_resume_what_one_began(data, recipe, processes, process_gr
         train(net(), recipe("plain"), data, folder=tmp_path, hooks=[Stop()], options=Options(device="cpu"))
 
     assert processes(child, 2, **process_group(2)) == [0, 0]
+    ours = torch.load(tmp_path / "model.pt", weights_only=True)["model"]
+    for name, tensor in whole.state_dict().items():
+        assert (ours[name] - tensor).abs().max() < 1e-5, name
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_a_signal_to_one_process_stops_all_after_the_same_step(
+    data, recipe, processes, process_group, tmp_path, fsdp
+) -> None:
+    """Otherwise the others would wait for it until they are killed, without a checkpoint."""
+    whole = net()
+    train(whole, recipe("plain"), data, options=Options(device="cpu"))
+    options = Options(device="cpu", fsdp=fsdp)
+
+    class Preempt(Hook):
+        def on_step(self, run):
+            if run.step == 9 and run.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def stopped(rank: int) -> None:
+        join(rank)
+        with pytest.raises(Interrupted, match="SIGTERM after step 9" if rank else "another process after step 9"):
+            train(net(), recipe("plain"), data, hooks=[Preempt()], folder=tmp_path, options=options)
+
+    def resumed(rank: int) -> None:
+        join(rank)
+        train(net(), recipe("plain"), data, hooks=[Preempt()], folder=tmp_path, options=options)
+
+    assert processes(stopped, 2, **process_group(2)) == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1] == "step-000000009.pt"
+    assert processes(resumed, 2, **process_group(2)) == [0, 0]
     ours = torch.load(tmp_path / "model.pt", weights_only=True)["model"]
     for name, tensor in whole.state_dict().items():
         assert (ours[name] - tensor).abs().max() < 1e-5, name

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import tarfile
 from dataclasses import replace
@@ -205,6 +206,67 @@ def test_a_resumed_epoch_gives_the_same_pixels(kind, request, recipe, tmp_path, 
     assert not torch.equal(whole[0][0], other[0][0])
 
 
+@pytest.mark.parametrize("kind", ["wds", "hfids"])
+def test_an_epoch_of_a_stream_shows_each_image_once_however_many_workers(kind, request, recipe, tmp_path) -> None:
+    """12 images for each of two workers: a multiple of no batch, so the last ones of both are put together.
+
+    There are two shards, so there are no more workers whatever is asked for.
+    """
+    chosen = recipe("plain", *CHANGES, "total_batch=8", "train_crop=none", "auto_augment=''", "color_jitter=0")
+    images = ImageData(source(kind, request, tmp_path), chosen, workers=5)
+    seen = torch.cat([batch for batch, _ in batches(images, chosen, 0, 0)])
+    assert len(seen) == len(torch.unique(seen, dim=0)) == 24
+    resumed = batches(ImageData(source(kind, request, tmp_path), chosen, workers=2), chosen, 0, 2)
+    assert torch.equal(resumed[0][0], seen[16:])
+    shares = []
+    for rank in range(2):
+        images = ImageData(source(kind, request, tmp_path), chosen, workers=1)
+        shares += [batch for batch, _ in batches(images, chosen, 0, 0, rank, 2)]
+    assert {len(share) for share in shares} == {4}
+    assert torch.equal(torch.unique(torch.cat(shares), dim=0), torch.unique(seen, dim=0))
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+@pytest.mark.parametrize("validation", ["validation-{0000..0001}.tar|9", "validation-0000.tar|5"])
+def test_two_processes_judge_each_image_of_a_stream_once(
+    shards, recipe, processes, process_group, tmp_path, validation, fsdp
+) -> None:
+    """Shards of 5 and 4 images, and one shard alone, of which the second process has nothing."""
+    pytest.importorskip("webdataset")
+    where = Source(shards, "wds/", "train-{0000..0001}.tar|24", validation)
+    chosen = recipe("plain", *CHANGES, "epochs=1", "learning_rate=0.001")
+
+    def child(rank: int) -> None:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        images = ImageData(where, chosen, workers=1)
+        result = train(net(), chosen, images, folder=tmp_path, options=Options(device="cpu", fsdp=fsdp))
+        (tmp_path / f"{rank}.json").write_text(json.dumps(result.metrics))
+
+    assert processes(child, 2, **process_group(2)) == [0, 0]
+    metrics = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    trained = net()
+    trained.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True)["model"])
+    options = Options(device="cpu")
+    expected = train(trained, replace(chosen, learning_rate=0), ImageData(where, chosen, workers=1), options=options)
+    assert metrics[0] == metrics[1] == pytest.approx(expected.metrics, rel=1e-4)
+
+
+def test_labels_that_are_missing_are_one_sentence(recipe, tmp_path) -> None:
+    """Test splits are distributed with the label -1."""
+    pytest.importorskip("webdataset")
+    for split, label in (("train", "0"), ("validation", "0"), ("test", "-1")):
+        files = {f"{name}.jpg": jpeg(0, 0) for name in "abcd"} | {f"{name}.cls": label.encode() for name in "abcd"}
+        write_tar(tmp_path / f"{split}.tar", dict(sorted(files.items())))
+    chosen = recipe("plain", *CHANGES, "total_batch=4", "epochs=1")
+    for train_split, validation_split, said in (
+        ("test.tar|4", "validation.tar|4", "The data has the label -1, .* name another split"),
+        ("train.tar|4", "test.tar|4", "The validation set has 0 images with labels"),
+    ):
+        images = ImageData(Source(tmp_path, "wds/", train_split, validation_split), chosen, workers=1)
+        with pytest.raises(UserError, match=said):
+            train(net(), chosen, images, options=Options(device="cpu"))
+
+
 def test_pixels_do_not_depend_on_workers_or_processes(folder, recipe) -> None:
     chosen = recipe("plain", *CHANGES, "repeated_augmentation=3")
     one, two = (ImageData(Source(folder), chosen, workers=workers) for workers in (0, 2))
@@ -364,7 +426,7 @@ def test_a_shard_that_is_missing_cut_short_or_short_of_images_is_named(recipe, t
         ImageData(where, chosen, workers=1)
     shard.write_bytes(whole)
     where = replace(where, validation_split="validation-{0000..0001}.tar|13")
-    with pytest.raises(UserError, match="has 12 images where its split or --validation-images states 13"):
+    with pytest.raises(UserError, match="has 12 images with labels, where its split or --validation-images states 13"):
         train(net(), chosen, ImageData(where, chosen, workers=1), options=Options(device="cpu"))
 
 
@@ -445,9 +507,9 @@ def test_a_stream_with_labels_beyond_the_classes_or_too_few_images(shards, recip
             ImageData(where, chosen, workers=1),
             options=Options(device="cpu"),
         )
-    chosen = recipe("plain", *CHANGES)
-    with pytest.raises(UserError, match=r"ended before the 24 images .* no more --workers than shards"):
-        train(net(), chosen, ImageData(where, chosen, workers=4), options=Options(device="cpu"))
+    chosen = recipe("plain", *CHANGES, "total_batch=6")
+    with pytest.raises(UserError, match=r"ended before the 24 images .* no more processes than it has shards"):
+        batches(ImageData(where, chosen, workers=1), chosen, 0, 0, rank=2, world=3)
     chosen = recipe("plain", *CHANGES, "repeated_augmentation=3")
     with pytest.raises(UserError, match="Repeated augmentation needs a data set with an order"):
         train(net(), chosen, ImageData(where, chosen), options=Options(device="cpu"))

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import errno
 import os
 import random
+import resource
 import signal
 import threading
 import time
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.training import checkpointing
+from common.training import checkpointing, interrupts, loop
 from common.training.checkpointing import checkpoints, load_checkpoint
 from common.training.hooks import Hook
 from common.training.loop import Interrupted, train
@@ -140,6 +140,59 @@ def test_interrupted_at_a_whole_step(data, recipe, make_model, tmp_path, assert_
     assert_resumes(tmp_path)
 
 
+def test_two_signals_of_one_request_stop_at_a_whole_step_and_a_later_one_at_once(monkeypatch) -> None:
+    """On Ctrl-C a process of torchrun has the terminal's SIGINT and torchrun's."""
+    now = [10.0]
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
+    with interrupts.Interrupts() as active:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert active.received == signal.SIGINT
+        now[0] += 5
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_the_scale_of_float16_survives_a_kill(data, recipe, make_model, processes, tmp_path, monkeypatch) -> None:
+    """The loss scaling of float16 on the CPU: gradients clipped after unscaling, a step left out, and a resume."""
+    make = loop.make_accelerator
+
+    def with_scaler(*args, **settings):
+        accelerator = make(*args, **settings)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        return accelerator
+
+    monkeypatch.setattr(loop, "make_accelerator", with_scaler)
+
+    class Overflow(Hook):
+        def __init__(self, kill: bool) -> None:
+            self.kill = kill
+            self.scales: list[float] = []
+
+        def on_loss(self, run, batch, loss):
+            # The gradient alone overflows, as it does in float16 while the scale is being found.
+            return loss + 0 * (loss - loss.detach()) * 1e38 * 1e38 if run.step == 4 else loss
+
+        def on_step(self, run):
+            self.scales.append(run.accelerator.scaler.get_scale())
+            if self.kill and run.step == 11:
+                kill_self()
+
+    def run(folder, *, kill: bool = False):
+        model, hook = make_model(), Overflow(kill)
+        options = Options(device="cpu", checkpoint_steps=4, device_batch=4)
+        result = train(model, recipe(), data, folder=folder, hooks=[hook], options=options)
+        return model.state_dict() | {f"ema.{k}": v for k, v in result.ema.state_dict().items()}, hook.scales
+
+    whole, scales = run(tmp_path / "whole")
+    assert scales[2:5] == [2048, 2048, 1024]  # grown after three good steps, halved after the overflow
+    assert processes(lambda rank: run(tmp_path / "killed", kill=True), 1) == [-signal.SIGKILL]
+    resumed, later = run(tmp_path / "killed")
+    assert later == scales[8:]
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
 def test_a_finished_run_is_not_trained_again(data, recipe, make_model, tmp_path) -> None:
     lines: list[str] = []
     first = train(make_model(), recipe(), data, folder=tmp_path, options=CPU)
@@ -213,37 +266,54 @@ def test_a_file_that_is_no_checkpoint(tmp_path) -> None:
     assert load_checkpoint(tmp_path / "absent") is None
 
 
-def test_a_full_disk_is_survived(data, recipe, make_model, tmp_path, monkeypatch, assert_resumes) -> None:
+class LimitedDisk(Hook):
+    """No file may grow beyond ``size`` bytes after the steps ``first`` to ``last``: writes fail as on a full disk."""
+
+    def __init__(self, size: int = 0, first: int = 0, last: int = -1) -> None:
+        self.size, self.first, self.last = size, first, last
+
+    def on_step(self, run):
+        limit = self.size if self.first <= run.step <= self.last else resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+@pytest.fixture
+def limits():
+    """The system ends a process whose file grows too large, unless it ignores the signal, as Python does."""
+    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("size", [0, 1000, 5000])
+def test_a_full_disk_is_survived(data, recipe, make_model, tmp_path, limits, size) -> None:
     """Writes fail from step 8 to 12: training goes on, says so, and the last good checkpoint stays until the next."""
-    whole, lines = torch.save, []
-    states = []
+    lines: list[str] = []
+    found = []
 
-    def full(state, file) -> None:
-        if state.get("step") in (8, 12):
-            file.write(b"half of it")
-            states.append([path.name for path in checkpoints(tmp_path)])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        whole(state, file)
+    def look() -> None:
+        found.extend(sorted(path.name for path in (tmp_path / "checkpoints").iterdir()))
 
-    monkeypatch.setattr(checkpointing.torch, "save", full)
     options = Options(device="cpu", checkpoint_steps=4, say=lines.append)
-    assert_resumes(tmp_path, options)
-    assert states == [["step-000000004.pt", "step-000000006.pt"]] * 2
-    said = [line for line in lines if "could not be written" in line]
-    assert "after step 8 could not be written (No space left on device)" in said[0]
-    assert said[0].endswith("step-000000006.pt.")
+    hooks = [LimitedDisk(size, 8, 12), At(13, look)]
+    result = train(make_model(), recipe(), data, folder=tmp_path, hooks=hooks, options=options)
+    assert result.steps == 18
+    assert found == ["step-000000004.pt", "step-000000006.pt"]
+    said = [line for line in lines if line.startswith("The checkpoint")]
+    assert [line.partition(" could")[0] for line in said] == [f"The checkpoint after step {step}" for step in (8, 12)]
+    assert all("could not be written (File too large); the last good" in line for line in said)
+    assert all(line.endswith("step-000000006.pt.") for line in said)
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000000016.pt", "step-000000018.pt"]
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
-def test_a_disk_that_stays_full_ends_in_a_sentence(data, recipe, make_model, tmp_path, monkeypatch) -> None:
-    def full(state, file) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(checkpointing.torch, "save", full)
-    with pytest.raises(UserError, match=r"model\.pt could not be written \(No space left on device\)"):
-        train(make_model(), recipe(), data, folder=tmp_path, options=CPU)
+def test_a_disk_that_stays_full_ends_in_a_sentence(data, recipe, make_model, tmp_path, limits) -> None:
+    hooks = [LimitedDisk(1000, 1, 18)]
+    with pytest.raises(UserError, match=r"model\.pt could not be written \(File too large\): .* no checkpoint"):
+        train(make_model(), recipe(), data, folder=tmp_path, hooks=hooks, options=CPU)
     assert (tmp_path / "history.csv").exists()
+    assert not list(tmp_path.rglob("*.pt"))
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_training(data, recipe, make_model, tmp_path) -> None:
