@@ -34,7 +34,7 @@ PACKAGES = {
     "wds/": (("webdataset",), "'resight[streams]'"),
     "hfds/": (("datasets",), "'resight[streams]'"),
     "hfids/": (("datasets",), "'resight[streams]'"),
-    "tfds/": (("tensorflow", "tensorflow_datasets"), "tensorflow tensorflow-datasets"),
+    "tfds/": (("tensorflow", "tensorflow_datasets"), "'resight[tfds]'"),
 }
 #: Images of a forward pass in evaluation.
 EVALUATION_BATCH = 128
@@ -267,7 +267,11 @@ class ImageData:
 
 
 def make_transform(recipe: Recipe, *, training: bool) -> Callable[[Image.Image], np.ndarray[Any, Any]]:
-    """Return timm's transform to uint8 (C, H, W); normalising and erasing are done on the device."""
+    """Return timm's transform to uint8 (C, H, W); normalising and erasing are done on the device.
+
+    Raises:
+        UserError: timm does not know the recipe's policy of augmentation.
+    """
     if not training:
         return create_transform(
             recipe.input_size,
@@ -290,9 +294,9 @@ def make_transform(recipe: Recipe, *, training: bool) -> Callable[[Image.Image],
             std=recipe.std,
             use_prefetcher=True,
         )
-    except AssertionError:
+    except (AssertionError, KeyError, ValueError) as error:
         raise UserError(
-            f"timm knows no policy auto_augment={recipe.auto_augment!r}; write it as timm does, rand-m9-mstd0.5-inc1."
+            f"timm cannot make the auto_augment {recipe.auto_augment!r} of this recipe ({error})."
         ) from None
     for step in transform.transforms:
         _replace_posterize(step)

@@ -32,15 +32,14 @@ else:
 Scalar = bool | int | float | str
 Kind = typing.TypeVar("Kind")
 
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 #: Keys whose value is one of a few words.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "interpolation": (*_INTERPOLATIONS, "random"),
-    "evaluation_interpolation": _INTERPOLATIONS,
     # Those of timm that follow from the keys of a recipe; timm takes an unknown word for a constant rate.
     "schedule": ("cosine", "tanh", "step", "poly", "constant"),
     "train_crop": ("random_resized", "padded", "none"),
+    "interpolation": (*INTERPOLATIONS, "random"),
+    "evaluation_interpolation": INTERPOLATIONS,
     "mix_mode": ("batch", "pair", "elem"),
     "random_erasing_mode": ("const", "rand", "pixel"),
     "learning_rate_scaling": ("linear", "sqrt", "none"),
@@ -368,8 +367,6 @@ def _check(key: str, value: Any, place: str) -> Any:
         raise UserError(f"{place}: {key} must be one of {', '.join(CHOICES[key])}, not {checked!r}.{hint}")
     if key in UNIT_INTERVAL and not 0 <= checked <= 1:
         raise UserError(f"{place}: {key} must lie between 0 and 1, not {checked}.")
-    if kind is float and not math.isfinite(checked):
-        raise UserError(f"{place}: {key} must be a finite number, not {checked}.")
     if kind in (int, float) and checked < (1 if key in AT_LEAST_ONE else 0):
         raise UserError(f"{place}: {key} must be at least {1 if key in AT_LEAST_ONE else 0}, not {checked}.")
     return checked
@@ -381,15 +378,14 @@ def _typed(key: str, value: Any, kind: Any, place: str) -> Any:
         return _scalar(key, value, kind, place)
     if not isinstance(value, list | tuple):
         raise UserError(f"{place}: {key} must be a list, not {value!r}.")
-    values = tuple(_scalar(key, each, typing.get_args(kind)[0], place) for each in value)
-    if not all(math.isfinite(each) for each in values if isinstance(each, float)):
-        raise UserError(f"{place}: {key} must be finite numbers, not {list(values)}.")
-    return values
+    return tuple(_scalar(key, each, typing.get_args(kind)[0], place) for each in value)
 
 
 def _scalar(key: str, value: Any, kind: type, place: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{place}: {key} must be a finite number, not {value}.")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         words = {int: "an integer", float: "a number", str: "a text in quotes", bool: "true or false"}
         raise UserError(f"{place}: {key} must be {words[kind]}, not {value!r}.")
@@ -403,10 +399,11 @@ def _check_together(recipe: Recipe, where: typing.Callable[[str], str]) -> None:
     for key in ("crop_scale", "crop_ratio", "optimizer_betas"):
         if len(getattr(recipe, key)) != 2:
             raise UserError(f"{where(key)}: {key} must have two values.")
-    for key in ("crop_scale", "crop_ratio"):
+    for key, most in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
         low, high = getattr(recipe, key)
-        if not 0 < low <= high:
-            raise UserError(f"{where(key)}: {key} is a range above 0, the smaller value first, not [{low}, {high}].")
+        if not 0 < low <= high <= most:
+            limit = " of at most 1" if most == 1 else ""
+            raise UserError(f"{where(key)}: {key} must be two positive values{limit}, the smaller one first.")
     if not all(0 <= beta < 1 for beta in recipe.optimizer_betas):
         raise UserError(f"{where('optimizer_betas')}: optimizer_betas must be at least 0 and below 1.")
     for rate in recipe.scaled_rates:
