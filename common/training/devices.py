@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -16,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from common.errors import UserError
+from common.errors import UserError, nearest
 from common.training.recipe import Recipe
 
 _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -44,6 +47,9 @@ def make_accelerator(recipe: Recipe, device: str, *, compile: str, fsdp: bool) -
         raise UserError(
             "The recipe trains in float16, which needs a GPU; on the CPU say --set precision=float32 (or bfloat16)."
         )
+    backends = [name.lower() for name in DynamoBackend.__members__ if name != "NO"]
+    if compile and compile not in backends:
+        raise UserError(f"torch.compile has no backend {compile}.{nearest(compile, backends)}")
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train again with other settings
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=_PRECISION[recipe.precision], dynamo_backend=compile or None)
     if fsdp:
@@ -55,6 +61,28 @@ def make_accelerator(recipe: Recipe, device: str, *, compile: str, fsdp: bool) -
         if compile:
             raise UserError("--fsdp does not go with --compile; leave one out.")
     return accelerator
+
+
+@contextmanager
+def compiling(backend: str) -> Iterator[None]:
+    """Say in a sentence that torch.compile failed within; it compiles when the model runs.
+
+    Raises:
+        UserError: the model cannot be compiled here.
+    """
+    if not backend:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # here: importing it takes a second
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"torch.compile cannot compile the model with the backend {backend} ({reason.rstrip('.')}): leave out "
+            "--compile, or install what the backend needs."
+        ) from None
 
 
 def shard(model: nn.Module, accelerator: Accelerator, recipe: Recipe) -> nn.Module:

@@ -88,7 +88,16 @@ class RunLog:
             import wandb
         except ImportError:
             raise UserError("Weights & Biases is not installed: pip install wandb, or leave out --wandb.") from None
-        self._wandb = wandb.init(project=project, dir=None if folder is None else str(folder), config=dict(settings))
+        try:
+            self._wandb = wandb.init(
+                project=project, dir=None if folder is None else str(folder), config=dict(settings)
+            )
+        except wandb.Error as error:  # no key, no network
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise UserError(
+                f"Weights & Biases cannot start ({reason}): call wandb login, set WANDB_MODE=offline, or leave out "
+                "--wandb."
+            ) from None
 
     def _try(self, what: str, write: Callable[[], object]) -> None:
         try:

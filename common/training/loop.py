@@ -24,7 +24,7 @@ from common.errors import UserError
 from common.progress import track
 from common.training.checkpointing import describe_model
 from common.training.data import TrainingData, make_plan
-from common.training.devices import make_accelerator, release, shard
+from common.training.devices import compiling, make_accelerator, release, shard
 from common.training.distillation import with_distillation
 from common.training.evaluation import evaluate_run
 from common.training.hooks import Batch, Hook
@@ -74,7 +74,8 @@ def train(
     with preserved_global_state():
         run = Run(model, recipe, data, recipe.seed if seed is None else seed, folder, hooks, options or Options())
         try:
-            return run.finish()
+            with compiling(run.options.compile):
+                return run.finish()
         finally:
             for hook in run.hooks:
                 hook.finish(run)

@@ -37,13 +37,20 @@ def test_curves_go_to_wandb_on_request(data, recipe, make_model, monkeypatch) ->
         started.update(settings)
         return run
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Error=OSError))
     train(make_model(), recipe("plain", "epochs=1"), data, options=Options(device="cpu", wandb="my-project"))
     assert started["project"] == "my-project"
     assert started["config"]["recipe"]["epochs"] == 1
     assert logged[0][0] == 6
     assert "epoch/top1" in logged[0][1]
     assert logged[-1] == "end"
+
+    def refuse(**settings):
+        raise OSError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse, Error=OSError))
+    with pytest.raises(UserError, match=r"cannot start \(No API key .*\): .* WANDB_MODE=offline"):
+        train(make_model(), recipe("plain"), data, options=Options(device="cpu", wandb="my-project"))
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
         train(make_model(), recipe("plain"), data, options=Options(device="cpu", wandb="my-project"))

@@ -284,6 +284,13 @@ def test_compiled_gives_the_same_update(data, recipe, make_model) -> None:
     assert far(plain, compiled) < 1e-5
 
 
+def test_what_cannot_be_compiled_is_one_sentence(data, recipe, make_model) -> None:
+    with pytest.raises(UserError, match=r"torch.compile has no backend indcutor\. Did you mean inductor\?"):
+        run(make_model(), recipe("plain"), data, options=Options(device="cpu", compile="indcutor"))
+    with pytest.raises(UserError, match=r"cannot compile the model with the backend tvm \(.*\): leave out --compile"):
+        run(make_model(), recipe("plain"), data, options=Options(device="cpu", compile="tvm"))
+
+
 def test_the_schedule_warms_up_and_ends_at_its_minimum(data, recipe, make_model) -> None:
     rates = []
 
