@@ -117,7 +117,14 @@ def _work(job: _Job) -> dict[str, Any]:
     trained = training.evaluate()
     seconds = time.monotonic() - start
     shown = pictures.predictions(training, SHOWN)
-    return {"untrained": untrained, "trained": trained, "n": training.images, "seconds": seconds, "shown": shown}
+    return {
+        "untrained": untrained,
+        "trained": trained,
+        "n": training.images,
+        "seconds": seconds,
+        "shown": shown,
+        "losses": training.losses,
+    }
 
 
 def _results(run: Run, task: str, outcomes: dict[str, list[dict[str, Any]]]) -> Iterator[Result]:
@@ -152,6 +159,9 @@ def _results(run: Run, task: str, outcomes: dict[str, list[dict[str, Any]]]) -> 
                 gain = _difference(runs, "trained", outcomes[baseline], "trained", metric)
                 statement = f"{NAMES[task]} with {label} has a higher {metric} than with {baseline}, at equal budget."
                 yield _finding(statement, gain, len(runs))
+    losses = {label: [each["losses"] for each in runs if each.get("losses")] for label, runs in outcomes.items()}
+    if any(losses.values()):
+        yield pictures.training(task, NAMES[task], losses)
     yield pictures.picture(task, run.folder / "canvases", {label: runs[0]["shown"] for label, runs in outcomes.items()})
 
 

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -43,6 +44,33 @@ class Progress(Hook):
             loss = f", loss {float(outputs['loss']):.3f}" if outputs and "loss" in outputs else ""
             text = f"{self.name}: {done}/{runner.max_iters} iterations{loss}, about {left:.0f} s left"
             console.print(text, highlight=False, soft_wrap=True)
+
+
+class Losses(Hook):
+    """Keeps the loss of a training for its curve.
+
+    Attributes:
+        points: iterations done, and the mean loss since the point before.
+    """
+
+    #: Points of a whole training.
+    POINTS = 40
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, float]] = []
+        self._since: list[torch.Tensor] = []
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Note the loss; it is fetched from the device at a point only."""
+        if outputs is None or "loss" not in outputs:
+            return
+        done = runner.iter + 1
+        self._since.append(torch.as_tensor(outputs["loss"]).detach())
+        if done * self.POINTS // runner.max_iters > (done - 1) * self.POINTS // runner.max_iters:
+            self.points.append((done, float(torch.stack(self._since).mean())))
+            self._since.clear()
 
 
 @HOOKS.register_module()

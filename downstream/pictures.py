@@ -79,6 +79,29 @@ def picture(task: str, canvases: Path, by_label: dict[str, list[dict[str, Any]]]
     )
 
 
+def training(task: str, network: str, losses: dict[str, list[list[tuple[int, float]]]]) -> Picture:
+    """Loss over the iterations of training, mean over seeds.
+
+    Args:
+        task: ends the figure's name.
+        network: what is trained, for the caption.
+        losses: of each backbone and seed, as iterations done and loss. A training that was interrupted has only those
+            of its end, and is left out where others are whole.
+    """
+    lines, seeds = {}, 0
+    for label, of_seeds in losses.items():
+        whole = [points for points in of_seeds if len(points) == max(map(len, of_seeds))]
+        if whole:
+            seeds = max(seeds, len(whole))
+            values = np.mean([[loss for _, loss in points] for points in whole], axis=0)
+            lines[label] = ([done for done, _ in whole[0]], values.tolist())
+    return Picture(
+        name=f"training_{task}",
+        caption=f"Loss of {network} over the iterations of training, mean of {seeds} seed{'' if seeds == 1 else 's'}.",
+        svg=figures.curves(f"training_{task}", lines, xlabel="iterations", ylabel="loss", markers=False),
+    )
+
+
 def _draw(task: str, images: list[np.ndarray], rows: dict[str, list[dict[str, Any]]], names: tuple[str, ...]) -> str:
     from matplotlib.patches import Patch
 

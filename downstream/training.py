@@ -207,6 +207,7 @@ class Training:
 
     Attributes:
         images: validation images of the last evaluation.
+        losses: of the training in this process, as iterations done and mean loss.
     """
 
     images: int = 0
@@ -219,6 +220,9 @@ class Training:
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
         with _quiet(job.verbose):
             self.runner = Runner.from_cfg(self.config)
+        kept = hooks.Losses()
+        self.runner.register_hook(kept)
+        self.losses = kept.points
 
     @property
     def weights(self) -> Path:

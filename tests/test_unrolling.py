@@ -23,7 +23,7 @@ from common.run import Settings as RunSettings
 from common.sparse_coding import duality_gap, fista, ista, lasso, lipschitz, shrunk_affine, soft_threshold, solve
 from common.training.recipe import load_as
 from papers.unrolling import PAPER, analytic, claims, comparison, equal_error
-from papers.unrolling.experiment import Job, build, first_below, measure, trained
+from papers.unrolling.experiment import POINTS, Job, build, first_below, measure, trained
 from papers.unrolling.networks import LISTA, NETWORKS, TiLISTA
 from papers.unrolling.problems import nmse, patches, problem
 from papers.unrolling.settings import RECIPE, Settings
@@ -167,9 +167,12 @@ def test_an_orthogonal_dictionary_has_no_coherence() -> None:
 
 
 def test_trained_networks_beat_ista_at_equal_layers() -> None:
-    classical = min(measure(Job(TINY, 0, "ista", sparsity))[TINY.layers - 1] for sparsity in TINY.sparsities)
+    classical = min(measure(Job(TINY, 0, "ista", sparsity)).errors[TINY.layers - 1] for sparsity in TINY.sparsities)
     for name in ("lista", "alista"):
-        assert measure(Job(TINY, 0, name))[-1] < classical - 1, name
+        measured = measure(Job(TINY, 0, name))
+        assert measured.errors[-1] < classical - 1, name
+        assert len(measured.losses) == min(POINTS, TINY.steps)
+        assert measured.losses[-1] < measured.losses[0]
 
 
 def test_training_changes_only_what_is_learned() -> None:
@@ -197,7 +200,7 @@ def test_a_second_run_gives_the_same_digits() -> None:
         [sys.executable, "-c", SCRIPT, json.dumps(dataclasses.asdict(TINY))], cwd=root, capture_output=True,
         text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"},
     )  # fmt: skip
-    ours = [measure(Job(TINY, 1, name, 0.1)) for name in ("fista", "lista", "alista")]
+    ours = [list(measure(Job(TINY, 1, name, 0.1))) for name in ("fista", "lista", "alista")]
     assert json.loads(done.stdout.splitlines()[-1]) == ours
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DynamoBackend
+from accelerate.utils import DynamoBackend, GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -27,6 +28,8 @@ _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 def make_accelerator(recipe: Recipe, device: str, *, compile: str, fsdp: bool) -> Accelerator:
     """Return accelerate's view of the devices; under torchrun or ``accelerate launch`` it joins the other processes.
+
+    Recipe and options alone decide: what a user's configuration of accelerate says beside processes is not taken.
 
     Args:
         recipe: gives the precision.
@@ -50,8 +53,19 @@ def make_accelerator(recipe: Recipe, device: str, *, compile: str, fsdp: bool) -
     backends = [name.lower() for name in DynamoBackend.__members__ if name != "NO"]
     if compile and compile not in backends:
         raise UserError(f"torch.compile has no backend {compile}.{nearest(compile, backends)}")
+    for engine in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true":
+            raise UserError(
+                f"accelerate is configured for {engine}, which would change the training behind the recipe: start it "
+                "by torchrun or accelerate launch --multi_gpu, with --fsdp to shard the model."
+            )
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train again with other settings
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=_PRECISION[recipe.precision], dynamo_backend=compile or None)
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=_PRECISION[recipe.precision],
+        dynamo_backend=compile or "no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the plan accumulates
+    )
     if fsdp:
         if accelerator.num_processes == 1:
             raise UserError("--fsdp shards over several devices; start one process for each with torchrun.")

@@ -205,6 +205,8 @@ class ImageData:
         dataset.transform.start(plan.seed, epoch, plan.rank, plan.views if training else 1)
         reader = dataset.reader  # made before the processes found each other, from the recipe's seed
         reader.common_seed, reader.dist_rank, reader.dist_num_replicas = plan.seed, plan.rank, plan.world
+        if self.source.dataset.startswith("tfds/") and not training:
+            reader._num_samples_per_worker = int  # none: timm fills shares up to it with copies of an image
         dataset.set_epoch(epoch)
         dataset.set_loader_cfg(num_workers=workers)
         return DataLoader(
@@ -222,7 +224,7 @@ class ImageData:
         if self.source.dataset.startswith("wds/"):
             shards = len(reader.split_info.filenames)
         elif self.source.dataset.startswith("hfids/"):
-            shards = reader.builder.as_streaming_dataset(split=reader.split).num_shards
+            shards = getattr(reader.builder.as_streaming_dataset(split=reader.split), "num_shards", self.workers)
         return max(1, min(self.workers, shards // world))
 
     def _not_ending(self, passes: Iterator[Any]) -> Iterator[Any]:

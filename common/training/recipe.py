@@ -399,6 +399,8 @@ def _check_together(recipe: Recipe, where: typing.Callable[[str], str]) -> None:
     for key in ("crop_scale", "crop_ratio", "optimizer_betas"):
         if len(getattr(recipe, key)) != 2:
             raise UserError(f"{where(key)}: {key} must have two values.")
+    if not recipe.evaluation_crop:
+        raise UserError(f"{where('evaluation_crop')}: evaluation_crop must be more than 0, 1 for the whole image.")
     for key, most in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
         low, high = getattr(recipe, key)
         if not 0 < low <= high <= most:

@@ -22,8 +22,14 @@ def dataset(settings: Settings) -> str:
     return {"gaussian": f"gaussian-{size}", "patches": f"fashion-mnist-patches-{size}"}[settings.data]
 
 
-def results(found: dict[str, list[Curve]], settings: Settings) -> Iterator[Result]:
-    """Errors at the last layer, factors in steps at a quarter of the layers and at all of them, and figures."""
+def results(found: dict[str, list[Curve]], losses: dict[str, list[Curve]], settings: Settings) -> Iterator[Result]:
+    """Errors at the last layer, factors in steps at a quarter of the layers and at all of them, and figures.
+
+    Args:
+        found: the curve of each solver for each seed.
+        losses: of each network's trainings, for each seed.
+        settings: the experiment.
+    """
     for solver, of_seeds in found.items():
         estimate = mean_interval([curve[settings.layers - 1] for curve in of_seeds])
         yield Measurement(
@@ -44,6 +50,7 @@ def results(found: dict[str, list[Curve]], settings: Settings) -> Iterator[Resul
             yield _factor(solver, layers, found, settings)
     yield _classic_figure(found, settings)
     yield _factor_figure(found, settings)
+    yield _training_figure(losses, settings)
 
 
 def factors(network: list[Curve], classical: list[Curve], layers: int) -> tuple[list[float], bool]:
@@ -136,4 +143,20 @@ def _factor_figure(found: dict[str, list[Curve]], settings: Settings) -> Picture
             f"line ends where ISTA does not reach the error within {settings.iterations} steps."
         ),
         svg=figures.curves(f"factor_{settings.data}", lines, xlabel="layers", ylabel="ISTA steps / layers", logy=True),
+    )
+
+
+def _training_figure(losses: dict[str, list[Curve]], settings: Settings) -> Picture:
+    lines = {}
+    for solver, of_seeds in losses.items():
+        mean = np.mean(of_seeds, axis=0)
+        lines[solver] = ([settings.steps * (part + 1) / len(mean) for part in range(len(mean))], mean.tolist())
+    seeds = max(map(len, losses.values()))
+    return Picture(
+        name=f"training_{settings.data}",
+        caption=(
+            "Loss of the networks over the steps of their training, the error in dB averaged over layers; "
+            f"{dataset(settings)}, mean of {seeds} seed{'' if seeds == 1 else 's'}."
+        ),
+        svg=figures.curves(f"training_{settings.data}", lines, xlabel="training steps", ylabel="loss in dB"),
     )

@@ -21,6 +21,11 @@ from papers.unrolling.settings import Settings
 
 CLASSICAL: dict[str, Callable[..., Iterator[Tensor]]] = {"ista": ista, "fista": fista}
 
+#: Points of a loss curve.
+POINTS = 40
+#: From natural logarithms of powers to dB.
+DECIBEL = 10 / math.log(10)
+
 #: A curve: the error in dB after 1, 2, ... steps or layers.
 Curve = list[float]
 
@@ -44,13 +49,26 @@ class Job(NamedTuple):
     def label(self) -> str:
         """What the result is stored under."""
         sparsity = "" if math.isnan(self.sparsity) else f" lambda {self.sparsity}"
-        return f"{self.settings.data} {self.settings.signal_size} {self.solver}{sparsity} seed {self.seed}"
+        return f"{self.settings.data} {self.settings.signal_size} {self.solver}{sparsity} seed {self.seed} and losses"
 
 
-def curves(run: Run, settings: Settings) -> dict[str, list[Curve]]:
-    """The curve of each solver for each seed; of ISTA and FISTA, at each step that of the best lambda so far.
+class Measured(NamedTuple):
+    """What a job gives.
 
-    What an earlier call of the run has measured is taken from there.
+    Attributes:
+        errors: after 1, 2, ... steps or layers.
+        losses: during training, in dB, mean over the layers, ``POINTS`` of them; none of a solver without training.
+    """
+
+    errors: Curve
+    losses: Curve
+
+
+def curves(run: Run, settings: Settings) -> tuple[dict[str, list[Curve]], dict[str, list[Curve]]]:
+    """The curve of each solver for each seed, and the losses of each network's trainings.
+
+    Of ISTA and FISTA, the error at each step is that of the best lambda so far. What an earlier call of the run has
+    measured is taken from there.
     """
     jobs = [
         *(
@@ -62,27 +80,32 @@ def curves(run: Run, settings: Settings) -> dict[str, list[Curve]]:
         *(Job(settings, seed, solver) for seed in run.seeds() for solver in settings.networks),
     ]
     missing = [job for job in jobs if not run.remembers(job.label)]
-    for job, curve in zip(missing, side_by_side(measure, missing, f"solving {settings.data}"), strict=True):
-        run.memo(job.label, lambda curve=curve: curve)
+    for job, measured in zip(missing, side_by_side(measure, missing, f"solving {settings.data}"), strict=True):
+        run.memo(job.label, lambda measured=measured: measured._asdict())
     found: dict[str, list[Curve]] = {}
+    losses: dict[str, list[Curve]] = {}
     for solver in (*CLASSICAL, *settings.networks):
         for seed in run.seeds():
             same = [job for job in jobs if (job.solver, job.seed) == (solver, seed)]
-            of_each = [run.memo(job.label, lambda job=job: measure(job)) for job in same]
-            found.setdefault(solver, []).append([min(errors) for errors in zip(*of_each, strict=True)])
-    return found
+            of_each = [run.memo(job.label, lambda job=job: measure(job)._asdict()) for job in same]
+            errors = zip(*(each["errors"] for each in of_each), strict=True)
+            found.setdefault(solver, []).append([min(at_step) for at_step in errors])
+            if solver in settings.networks:
+                losses.setdefault(solver, []).append(of_each[0]["losses"])
+    return found, losses
 
 
-def measure(job: Job) -> Curve:
-    """The curve of a job, on one thread."""
+def measure(job: Job) -> Measured:
+    """What a job gives, on one thread."""
     with one_thread():
         posed = problem(job.settings, job.seed)
         if job.solver in CLASSICAL:
             codes = CLASSICAL[job.solver](posed.dictionary, posed.signals, job.sparsity)
-            return [nmse(code, posed.codes) for code in islice(codes, job.settings.iterations)]
-        network = trained(build(job.settings, job.solver, posed.dictionary), posed, job.settings, job.seed).double()
+            return Measured([nmse(code, posed.codes) for code in islice(codes, job.settings.iterations)], [])
+        losses: Curve = []
+        network = trained(build(job.settings, job.solver, posed.dictionary), posed, job.settings, job.seed, losses)
         with torch.no_grad():
-            return [nmse(code, posed.codes) for code in network.codes(posed.signals)]
+            return Measured([nmse(code, posed.codes) for code in network.double().codes(posed.signals)], losses)
 
 
 def build(settings: Settings, name: str, dictionary: Tensor) -> Unrolled:
@@ -92,8 +115,16 @@ def build(settings: Settings, name: str, dictionary: Tensor) -> Unrolled:
     )
 
 
-def trained(network: Unrolled, posed: Problem, settings: Settings, seed: int) -> Unrolled:
-    """Train in float32; the loss is the error in dB (up to a factor), averaged over all layers."""
+def trained(network: Unrolled, posed: Problem, settings: Settings, seed: int, losses: Curve | None = None) -> Unrolled:
+    """Train in float32; the loss is the error in dB (up to a factor), averaged over all layers.
+
+    Args:
+        network: trained in place and returned.
+        posed: the problem.
+        settings: of the training.
+        seed: of its batches.
+        losses: takes ``POINTS`` means of the loss over equal parts of the training, in dB.
+    """
     # The problem itself is drawn from the seed as it is.
     generator = torch.Generator().manual_seed(1_000_003 + seed)
     network = network.float()
@@ -110,13 +141,19 @@ def trained(network: Unrolled, posed: Problem, settings: Settings, seed: int) ->
         optimizer, [group["lr"] for group in groups], total_steps=settings.steps, pct_start=settings.warmup,
         cycle_momentum=False,
     )  # fmt: skip
-    for _ in range(settings.steps):
+    part_losses: list[float] = []
+    for step in range(settings.steps):
         signals, codes = (part.float() for part in posed.batch(settings.batch, generator))
         optimizer.zero_grad()
-        loss(network, signals, codes).backward()
+        error = loss(network, signals, codes)
+        error.backward()
         nn.utils.clip_grad_norm_(parameters, settings.clip_gradient)
         optimizer.step()
         schedule.step()
+        part_losses.append(DECIBEL * error.item())
+        if losses is not None and (step + 1) * POINTS // settings.steps > step * POINTS // settings.steps:
+            losses.append(sum(part_losses) / len(part_losses))
+            part_losses.clear()
     return network
 
 

@@ -81,6 +81,9 @@ def test_a_training_ends_with_weights_that_give_the_same_numbers(kind: str, canv
     for name, value in training.runner.model.state_dict().items():
         assert torch.equal(value, loaded[name]), name
     assert len(pictures.predictions(again, 2)) == 2
+    assert [done for done, _ in training.losses] == list(range(1, training.runner.max_iters + 1))
+    assert all(loss > 0 for _, loss in training.losses)
+    assert "iterations" in pictures.training("detection", "Mask R-CNN", {"a": [training.losses]}).svg
 
 
 def test_an_interrupted_training_goes_on_where_it_was(canvases: Path, tmp_path: Path) -> None:

@@ -251,6 +251,19 @@ def test_two_processes_judge_each_image_of_a_stream_once(
     assert metrics[0] == metrics[1] == pytest.approx(expected.metrics, rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["wds", "hfids", "tfds"])
+def test_processes_share_out_a_validation_stream(kind, request, recipe, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    chosen = recipe("plain", *CHANGES)
+    where = source(kind, request, tmp_path)
+    judged = []
+    for rank in range(2):
+        plan = make_plan(chosen, seed=0, device_batch=0, rank=rank, world=2, device=torch.device("cpu"))
+        shares = ImageData(where, chosen, workers=1).validation_batches(chosen, plan)
+        judged += [labels for _, labels in shares]
+    assert torch.bincount(torch.cat(judged)).tolist() == [3, 3, 3]
+
+
 def test_labels_that_are_missing_are_one_sentence(recipe, tmp_path) -> None:
     """Test splits are distributed with the label -1."""
     pytest.importorskip("webdataset")

@@ -284,6 +284,19 @@ def test_compiled_gives_the_same_update(data, recipe, make_model) -> None:
     assert far(plain, compiled) < 1e-5
 
 
+def test_a_users_configuration_of_accelerate_changes_nothing(data, recipe, make_model, monkeypatch) -> None:
+    plain, configured = make_model(dropout=0), make_model(dropout=0)
+    run(plain, recipe("plain", "epochs=1"), data)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "AOT_EAGER")
+    run(configured, recipe("plain", "epochs=1"), data)
+    assert same(plain, configured)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="configured for DEEPSPEED, which would change the training"):
+        run(make_model(), recipe("plain"), data)
+
+
 def test_what_cannot_be_compiled_is_one_sentence(data, recipe, make_model) -> None:
     with pytest.raises(UserError, match=r"torch.compile has no backend indcutor\. Did you mean inductor\?"):
         run(make_model(), recipe("plain"), data, options=Options(device="cpu", compile="indcutor"))

@@ -123,6 +123,7 @@ def test_set_changes_one_value_and_marks_the_recipe() -> None:
         ("crop_scale=[0.5, 5]", "crop_scale must be two positive values of at most 1, the smaller one first"),
         ("crop_ratio=[2, 1]", "crop_ratio must be two positive values, the smaller one first"),
         ("crop_ratio=[0, 1]", "crop_ratio must be two positive values"),
+        ("evaluation_crop=0", "evaluation_crop must be more than 0"),
     ],
 )
 def test_a_bad_set_is_one_sentence(change: str, words: str) -> None:
