@@ -278,8 +278,8 @@ def voc_run(tmp_path: Path, voc: Path, monkeypatch, name: str = "deit_tiny_disti
     monkeypatch.setattr(timm, "create_model", partial(build, **small))
     file = tmp_path / "released.pth"
     torch.manual_seed(0)
-    torch.save({"model": to_released(timm.create_model(name))}, file)
-    settings = Settings(checkpoint=file, model=f"{name}.sin", folders={"pascal-voc": voc}, workers=0)
+    torch.save({"model": to_released(timm.create_model(name, num_classes=1000))}, file)
+    settings = Settings(checkpoint=file, model=f"{name}.sin_distilled", folders={"pascal-voc": voc}, workers=0)
     return Run(papers.find("intriguing-vit"), settings, tmp_path / "run")
 
 
@@ -287,7 +287,7 @@ def test_pascal_voc_of_a_checkpoint_by_both_tokens(tmp_path, voc, monkeypatch) -
     monkeypatch.setattr(pascal_voc, "SIDE", 64)
     run = voc_run(tmp_path, voc, monkeypatch)
     by_class, by_distillation = claims.pascal_voc(run)
-    assert by_class.key == ("deit_tiny_distilled_patch16_224.sin", "pascal-voc-2012", "jaccard")
+    assert by_class.key == ("deit_tiny_distilled_patch16_224.sin_distilled", "pascal-voc-2012", "jaccard")
     assert by_distillation.metric == "jaccard_distillation_token"
     assert by_class.n == 2, "a picture without object has no index"
     assert 0 < by_class.value < 100
@@ -297,12 +297,22 @@ def test_pascal_voc_of_a_checkpoint_by_both_tokens(tmp_path, voc, monkeypatch) -
     assert [result.value for result in claims.pascal_voc(run)] == [by_class.value, by_distillation.value], "kept"
 
 
+def test_register_tokens_are_no_distillation_tokens(tmp_path, voc, monkeypatch) -> None:
+    monkeypatch.setattr(pascal_voc, "SIDE", 64)
+    (measured,) = claims.pascal_voc(voc_run(tmp_path, voc, monkeypatch, "vit_small_patch14_reg4_dinov2"))
+    assert measured.metric == "jaccard"
+
+
 def test_pascal_voc_tells_what_is_wrong(tmp_path, voc, monkeypatch) -> None:
     with pytest.raises(UserError, match="laid out"):
         VOCSegmentation(tmp_path / "VOCdevkit" / "JPEGImages")
     with pytest.raises(UserError, match="one size only"):
         list(claims.pascal_voc(voc_run(tmp_path, voc, monkeypatch, "resnet18")))
-    (voc / "VOCdevkit" / "VOC2012" / "JPEGImages" / "1.jpg").write_bytes(b"")
+    folder = voc / "VOCdevkit" / "VOC2012"
+    Image.new("RGB", (80, 60)).save(folder / "SegmentationClass" / "0.png")
+    with pytest.raises(UserError, match=r"0\.png is a picture in colours"):
+        VOCSegmentation(voc)[0]
+    (folder / "JPEGImages" / "1.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"1\.jpg cannot be read"):
         VOCSegmentation(voc)[1]
 

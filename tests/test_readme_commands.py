@@ -144,6 +144,16 @@ def measures_a_timm_model(place: Place) -> None:
     assert (output / "results.json").is_file()
 
 
+def measures_any_pictures(place: Place) -> None:
+    """On folders of a part of ImageNet's classes."""
+    words = [word.replace("DIR", str(place.data["imagenet-a"])) for word in place.words]
+    given = {"NAME": "resnet18", "FILE": str(checkpoint(place.folder, "resnet18"))}
+    output = place.folder / "out"
+    assert main([*(given.get(word, word) for word in words), *CUT, "--output", str(output)]) == 0
+    assert "images" in (output / "results.json").read_text()
+    assert (output / "occlusion.svg").is_file()
+
+
 def evaluates(place: Place) -> None:
     """A released file of random weights: every row that it settles is measured, and none is reproduced."""
     slug = place.found["slug"]
@@ -157,7 +167,9 @@ def evaluates(place: Place) -> None:
         "intriguing-vit": "deit_tiny_patch22_224",
         "swin": "swin_tiny_patch4_window7_224",
     }[slug]
-    file = checkpoint(place.folder, name)
+    if "." in place.words[-1]:
+        name = place.words[-1]  # with the tag of its weights
+    file = checkpoint(place.folder, name.partition(".")[0])
     run = place.folder / "run"
     given = {word.removeprefix("--") for word in place.words} & set(place.data)
     claims = [claim for claim in FULL_SCALE if claim.needs[0] in given]
@@ -251,7 +263,8 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     r"all( --quick)?": exists_only,
     r"new [\w-]+": writes_a_paper,
     r"robustness --model \w+ --pretrained --data DIR": measures_a_timm_model,
-    rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model \w+)?": evaluates,
+    r"robustness --model NAME --checkpoint FILE --data images-occlusion=DIR": measures_any_pictures,
+    rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model [\w.]+)?": evaluates,
     rf"{SLUG} --cifar-10 DIR --cifar-10-c DIR --checkpoint FILE": evaluates_on_cifar,
     rf"{SLUG} train --recipe cifar10 --dataset torch/cifar10 --data DIR --model \w+": trains_on_cifar,
     rf"{SLUG} train --recipe imagenet --data DIR --model (?P<model>\w+)( --output RUN)?": trains,

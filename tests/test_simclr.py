@@ -20,6 +20,9 @@ import papers
 from common.checkpoints import from_released, load_released, to_released
 from common.errors import UserError
 from common.manifest import half_unit, load_manifest
+from common.robustness.full_scale_measures import load_model
+from common.run import Run
+from common.run import Settings as RunSettings
 from common.training.data import TensorData
 from common.training.loop import train
 from common.training.optimisation import make_optimizer
@@ -354,6 +357,31 @@ def test_names_that_are_none() -> None:
         tiny(kept_layers=2)
     with pytest.raises(UserError, match="at least one layer"):
         tiny(projection_layers=0)
+
+
+def test_weights_that_the_file_does_not_tell_apart_must_be_named(tmp_path, monkeypatch) -> None:
+    """So that what is measured stands beside the number that is printed for those weights, or beside none."""
+    small = {"resnet50_simclrv2": 3, "resnet50_simclr": 2}
+
+    def build(name: str, num_classes: int) -> SimCLR:
+        return tiny(num_classes=num_classes, projection_layers=small.get(name, 4))
+
+    monkeypatch.setattr(timm, "create_model", build)
+    file = tmp_path / "released.pt"
+
+    def chosen(name: str | None) -> str:
+        settings = RunSettings(checkpoint=file, model=name)
+        return load_model(Run(papers.find("simclr"), settings, tmp_path / "run"), num_classes=7)[1]
+
+    torch.save(to_released(build("resnet50_simclr", 7)), file)
+    assert chosen(None) == "resnet50_simclr"
+    torch.save(to_released(build("resnet50_simclrv2", 7)), file)
+    with pytest.raises(UserError, match=r"as resnet50_simclrv2\.linear, .*supervised: say which"):
+        chosen(None)
+    for name in ("resnet50_simclrv2.linear", "resnet50_simclrv2"):
+        assert chosen(name) == name
+    with pytest.raises(UserError, match=r"Did you mean resnet50_simclrv2\.linear\?"):
+        chosen("resnet50_simclrv2.lineal")
 
 
 # -- stages of training

@@ -14,6 +14,7 @@ from torch import nn
 from common.checkpoints import MisfitError, is_trained, load_released, load_trained, read, unwrap
 from common.declaration import Paper
 from common.errors import UserError, nearest
+from common.manifest import load_manifest
 from common.measurement import Measurement, Weights
 from common.robustness.evaluation import evaluate
 from common.run import Run
@@ -22,24 +23,32 @@ from common.run import Run
 def load_model(run: Run, num_classes: int = 1000) -> tuple[nn.Module, str, Weights]:
     """The model with the user's checkpoint, its name in measurements, and where the weights come from.
 
-    Without a name, the model is the first of the paper's that the checkpoint fits.
+    Without a name, the model is the first of the paper's that the checkpoint fits. A file does not tell how its weights
+    were trained: where all that is printed for the model is of tagged weights (``NAME.linear``), the user must say.
 
     Args:
         run: has the checkpoint, and the name where the user gave one.
         num_classes: of the data set that is evaluated on.
 
     Raises:
-        UserError: the checkpoint is unreadable, does not fit the named model, or fits none.
+        UserError: the checkpoint is unreadable, does not fit the named model, or fits none; the name has a tag that is
+            not printed, or none is given and must be.
     """
     checkpoint = run.settings.checkpoint
     if checkpoint is None:
         raise UserError("Full-scale evaluation needs weights; pass --checkpoint FILE.")
     content = read(checkpoint)
-    name = run.settings.model or identify(run.paper, content, checkpoint, num_classes)
+    name = run.settings.model or _identified(run.paper, content, checkpoint, num_classes)
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         known = [model.name for model in run.paper.models]
         raise UserError(f"There is no model {architecture!r}.{nearest(architecture, known)}")
+    tagged = [model for model in _printed(run.paper, architecture) if model != architecture]
+    if name != architecture and tagged and name not in tagged:
+        raise UserError(
+            f"{run.paper.slug} has no printed number for {name!r}.{nearest(name, tagged)} Known are "
+            f"{', '.join(tagged)}; {architecture} without a tag is for other weights."
+        )
     model = timm.create_model(architecture, num_classes=num_classes)
     weights = load_weights(model, content, str(checkpoint))
     return model.to(torch.device(run.settings.device)).eval(), name, weights
@@ -83,6 +92,25 @@ def identify(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: 
         raise UserError(f"{path} fits none of the models of {paper.slug}; pass --model NAME to see where it differs.")
     _, name, reason = min(misfits, key=lambda misfit: misfit[0])
     raise UserError(f"{path} fits none of the models of {paper.slug}, {name} comes nearest: {reason}")
+
+
+def _identified(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: int) -> str:
+    """The model that a checkpoint's content fits, unless numbers are printed for it under names with a tag alone."""
+    name = identify(paper, content, path, num_classes)
+    claims = [claim for claim in paper.claims if "checkpoint" in claim.needs]
+    printed = _printed(paper, name, lambda row: any(claim.covers(row.dataset, row.metric) for claim in claims))
+    if not printed or name in printed:
+        return name
+    raise UserError(
+        f"{path} fits {name}, for which numbers are printed as {', '.join(printed)}: say which it is with --model "
+        f"{printed[0]} or another name, or with --model {name} that it is none of them."
+    )
+
+
+def _printed(paper: Paper, architecture: str, chosen: Callable[[Any], bool] = lambda row: True) -> list[str]:
+    """The names under which the manifest has numbers of ``architecture``, of the rows that are ``chosen``."""
+    rows = load_manifest(paper.manifest).itertuples()
+    return sorted({row.model for row in rows if row.model.partition(".")[0] == architecture and chosen(row)})
 
 
 def _measuring(benchmark: str, need: str) -> Callable[[Run], Iterator[Measurement]]:
