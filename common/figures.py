@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from common.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +56,55 @@ def figure(name: str, width: float = 7.0, height: float = 3.5) -> Iterator[Figur
     style = {**_STYLE, "axes.prop_cycle": cycler(color=COLOURS), "svg.hashsalt": name}
     with matplotlib.rc_context(style):
         yield Figure(figsize=(width, height), layout="constrained")
+
+
+#: A line of a panel: x, and an estimate at each.
+Line = tuple[Sequence[float], Sequence[Estimate]]
+
+
+class Panel(NamedTuple):
+    """Lines over a common axis, one of several panels.
+
+    Attributes:
+        lines: label -> line.
+        xlabel: with unit.
+        logarithmic: whether the x axis is.
+    """
+
+    lines: Mapping[str, Line]
+    xlabel: str
+    logarithmic: bool = False
+
+
+def accuracy_panels(name: str, panels: Mapping[str, Panel]) -> str:
+    """Accuracy in per cent, a panel a kind of change and a line a model, with bands where there are intervals.
+
+    Args:
+        name: of the figure.
+        panels: title -> panel; all with the same labels, in the same order.
+    """
+    with figure(name, width=2.4 * len(panels) + 1.4, height=3.0) as drawn:
+        axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+            for position, (label, (x, estimates)) in enumerate(panel.lines.items()):
+                colour, y = COLOURS[position % len(COLOURS)], [e.value for e in estimates]
+                axis.plot(x, y, "o-", color=colour, label=label, markersize=3.5, linewidth=1.5)
+                if all(e.interval for e in estimates):
+                    low, high = [e.low for e in estimates], [e.high for e in estimates]
+                    axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            if panel.logarithmic:
+                ticks = sorted({at for x, _ in panel.lines.values() for at in x})
+                axis.set_xscale("log")
+                axis.set_xticks(ticks, [f"{at:g}" for at in ticks])
+                axis.minorticks_off()
+            axis.set_title(title)
+            axis.set_xlabel(panel.xlabel)
+            axis.set_ylim(0, 100)
+            axis.grid()
+        axes[0].set_ylabel("top-1 accuracy, %")
+        handles, labels = axes[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
+        return to_svg(drawn)
 
 
 def to_svg(drawn: Figure) -> str:

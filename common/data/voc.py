@@ -47,12 +47,15 @@ class VOCSegmentation(Dataset):
         """Picture (3, side, side) float in [0, 1] and map (side, side) uint8.
 
         Raises:
-            UserError: a file is missing or damaged.
+            UserError: a file is missing or damaged, or a map has no class indices.
         """
         name = self.names[position]
         picture = self._open(self.folder / "JPEGImages" / f"{name}.jpg", "RGB", Image.Resampling.BILINEAR)
         # Maps are palette images, whose pixels are class indices.
-        classes = self._open(self.folder / "SegmentationClass" / f"{name}.png", None, Image.Resampling.NEAREST)
+        place = self.folder / "SegmentationClass" / f"{name}.png"
+        classes = self._open(place, None, Image.Resampling.NEAREST)
+        if classes.ndim != 2:
+            raise UserError(f"{place} is a picture in colours, not of class indices; get the set's own maps.")
         return torch.from_numpy(picture).permute(2, 0, 1).float() / 255, torch.from_numpy(classes)
 
     def _open(self, path: Path, mode: str | None, resampling: Image.Resampling) -> np.ndarray:

@@ -36,12 +36,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     source.add_argument("--checkpoint", nargs="+", type=Path, metavar="FILE", help="its weights, one file a model")
     source.add_argument("--pretrained", action="store_true", help="timm's own weights, which it downloads")
     parser.add_argument(
+        "--num-classes", type=int, metavar="N", help="classes of the checkpoints (default: 1000, ImageNet-1k's)"
+    )
+    parser.add_argument(
         "--data",
         nargs="+",
         required=True,
         metavar="[BENCHMARK,...=]DIR",
         help="what to measure on the data in DIR, e.g. imagenet-a=/data/imagenet-a, or on ImageNet's validation set "
-        "imagenet,imagenet-attacks,imagenet-occlusion=/data/imagenet; a folder alone is ImageNet's, measured clean "
+        "imagenet,imagenet-attacks,imagenet-occlusion=/data/imagenet; images and images-occlusion take class folders "
+        "of any data; a folder alone is ImageNet's, measured clean "
         "and under corruptions computed on the fly; --data help= shows the benchmarks",
     )
     parser.add_argument(
@@ -76,15 +80,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--saliency",
         type=Path,
         metavar="FILE",
-        help="DINO's weights of ViT-S/16, by which imagenet-occlusion drops salient and other patches too",
+        help="DINO's weights of ViT-S/16, by which -occlusion drops salient and other patches too",
     )
 
 
 def run(args: Namespace) -> int:
-    """Measure, write ``results.json`` and ``corruptions.svg`` to the output folder, and print the tables."""
+    """Measure, write ``results.json`` and the figures to the output folder, and print the tables."""
     wanted = [pair for text in args.data for pair in _parse_data(text)]
     if not args.checkpoint and not args.pretrained:
         raise UserError("random weights tell nothing; pass --checkpoint FILE, or --pretrained for timm's weights.")
+    if args.num_classes is not None and (args.pretrained or args.num_classes < 1):
+        raise UserError("--num-classes is a number of at least 1, of what --checkpoint holds.")
     others = {path.name: _read_results(path) for path in args.compare}
     files = _files(args)
 
@@ -155,7 +161,8 @@ def _load(name: str, checkpoint: Path | None, args: Namespace) -> tuple[nn.Modul
 
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}.{nearest(name, timm.list_models())}")
-    model = timm.create_model(name, pretrained=args.pretrained)
+    classes = {} if args.num_classes is None else {"num_classes": args.num_classes}
+    model = timm.create_model(name, pretrained=args.pretrained, **classes)
     weights: Weights = "released"
     if checkpoint is not None:
         weights = load_weights(model, read(checkpoint), str(checkpoint))
@@ -173,8 +180,15 @@ def _folder(label: str, args: Namespace) -> Path:
 
 
 def _show(folders: dict[Path, str], output: Path | None, results: dict[str, list[Measurement]]) -> None:
+    from common.figures import accuracy_panels
     from common.robustness.benchmarks.sets import STAND_IN_FROST
-    from common.robustness.report import corruption_errors_of, corruption_figure, corruption_table, summary_table
+    from common.robustness.report import (
+        corruption_errors_of,
+        corruption_figure,
+        corruption_table,
+        occlusion_panels,
+        summary_table,
+    )
 
     errors = {label: corruption_errors_of(measured) for label, measured in results.items()}
     errors = {label: table for label, table in errors.items() if table}
@@ -188,10 +202,16 @@ def _show(folders: dict[Path, str], output: Path | None, results: dict[str, list
             highlight=False,
             soft_wrap=True,
         )
-    if errors:
-        where = next(iter(folders)) if len(folders) == 1 else output or OUTPUT
-        path = write_atomic(where / "corruptions.svg", corruption_figure(errors))
-        console.print(f"figure: {path}", highlight=False, soft_wrap=True)
+    where = next(iter(folders)) if len(folders) == 1 else output or OUTPUT
+    panels = occlusion_panels(results)
+    figures = {
+        "corruptions.svg": corruption_figure(errors) if errors else "",
+        "occlusion.svg": accuracy_panels("occlusion", panels) if panels else "",
+    }
+    for name, svg in figures.items():
+        if svg:
+            path = write_atomic(where / name, svg)
+            console.print(f"figure: {path}", highlight=False, soft_wrap=True)
     for folder, label in folders.items():
         console.print(f"all numbers of {label}: {folder / RESULTS}", highlight=False, soft_wrap=True)
 
@@ -215,7 +235,7 @@ def _options(name: str, args: Namespace, wanted: Sequence[tuple[str, str]]) -> d
         options["clean"] = next((folder for other, folder in wanted if other == "imagenet"), None)
     if name in ("imagenet-c-generated", "imagenet-patch-corruption"):
         options["frost_photos"] = args.frost_photos
-    if name == "imagenet-occlusion":
+    if name in ("imagenet-occlusion", "images-occlusion"):
         options["saliency"] = args.saliency
     if name == "imagenet-p":
         options["alexnet_flips"] = _read_table(args.alexnet_flips, "flip rates")

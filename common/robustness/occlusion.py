@@ -1,7 +1,8 @@
 """Occlusion and shuffling of patches (Naseer et al., Intriguing Properties of Vision Transformers, arXiv 2105.10497).
 
 All functions take images ``(B, C, H, W)`` in pixel space, before normalisation: a dropped patch is black, not the
-mean colour. A grid of ``(rows, columns)`` tiles divides the image evenly; tiles are numbered row by row.
+mean colour. A grid has ``(rows, columns)`` tiles, numbered row by row. Tiles that are shuffled must be of one size;
+those that are dropped differ by a pixel where the grid does not divide the image evenly.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def random_drop(
     """Images with ``count`` random tiles black.
 
     Args:
-        images: ``(B, C, H, W)``.
+        images: ``(B, C, H, W)``, at least a pixel a tile.
         count: number of tiles to drop, at most rows x columns.
         grid: of the tiles; 14 is the grid of 16-pixel patches at 224 pixels.
         offset: shift the dropped area down and right by so many pixels; the first rows and columns stay as they
@@ -102,13 +103,15 @@ def shuffle_tiles(
 
     Args:
         images: ``(B, C, H, W)``.
-        grid: of the tiles.
+        grid: of the tiles; it must divide the images evenly.
         generator: draws one permutation for the batch, as the released evaluation.
         seeds: one seed an image instead, which gives each its own.
         draws: ``permutation`` (N,) or (B, N) instead.
     """
     rows, columns = grid_of(images, grid)
     batch, channels, height, width = images.shape
+    if height % rows or width % columns:
+        raise UserError(f"a grid of {rows}x{columns} tiles does not divide images of {height}x{width} pixels evenly.")
     permutation = draws["permutation"] if draws is not None else permutations(rows * columns, generator, seeds)
     permutation = permutation.to(images.device).expand(batch, -1)
     tiles = images.view(batch, channels, rows, height // rows, columns, width // columns)
@@ -119,15 +122,19 @@ def shuffle_tiles(
 
 
 def grid_of(images: Tensor, grid: Grid) -> tuple[int, int]:
-    """``(rows, columns)`` of ``grid``, checked to divide the images evenly."""
+    """``(rows, columns)`` of ``grid``, checked to leave each tile a pixel of the images."""
     rows, columns = (grid, grid) if isinstance(grid, int) else grid
     height, width = images.shape[-2:]
-    if rows < 1 or columns < 1 or height % rows or width % columns:
-        raise UserError(f"a grid of {rows}x{columns} tiles does not divide images of {height}x{width} pixels evenly.")
+    if not (1 <= rows <= height and 1 <= columns <= width):
+        raise UserError(f"a grid of {rows}x{columns} tiles does not fit images of {height}x{width} pixels.")
     return rows, columns
 
 
 def _to_pixels(tiles: Tensor, images: Tensor) -> Tensor:
     """Repeat values ``(B, 1, rows, columns)`` over the pixels of their tile."""
     height, width = images.shape[-2:]
-    return tiles.repeat_interleave(height // tiles.shape[2], 2).repeat_interleave(width // tiles.shape[3], 3)
+    rows, columns = (
+        torch.arange(pixels, device=tiles.device) * count // pixels
+        for pixels, count in ((height, tiles.shape[2]), (width, tiles.shape[3]))
+    )
+    return tiles[..., rows, :][..., columns]

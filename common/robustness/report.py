@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from common.figures import COLOURS, figure, to_svg
+from common.figures import COLOURS, Line, Panel, figure, to_svg
 from common.measurement import Measurement
 from common.robustness.corruptions import CORRUPTIONS, SEVERITIES
+from common.statistics import Estimate
 
 #: Metrics with one row for each cell: too many for a table of all metrics; errors have a table and a figure.
 _CELLS = ("corruption_error/", "patch_corruption_top1/")
@@ -82,6 +84,45 @@ def corruption_figure(errors: Mapping[str, Mapping[str, Sequence[float]]]) -> st
         handles, labels = axes.flat[0].get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
         return to_svg(drawn)
+
+
+def occlusion_panels(results: Mapping[str, Sequence[Measurement]]) -> dict[str, Panel]:
+    """Accuracy over what is dropped or shuffled, as the figures of Naseer et al. (arXiv 2105.10497) have it.
+
+    Args:
+        results: label of a model to its measurements, of which those of occlusion count.
+
+    Returns:
+        Title to panel, for ``common.figures.accuracy_panels``; empty where no occlusion was measured. The x of
+        non-salient drop is the share that is lost, as that of the others.
+    """
+    panels = {}
+    for title in ("random", "salient", "non-salient", "shuffled"):
+        metric = "shuffle_top1" if title == "shuffled" else f"{title.replace('-', '')}_drop_top1"
+        lines = {label: line for label, measured in results.items() if (line := _occlusion_line(measured, metric))}
+        if lines:
+            shuffled = title == "shuffled"
+            panels[title] = Panel(lines, "number of tiles" if shuffled else "share lost", logarithmic=shuffled)
+    return panels
+
+
+def _occlusion_line(measured: Sequence[Measurement], metric: str) -> Line | None:
+    """Accuracy at each degree of ``metric``, that on whole images first."""
+    points = {}
+    for measurement in measured:
+        name, _, degree = measurement.metric.partition("/")
+        if name == metric:
+            if name == "shuffle_top1":
+                rows, _, columns = degree.partition("x")
+                points[float(int(rows) * int(columns))] = measurement
+            else:
+                points[1 - float(degree) if name == "nonsalient_drop_top1" else float(degree)] = measurement
+        elif measurement.metric == "random_drop_top1/0":
+            points[1.0 if metric == "shuffle_top1" else 0.0] = measurement
+    if not any(point.metric.startswith(metric) for point in points.values()):
+        return None
+    x = sorted(points)
+    return x, [Estimate(points[at].value, *(points[at].interval or (-math.inf, math.inf))) for at in x]
 
 
 def _number(measurement: Measurement | None) -> str:

@@ -38,10 +38,9 @@ def measure(run: Run) -> Iterator[Measurement]:
     declared = Preprocessing.of(model)
     side = resize_input(model, SIDE)
     pictures = VOCSegmentation(run.settings.folders["pascal-voc"], side)
-    prefix = int(getattr(model, "num_prefix_tokens", 0))
     for metric, token in TOKENS.items():
-        if token and token >= prefix:
-            continue
+        if token and not hasattr(model, "dist_token"):
+            continue  # what follows a class token may be a register
         scores = np.array(_scores(run, model, pictures, declared, name, token))
         scores = scores[~np.isnan(scores).any(axis=1)]
         if not len(scores):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
@@ -17,8 +16,9 @@ from common.measurement import Measurement, Picture, Result
 from common.robustness import embedded
 from common.robustness.embedded.robustness import per_channel
 from common.robustness.occlusion_curves import Condition
+from common.robustness.report import occlusion_panels
 from common.segmentation import attention_masks
-from common.statistics import Estimate, mean_interval
+from common.statistics import mean_interval
 from common.training.recipe import Recipe
 from papers.intriguing_vit.cue_conflict import conflicts
 from papers.intriguing_vit.experiment import (
@@ -32,9 +32,6 @@ from papers.intriguing_vit.experiment import (
     three_channels,
 )
 from papers.intriguing_vit.objects import enlarged, finer
-
-#: A line of a panel: x, and an estimate at each.
-Line = tuple[Sequence[float], Sequence[Estimate]]
 
 
 def measurements(table: pd.DataFrame, metrics: Sequence[str], count: int) -> Iterator[Measurement]:
@@ -68,7 +65,7 @@ def more(table: pd.DataFrame, metrics: Mapping[str, str]) -> Iterator[Result]:
         yield embedded.difference_finding(f"{VIT} {words} than {RESNET}.", estimate, len(table.loc[VIT]))
 
 
-def line(table: pd.DataFrame, name: str, columns: Sequence[str], x: Sequence[float]) -> Line:
+def line(table: pd.DataFrame, name: str, columns: Sequence[str], x: Sequence[float]) -> figures.Line:
     """The accuracy of a model over conditions."""
     return x, [mean_interval(list(table.loc[name][column])) for column in columns]
 
@@ -76,7 +73,9 @@ def line(table: pd.DataFrame, name: str, columns: Sequence[str], x: Sequence[flo
 def occlusion_picture(table: pd.DataFrame) -> Picture:
     """Accuracy against information loss, a panel a kind of drop, as the publication's figures."""
     panels = {
-        title: {str(name): line(table, str(name), columns, x) for name in table.index.unique("model")}
+        title: figures.Panel(
+            {str(name): line(table, str(name), columns, x) for name in table.index.unique("model")}, "share lost"
+        )
         for title, (columns, x) in loss_columns(SHARES).items()
     }
     return Picture(
@@ -86,7 +85,7 @@ def occlusion_picture(table: pd.DataFrame) -> Picture:
             "patches with most of it (salient), and in all other patches, background and clutter included "
             f"(non-salient). Mean over seeds{_bands(table)}."
         ),
-        svg=curve_panels("occlusion", panels, "share lost"),
+        svg=figures.accuracy_panels("occlusion", panels),
     )
 
 
@@ -114,39 +113,14 @@ def shuffling_picture(table: pd.DataFrame) -> Picture:
             "Top-1 accuracy against the number of tiles that are shuffled; 49 tiles are the ViT's patches. Mean over "
             f"seeds{_bands(table)}."
         ),
-        svg=curve_panels("shuffling", {"shuffled tiles": lines}, "number of tiles", logarithmic=True),
+        svg=figures.accuracy_panels(
+            "shuffling", {"shuffled tiles": figures.Panel(lines, "number of tiles", logarithmic=True)}
+        ),
     )
 
 
 def _bands(table: pd.DataFrame) -> str:
     return ", with 95 % intervals" if table.index.get_level_values("seed").nunique() > 1 else "; one seed, no interval"
-
-
-def curve_panels(name: str, panels: Mapping[str, Mapping[str, Line]], xlabel: str, logarithmic: bool = False) -> str:
-    """Accuracy curves with bands where there are intervals: title -> model -> line, as SVG."""
-    with figures.figure(name, width=2.6 * len(panels) + 1.4, height=2.9) as drawn:
-        axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
-            for position, (label, (x, estimates)) in enumerate(lines.items()):
-                colour = figures.COLOURS[position % len(figures.COLOURS)]
-                axis.plot(
-                    x, [e.value for e in estimates], "o-", color=colour, label=label, markersize=3.5, linewidth=1.5
-                )
-                if all(e.interval for e in estimates):
-                    low, high = [e.low for e in estimates], [e.high for e in estimates]
-                    axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-            if logarithmic:
-                axis.set_xscale("log")
-                axis.set_xticks(x, [f"{tiles:g}" for tiles in x])
-                axis.minorticks_off()
-            axis.set_title(title)
-            axis.set_ylim(0, 100)
-            axis.grid()
-        axes[0].set_ylabel("top-1 accuracy, %")
-        drawn.supxlabel(xlabel, fontsize="medium")
-        handles, labels = axes[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-        return figures.to_svg(drawn)
 
 
 def examples_picture(composition: Composition, conditions: Mapping[str, Condition], shown: int = 3) -> Picture:
@@ -229,21 +203,13 @@ def objects_picture(
 
 def measured_picture(name: str, measured: Sequence[Measurement]) -> Picture:
     """The curves of one network on ImageNet, from what ``evaluate`` measured."""
-    values = {m.metric: Estimate(m.value, *(m.interval or (-math.inf, math.inf))) for m in measured}
-    whole = values.pop("random_drop_top1/0")
-    panels: dict[str, dict[str, Line]] = {}
-    for kind in ("random", "salient", "nonsalient"):
-        cells = {
-            float(metric.partition("/")[2]): e for metric, e in values.items() if metric.startswith(f"{kind}_drop")
-        }
-        if cells:
-            lost = [1 - share if kind == "nonsalient" else share for share in cells]
-            title = kind.replace("non", "non-")
-            panels[title] = {name: ([0.0, *lost], [whole, *cells.values()])}
     return Picture(
         name="imagenet_occlusion",
-        caption="Top-1 accuracy against the share of patches, or of their salience, that is lost; 95 % intervals.",
-        svg=curve_panels("imagenet_occlusion", panels, "share lost"),
+        caption=(
+            "Top-1 accuracy against the share of patches, or of their salience, that is lost, and against the number "
+            "of shuffled tiles; 95 % intervals."
+        ),
+        svg=figures.accuracy_panels("imagenet_occlusion", occlusion_panels({name: measured})),
     )
 
 

@@ -362,6 +362,38 @@ def test_imagenet_p(tmp_path: Path) -> None:
         measure("imagenet-p", tmp_path)
 
 
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Class folders of any data, named by numbers: three pictures each, one of them of the class before."""
+    for label in range(12):
+        for number, shown in enumerate((label, label, max(label - 1, 0))):
+            write_picture(tmp_path / "few" / "val" / str(label) / f"{number}.png", shown, size=30)
+    return tmp_path / "few"
+
+
+def test_pictures_of_any_classes(few: Path, tmp_path: Path) -> None:
+    """Labels are numbered folders in the order of numbers, and grids need not divide the pictures."""
+    chosen = {"preprocessing": replace(PLAIN, size=30), "workers": 0, "model_name": "few"}
+    model = ColourModel(12)
+    found = {m.metric: m for m in evaluate(model, "images", few, **chosen)}
+    assert (found["top1"].value, found["top1"].n) == (pytest.approx(100 * 25 / 36), 36)
+    assert found["top1"].dataset == "images"
+    assert "12 classes" in found["top1"].protocol
+    dropped = {m.metric: m for m in evaluate(model, "images-occlusion", few, **chosen)}
+    assert dropped["random_drop_top1/0"].value == found["top1"].value
+    assert dropped["random_drop_top1/0.5"].value < 30, "the mean colour is another"
+    assert {name for name in dropped if name.startswith("shuffle")} == {"shuffle_top1/2x2"}, "30 is no multiple of 4"
+    assert "on grids (2,)" in dropped["random_drop_top1/0"].protocol
+    with pytest.raises(UserError, match="needs 12 classes an image; give a model with an output for each class folder"):
+        evaluate(ColourModel(), "images", few, **chosen)
+    # Folders of some of ImageNet's classes are for its models.
+    wnids = imagenet_wnids()[500:503]
+    class_folders(tmp_path / "some", wnids, {wnids[0]: 7})
+    (top1, *_) = evaluate(ColourModel(), "images", tmp_path / "some", **chosen)
+    assert top1.value == pytest.approx(200 / 3)
+    assert "3 of ImageNet-1k's 1000 classes" in top1.protocol
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_missing_folder_is_told_from_wrong_layout(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist; give the folder of .*, laid out as .*ROOT"):

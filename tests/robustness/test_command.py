@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from stand_ins import ColourModel, class_folders
+from stand_ins import ColourModel, class_folders, write_picture
 from timm.models import register_model
 
 from common.data.preprocessing import Preprocessing
@@ -100,6 +100,28 @@ def test_models_stand_side_by_side_in_one_call(
         call("--checkpoint", checkpoint, *words, model=models)
     with pytest.raises(UserError, match="colour_stand_in-weights twice"):
         call("--checkpoint", checkpoint, checkpoint, *words, model=models)
+
+
+def test_occlusion_of_any_pictures_is_drawn(tmp_path: Path) -> None:
+    @register_model
+    def few_colours(pretrained: bool = False, num_classes: int = 1000, **kwargs) -> ColourModel:
+        model = ColourModel(num_classes)
+        model.pretrained_cfg = ConfiguredColourModel.pretrained_cfg
+        return model
+
+    for label in range(3):
+        write_picture(tmp_path / "data" / f"class {label}" / "a.png", label)
+    torch.save(ColourModel(3).state_dict(), tmp_path / "few.pth")
+    words = ("--checkpoint", tmp_path / "few.pth", "--data", f"images-occlusion={tmp_path / 'data'}")
+    assert call(*words, "--num-classes", 3, "--output", tmp_path / "out", model=("few_colours",)) == 0
+    svg = (tmp_path / "out" / "occlusion.svg").read_text()
+    assert all(f">{title}<" in svg for title in ("random", "shuffled", "few_colours"))
+    assert ">salient<" not in svg, "was not measured"
+    assert not (tmp_path / "out" / "corruptions.svg").exists()
+    with pytest.raises(UserError, match="build the model with the file's sizes"):
+        call(*words, "--output", tmp_path / "other", model=("few_colours",))
+    with pytest.raises(UserError, match="--num-classes is a number of at least 1"):
+        call("--pretrained", *words[2:], "--num-classes", 3)
 
 
 def test_command_refuses_what_cannot_be_measured(tmp_path: Path, checkpoint: Path) -> None:

@@ -81,6 +81,19 @@ def test_drop_removes_exactly_so_many_tiles(count: int, images: Tensor) -> None:
     assert (result == 0).sum().item() == 2 * 3 * 256 * count
 
 
+def test_tiles_of_a_grid_that_does_not_divide_the_image_differ_by_a_pixel() -> None:
+    image = torch.ones(1, 3, 30, 23)
+    for tile in range(14 * 4):
+        dropped = torch.zeros(1, 14 * 4, dtype=torch.bool)
+        dropped[0, tile] = True
+        black = (drop_tiles(image, dropped, grid=(14, 4))[0, 0] == 0).nonzero()
+        height, width = (black.amax(0) - black.amin(0) + 1).tolist()
+        assert height in (2, 3)
+        assert width in (5, 6)
+        assert len(black) == height * width
+    assert (random_drop(image, 56, grid=(14, 4), seeds=[0]) == 0).all()
+
+
 def test_randomness_of_batch_and_of_each_image(images: Tensor) -> None:
     whole = random_drop(images, 98, generator=torch.Generator().manual_seed(0))
     assert torch.equal(whole[0] == 0, whole[1] == 0)
@@ -92,7 +105,9 @@ def test_randomness_of_batch_and_of_each_image(images: Tensor) -> None:
 
 def test_user_errors(images: Tensor) -> None:
     with pytest.raises(UserError, match="does not divide"):
-        random_drop(images, 1, grid=15, seeds=[0, 1])
+        shuffle_tiles(images, grid=15, seeds=[0, 1])
+    with pytest.raises(UserError, match="does not fit images of 224x224"):
+        random_drop(images, 1, grid=225, seeds=[0, 1])
     with pytest.raises(UserError, match="cannot be dropped"):
         random_drop(images, 197, seeds=[0, 1])
     with pytest.raises(UserError, match="generator"):

@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from timm.data.readers.reader_image_folder import natural_key
+
 from common.errors import UserError
 
 
@@ -25,10 +27,7 @@ def find_folder(
     Raises:
         UserError: the folder is missing; it is laid out otherwise; the number of class folders is wrong.
     """
-    if not root.exists():
-        raise UserError(f"{root} does not exist; give the folder of {title}, laid out as {layout}.")
-    if not root.is_dir():
-        raise UserError(f"{root} is a file; give the folder of {title}, laid out as {layout}.")
+    _check_folder(root, title, layout)
     for place in places:
         folder = root / place
         if not folder.is_dir():
@@ -40,9 +39,36 @@ def find_folder(
         if all_of_them:
             _check_complete(folder, title, present, expected)
         return folder
+    raise _other_layout(root, title, layout)
+
+
+def find_class_folders(root: Path, title: str, layout: str, places: Iterable[str]) -> tuple[Path, list[str]]:
+    """The first of ``places`` below ``root`` that is there, and the folders in it, in the order of timm's labels.
+
+    Args:
+        root, title, layout, places: as of ``find_folder``.
+
+    Raises:
+        UserError: the folder is missing, or has fewer than two folders.
+    """
+    _check_folder(root, title, layout)
+    folder = next(root / place for place in places if (root / place).is_dir())
+    names = sorted((p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
+    if len(names) < 2:
+        raise _other_layout(folder, title, layout)
+    return folder, names
+
+
+def _check_folder(root: Path, title: str, layout: str) -> None:
+    if not root.is_dir():
+        problem = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"{root} {problem}; give the folder of {title}, laid out as {layout}.")
+
+
+def _other_layout(root: Path, title: str, layout: str) -> UserError:
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
     found = f"{len(names)} entries, the first {', '.join(names[:3])}" if names else "nothing"
-    raise UserError(f"{root} is not laid out as {title}: expected {layout}; found {found}.")
+    return UserError(f"{root} is not laid out as {title}: expected {layout}; found {found}.")
 
 
 def _check_complete(folder: Path, title: str, present: set[str], expected: Collection[str]) -> None:

@@ -32,6 +32,7 @@ class Classification:
     Args:
         accepted: for each label the model outputs that count as right.
         kept: outputs among which the largest is sought (the others are masked), or None for all.
+        outputs: of the model, where it has other classes than ImageNet-1k's.
         subsets: further sets of outputs by name; the column ``top1/NAME`` says whether the largest among these is
             right, and is -1 for images of other classes.
     """
@@ -41,17 +42,18 @@ class Classification:
         accepted: Sequence[Sequence[int]],
         kept: Sequence[int] | None = None,
         subsets: Mapping[str, Sequence[int]] | None = None,
+        outputs: int = IMAGENET_CLASSES,
     ) -> None:
-        self.table = torch.zeros(len(accepted), IMAGENET_CLASSES, dtype=torch.bool)
-        for label, outputs in enumerate(accepted):
-            self.table[label, list(outputs)] = True
+        self.table = torch.zeros(len(accepted), outputs, dtype=torch.bool)
+        for label, right in enumerate(accepted):
+            self.table[label, list(right)] = True
         self.kept = None if kept is None else torch.tensor(list(kept))
-        self.subsets = {name: torch.tensor(list(outputs)) for name, outputs in (subsets or {}).items()}
+        self.subsets = {name: torch.tensor(list(among)) for name, among in (subsets or {}).items()}
         self.columns = ("top1", "top5", "confidence", *(f"top1/{name}" for name in self.subsets))
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See ``Score``."""
-        _check_classes(logits)
+        _check_classes(logits, self.table.shape[1])
         logits = logits.float()
         right = self.table.to(logits.device)[labels]
         columns = []
@@ -75,7 +77,7 @@ class CueConflict:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See ``Score``."""
-        _check_classes(logits)
+        _check_classes(logits, IMAGENET_CLASSES)
         decision = sixteen_class_scores(logits.float()).argmax(1)
         categories = len(sixteen_classes())
         return torch.stack([decision, labels // categories, labels % categories], dim=1).float()
@@ -106,9 +108,10 @@ class Stability:
         return torch.stack(values, dim=1).float()
 
 
-def _check_classes(logits: Tensor) -> None:
-    if logits.ndim != 2 or logits.shape[1] != IMAGENET_CLASSES:
+def _check_classes(logits: Tensor, classes: int) -> None:
+    if logits.ndim != 2 or logits.shape[1] != classes:
+        whose = "ImageNet-1k's classes" if classes == IMAGENET_CLASSES else "an output for each class folder"
         raise UserError(
-            f"the model's output has shape {tuple(logits.shape)} where this benchmark needs {IMAGENET_CLASSES} classes "
-            "an image; give a model with ImageNet-1k's classes."
+            f"the model's output has shape {tuple(logits.shape)} where this benchmark needs {classes} classes an "
+            f"image; give a model with {whose}."
         )

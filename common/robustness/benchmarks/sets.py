@@ -27,7 +27,7 @@ from common.robustness.benchmarks.changes import (
     shuffled,
 )
 from common.robustness.benchmarks.classes import imagenet_wnids, objectnet_classes, sixteen_classes, subset
-from common.robustness.benchmarks.layout import find_folder
+from common.robustness.benchmarks.layout import find_class_folders, find_folder
 from common.robustness.benchmarks.pictures import Pictures
 from common.robustness.benchmarks.saliency import Saliency
 from common.robustness.benchmarks.scores import Classification, CueConflict, Stability
@@ -101,11 +101,19 @@ def _attacks(name: str, attacks: Mapping[str, Attack]) -> Callable:
 
 
 def _occlusion(root: str, preprocessing: Preprocessing, *, saliency: Path | None = None) -> Benchmark:
+    cells, description = _occlusions(preprocessing, saliency)
+    return _changed("imagenet-occlusion", root, preprocessing, cells, description)
+
+
+def _occlusions(preprocessing: Preprocessing, saliency: Path | None) -> tuple[tuple[Cell, ...], str]:
+    """Dropped and shuffled patches, and their description."""
     tiles = DROP_GRID**2
     cells = [
         Cell(f"random_drop_top1/{share:g}", dropped(int(share * tiles + 1e-9), DROP_GRID)) for share in DROP_SHARES
     ]
-    description = f"random drop on a grid of {DROP_GRID}, shuffling on grids {SHUFFLE_GRIDS}, drawn for each image"
+    # Shuffled tiles are of one size; those that are dropped need not be.
+    grids = tuple(grid for grid in SHUFFLE_GRIDS if preprocessing.size % grid == 0)
+    description = f"random drop on a grid of {DROP_GRID}, shuffling on grids {grids}, drawn for each image"
     if saliency is not None:
         look = Saliency(saliency)
         for kind, salient in (("salient", True), ("nonsalient", False)):
@@ -114,10 +122,45 @@ def _occlusion(root: str, preprocessing: Preprocessing, *, saliency: Path | None
                 for share in DROP_SHARES[1:]
             ]
         description += f", salience by {look}, shares of its mass"
-    cells += [
-        Cell(f"shuffle_top1/{grid}x{grid}", shuffled(grid)) for grid in SHUFFLE_GRIDS if preprocessing.size % grid == 0
-    ]
-    return _changed("imagenet-occlusion", root, preprocessing, tuple(cells), description)
+    cells += [Cell(f"shuffle_top1/{grid}x{grid}", shuffled(grid)) for grid in grids]
+    return tuple(cells), description
+
+
+def _images(root: str, preprocessing: Preprocessing) -> Benchmark:
+    read, score, description = _own_pictures(root, preprocessing)
+    return Benchmark(
+        name="images",
+        description=description,
+        stages=(Stage("images", read, score, (Cell("clean", as_read),)),),
+        summarise=lambda records: summaries.classification("images", records["clean"]),
+    )
+
+
+def _images_occlusion(root: str, preprocessing: Preprocessing, *, saliency: Path | None = None) -> Benchmark:
+    read, score, description = _own_pictures(root, preprocessing)
+    cells, changes = _occlusions(preprocessing, saliency)
+    return Benchmark(
+        name="images-occlusion",
+        description=f"{description}, {changes}",
+        stages=(Stage("images-occlusion", read, score, cells),),
+        summarise=lambda records: _accuracies("images", records),
+    )
+
+
+def _own_pictures(root: str, preprocessing: Preprocessing) -> tuple[Callable[[], Pictures], Classification, str]:
+    """How any class folders are opened and scored, and their description.
+
+    Folders that are all named by WordNet ids of ImageNet-1k are among the 1,000 outputs of its models; others are a
+    model's outputs in the order in which timm sorts them.
+    """
+    folder, names = find_class_folders(Path(root), *_specification("images"))
+    known = _all_classes()
+    if set(names) <= known.keys():
+        classes, outputs, among = {name: known[name] for name in names}, len(known), " of ImageNet-1k's 1000"
+    else:
+        classes, outputs, among = {name: index for index, name in enumerate(names)}, len(names), ""
+    score = Classification([[index] for index in range(outputs)], outputs=outputs)
+    return partial(Pictures, folder, classes, preprocessing.transform()), score, f"{len(names)}{among} classes"
 
 
 def _patch_corruption(root: str, preprocessing: Preprocessing, *, frost_photos: Path | None = None) -> Benchmark:
@@ -138,10 +181,16 @@ def _changed(
     score = Classification([[index] for index in range(len(imagenet_wnids()))])
     stage = Stage(name, _pictures("imagenet", root, _all_classes(), preprocessing), score, cells)
 
-    def summarise(records: Records) -> list[Value]:
-        return [summaries.accuracy("imagenet-1k", cell, record["top1"]) for cell, record in records.items()]
+    return Benchmark(
+        name=name,
+        description=description,
+        stages=(stage,),
+        summarise=lambda records: _accuracies("imagenet-1k", records),
+    )
 
-    return Benchmark(name=name, description=description, stages=(stage,), summarise=summarise)
+
+def _accuracies(dataset: str, records: Records) -> list[Value]:
+    return [summaries.accuracy(dataset, cell, record["top1"]) for cell, record in records.items()]
 
 
 def _real(root: str, preprocessing: Preprocessing) -> Benchmark:
@@ -366,6 +415,8 @@ def _builders() -> dict[str, Callable[..., Benchmark]]:
         "stylized-imagenet": _classification("stylized-imagenet", "stylized-imagenet", _all_classes(), None),
         "objectnet": _objectnet,
         "cue-conflict": _cue_conflict,
+        "images": _images,
+        "images-occlusion": _images_occlusion,
     }
 
 
@@ -379,13 +430,13 @@ def benchmark(name: str, root: Path | str, preprocessing: Preprocessing | None =
     Args:
         name: one of ``BENCHMARKS``. Those named ``imagenet-`` and a change (``-attacks``, ``-autoattack``,
             ``-patch-attack``, ``-patch-corruption``, ``-occlusion``, ``-c-generated``) are computed on ImageNet's
-            validation set.
+            validation set, ``images`` and ``images-occlusion`` on class folders of any data.
         root: its folder; for sets of class folders also a tar file or a Hugging Face data set ``hfds/NAME``.
         preprocessing: of the model; default: 256/224 bicubic, ImageNet's mean and standard deviation.
         options: ``clean`` (folder of ImageNet) for imagenet-c, where it adds relative mCE, and imagenet-o, which
             needs it; ``jpeg`` for imagenet-c-generated; ``frost_photos`` for it and imagenet-patch-corruption;
-            ``saliency`` (weights of DINO ViT-S/16) for imagenet-occlusion; ``alexnet_flips`` (flip probabilities in
-            [0, 1]) and ``alexnet_distances`` (top-5 distances), both by perturbation, for imagenet-p.
+            ``saliency`` (weights of DINO ViT-S/16) for imagenet-occlusion and images-occlusion; ``alexnet_flips`` (flip
+            probabilities in [0, 1]) and ``alexnet_distances`` (top-5 distances), both by perturbation, for imagenet-p.
 
     Raises:
         UserError: no such benchmark, or the folder is missing or laid out otherwise.
