@@ -46,18 +46,19 @@ def soft_threshold(x: Tensor, threshold: Tensor | float, out: Tensor | None = No
 def shrunk_affine(
     source: Tensor, transition: Tensor, code: Tensor, threshold: Tensor | float, shrink: Shrink = soft_threshold
 ) -> tuple[Tensor, Tensor]:
-    """One step: ``state = source + transition @ code`` and ``shrink(state, threshold)``, both returned.
+    """One step: ``state = code @ transition^T + source`` and ``shrink(state, threshold)``, both returned.
 
-    With ``source = s P^T v``, ``transition = I - s P^T P`` and ``threshold = lambda s`` it is a step of ISTA.
+    Codes are rows here, for which products are faster. With ``source = s v^T P``, ``transition = I - s P^T P`` and
+    ``threshold = lambda s`` it is a step of ISTA.
 
     Args:
-        source: (m, d), or (n, m, d) for n problems; d signals each.
+        source: (d, m), or (n, d, m) for n problems; d signals each.
         transition: (m, m) or (n, m, m).
         code: as ``source``.
         threshold: broadcasts against ``source``.
         shrink: the non-linearity.
     """
-    state = (torch.addmm if source.dim() == 2 else torch.baddbmm)(source, transition, code)
+    state = (code @ transition.mT).add_(source)  # faster than baddbmm
     return state, shrink(state, threshold)
 
 

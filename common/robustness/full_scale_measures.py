@@ -43,11 +43,11 @@ def load_model(run: Run, num_classes: int = 1000) -> tuple[nn.Module, str, Weigh
     if not timm.is_model(architecture):
         known = [model.name for model in run.paper.models]
         raise UserError(f"There is no model {architecture!r}.{nearest(architecture, known)}")
-    tagged = [model for model in _printed(run.paper, architecture) if model != architecture]
+    tagged = [model for model, *_ in _printed(run.paper, architecture) if model != architecture]
     if name != architecture and tagged and name not in tagged:
         raise UserError(
             f"{run.paper.slug} has no printed number for {name!r}.{nearest(name, tagged)} Known are "
-            f"{', '.join(tagged)}; {architecture} without a tag is for other weights."
+            f"{', '.join(sorted(set(tagged)))}; {architecture} without a tag is for other weights."
         )
     model = timm.create_model(architecture, num_classes=num_classes)
     weights = load_weights(model, content, str(checkpoint))
@@ -98,7 +98,8 @@ def _identified(paper: Paper, content: Mapping[str, Any], path: Path, num_classe
     """The model that a checkpoint's content fits, unless numbers are printed for it under names with a tag alone."""
     name = identify(paper, content, path, num_classes)
     claims = [claim for claim in paper.claims if "checkpoint" in claim.needs]
-    printed = _printed(paper, name, lambda row: any(claim.covers(row.dataset, row.metric) for claim in claims))
+    rows = _printed(paper, name)
+    printed = sorted({model for model, *what in rows if any(claim.covers(*what) for claim in claims)})
     if not printed or name in printed:
         return name
     raise UserError(
@@ -107,10 +108,11 @@ def _identified(paper: Paper, content: Mapping[str, Any], path: Path, num_classe
     )
 
 
-def _printed(paper: Paper, architecture: str, chosen: Callable[[Any], bool] = lambda row: True) -> list[str]:
-    """The names under which the manifest has numbers of ``architecture``, of the rows that are ``chosen``."""
-    rows = load_manifest(paper.manifest).itertuples()
-    return sorted({row.model for row in rows if row.model.partition(".")[0] == architecture and chosen(row)})
+def _printed(paper: Paper, architecture: str) -> list[tuple[str, str, str]]:
+    """Model with tag, data set and metric of the manifest's rows of ``architecture``."""
+    table = load_manifest(paper.manifest)
+    rows = zip(*(table[column].astype(str) for column in ("model", "dataset", "metric")), strict=True)
+    return [row for row in rows if row[0].partition(".")[0] == architecture]
 
 
 def _measuring(benchmark: str, need: str) -> Callable[[Run], Iterator[Measurement]]:

@@ -14,7 +14,7 @@ from common.measurement import Finding, Picture, Result
 from common.run import Run
 from common.sparse_coding import fista, ista, lasso, lipschitz, soft_threshold, solve
 from papers.unrolling import analytic, comparison, equal_error
-from papers.unrolling.experiment import curves, one_thread
+from papers.unrolling.experiment import curves, losses, one_thread
 from papers.unrolling.settings import load
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
 
@@ -163,20 +163,20 @@ def vars_is_unrolled(run: Run) -> Iterator[Result]:
 def gaussian(run: Run) -> Iterator[Result]:
     """Every solver on Bernoulli-Gaussian codes of a Gaussian dictionary."""
     settings = load(run, "gaussian")
-    yield from comparison.results(*curves(run, settings), settings)
+    yield from comparison.results(curves(run, settings), losses(run, settings), settings)
 
 
 def patches(run: Run) -> Iterator[Result]:
     """Every solver on patches of Fashion-MNIST, against the LASSO's codes."""
     settings = load(run, "patches")
-    yield from comparison.results(*curves(run, settings), settings)
+    yield from comparison.results(curves(run, settings), losses(run, settings), settings)
 
 
 def speed(run: Run) -> Iterator[Result]:
     """Time and multiply-adds that every solver takes to the error that all reach, on both kinds of data."""
     for setting in ("gaussian", "patches"):
         settings = load(run, setting)
-        yield from equal_error.results(curves(run, settings)[0], settings, quick=run.settings.quick)
+        yield from equal_error.results(curves(run, settings), settings, quick=run.settings.quick)
 
 
 def _gaussian(seed: int) -> torch.Tensor:

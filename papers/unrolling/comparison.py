@@ -9,7 +9,7 @@ import numpy as np
 from common import figures
 from common.measurement import Finding, FindingVerdict, Measurement, Picture, Result
 from common.statistics import Estimate, mean_interval
-from papers.unrolling.experiment import CLASSICAL, Curve, first_below
+from papers.unrolling.experiment import CLASSICAL, STEPS_A_POINT, Curve, first_below
 from papers.unrolling.settings import Settings
 
 #: The survey's order of magnitude.
@@ -26,9 +26,9 @@ def results(found: dict[str, list[Curve]], losses: dict[str, list[Curve]], setti
     """Errors at the last layer, factors in steps at a quarter of the layers and at all of them, and figures.
 
     Args:
-        found: the curve of each solver for each seed.
-        losses: of each network's trainings, for each seed.
-        settings: the experiment.
+        found: what ``experiment.curves`` gives.
+        losses: what ``experiment.losses`` gives.
+        settings: of both.
     """
     for solver, of_seeds in found.items():
         estimate = mean_interval([curve[settings.layers - 1] for curve in of_seeds])
@@ -133,8 +133,8 @@ def _factor_figure(found: dict[str, list[Curve]], settings: Settings) -> Picture
         reached = range(1, settings.layers + 1)
         kept = [(k, factors(found[solver], found["ista"], k)) for k in reached]
         exact = [(k, float(np.exp(np.mean(np.log(values))))) for k, (values, bounded) in kept if not bounded]
-        if exact:
-            lines[solver] = ([k for k, _ in exact], [factor for _, factor in exact])
+        # A network without a point keeps its place, and so the others their colours of the classic figure.
+        lines[solver] = ([k for k, _ in exact], [factor for _, factor in exact])
     lines["ten times"] = ([1, settings.layers], [FACTOR, FACTOR])
     return Picture(
         name=f"factor_{settings.data}",
@@ -149,14 +149,16 @@ def _factor_figure(found: dict[str, list[Curve]], settings: Settings) -> Picture
 def _training_figure(losses: dict[str, list[Curve]], settings: Settings) -> Picture:
     lines = {}
     for solver, of_seeds in losses.items():
-        mean = np.mean(of_seeds, axis=0)
-        lines[solver] = ([settings.steps * (part + 1) / len(mean) for part in range(len(mean))], mean.tolist())
-    seeds = max(map(len, losses.values()))
+        mean = [float(point) for point in np.mean(of_seeds, axis=0)]
+        lines[solver] = ([min((k + 1) * STEPS_A_POINT, settings.steps) for k in range(len(mean))], mean)
+    seeds = len(next(iter(losses.values())))
     return Picture(
         name=f"training_{settings.data}",
         caption=(
-            "Loss of the networks over the steps of their training, the error in dB averaged over layers; "
-            f"{dataset(settings)}, mean of {seeds} seed{'' if seeds == 1 else 's'}."
+            f"Training: normalised mean squared error of the training codes, averaged over all layers in dB, mean of "
+            f"{STEPS_A_POINT} steps and {seeds} seeds; {dataset(settings)}."
         ),
-        svg=figures.curves(f"training_{settings.data}", lines, xlabel="training steps", ylabel="loss in dB"),
+        svg=figures.curves(
+            f"training_{settings.data}", lines, xlabel="training steps", ylabel="mean NMSE in dB", markers=False
+        ),
     )

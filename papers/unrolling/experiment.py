@@ -21,13 +21,10 @@ from papers.unrolling.settings import Settings
 
 CLASSICAL: dict[str, Callable[..., Iterator[Tensor]]] = {"ista": ista, "fista": fista}
 
-#: Points of a loss curve.
-POINTS = 40
-#: From natural logarithms of powers to dB.
-DECIBEL = 10 / math.log(10)
-
 #: A curve: the error in dB after 1, 2, ... steps or layers.
 Curve = list[float]
+#: Training steps whose losses are averaged for a point of a training's curve.
+STEPS_A_POINT = 10
 
 
 class Job(NamedTuple):
@@ -49,28 +46,50 @@ class Job(NamedTuple):
     def label(self) -> str:
         """What the result is stored under."""
         sparsity = "" if math.isnan(self.sparsity) else f" lambda {self.sparsity}"
-        return f"{self.settings.data} {self.settings.signal_size} {self.solver}{sparsity} seed {self.seed} and losses"
+        return f"{self.settings.data} {self.settings.signal_size} {self.solver}{sparsity} seed {self.seed}"
 
 
-class Measured(NamedTuple):
+class Outcome(NamedTuple):
     """What a job gives.
 
     Attributes:
-        errors: after 1, 2, ... steps or layers.
-        losses: during training, in dB, mean over the layers, ``POINTS`` of them; none of a solver without training.
+        errors: on the test signals.
+        losses: of a network's training, in dB, one a ``STEPS_A_POINT`` steps.
     """
 
     errors: Curve
     losses: Curve
 
 
-def curves(run: Run, settings: Settings) -> tuple[dict[str, list[Curve]], dict[str, list[Curve]]]:
-    """The curve of each solver for each seed, and the losses of each network's trainings.
+def curves(run: Run, settings: Settings) -> dict[str, list[Curve]]:
+    """The curve of each solver for each seed; of ISTA and FISTA, at each step that of the best lambda so far.
 
-    Of ISTA and FISTA, the error at each step is that of the best lambda so far. What an earlier call of the run has
-    measured is taken from there.
+    What an earlier call of the run has measured is taken from there.
     """
-    jobs = [
+    jobs = _jobs(run, settings)
+    missing = [job for job in jobs if not run.remembers(job.label)]
+    for job, outcome in zip(missing, side_by_side(measure, missing, f"solving {settings.data}"), strict=True):
+        run.memo(job.label, lambda outcome=outcome: outcome)
+    found: dict[str, list[Curve]] = {}
+    for solver in (*settings.networks, *CLASSICAL):
+        for seed in run.seeds():
+            same = [job for job in jobs if (job.solver, job.seed) == (solver, seed)]
+            of_each = [_outcome(run, job).errors for job in same]
+            found.setdefault(solver, []).append([min(errors) for errors in zip(*of_each, strict=True)])
+    return found
+
+
+def losses(run: Run, settings: Settings) -> dict[str, list[Curve]]:
+    """The curve of each network's training for each seed, after ``curves``."""
+    found: dict[str, list[Curve]] = {solver: [] for solver in settings.networks}
+    for job in _jobs(run, settings):
+        if job.solver in found:
+            found[job.solver].append(_outcome(run, job).losses)
+    return found
+
+
+def _jobs(run: Run, settings: Settings) -> list[Job]:
+    return [
         *(
             Job(settings, seed, solver, sparsity)
             for seed in run.seeds()
@@ -79,33 +98,23 @@ def curves(run: Run, settings: Settings) -> tuple[dict[str, list[Curve]], dict[s
         ),
         *(Job(settings, seed, solver) for seed in run.seeds() for solver in settings.networks),
     ]
-    missing = [job for job in jobs if not run.remembers(job.label)]
-    for job, measured in zip(missing, side_by_side(measure, missing, f"solving {settings.data}"), strict=True):
-        run.memo(job.label, lambda measured=measured: measured._asdict())
-    found: dict[str, list[Curve]] = {}
-    losses: dict[str, list[Curve]] = {}
-    for solver in (*CLASSICAL, *settings.networks):
-        for seed in run.seeds():
-            same = [job for job in jobs if (job.solver, job.seed) == (solver, seed)]
-            of_each = [run.memo(job.label, lambda job=job: measure(job)._asdict()) for job in same]
-            errors = zip(*(each["errors"] for each in of_each), strict=True)
-            found.setdefault(solver, []).append([min(at_step) for at_step in errors])
-            if solver in settings.networks:
-                losses.setdefault(solver, []).append(of_each[0]["losses"])
-    return found, losses
 
 
-def measure(job: Job) -> Measured:
-    """What a job gives, on one thread."""
+def _outcome(run: Run, job: Job) -> Outcome:
+    return Outcome(*run.memo(job.label, lambda: measure(job)))
+
+
+def measure(job: Job) -> Outcome:
+    """The errors of a job, and how a network got there, on one thread."""
     with one_thread():
         posed = problem(job.settings, job.seed)
         if job.solver in CLASSICAL:
             codes = CLASSICAL[job.solver](posed.dictionary, posed.signals, job.sparsity)
-            return Measured([nmse(code, posed.codes) for code in islice(codes, job.settings.iterations)], [])
-        losses: Curve = []
-        network = trained(build(job.settings, job.solver, posed.dictionary), posed, job.settings, job.seed, losses)
+            return Outcome([nmse(code, posed.codes) for code in islice(codes, job.settings.iterations)], [])
+        network = build(job.settings, job.solver, posed.dictionary)
+        losses = train(network, posed, job.settings, job.seed)
         with torch.no_grad():
-            return Measured([nmse(code, posed.codes) for code in network.double().codes(posed.signals)], losses)
+            return Outcome([nmse(code, posed.codes) for code in network.double().codes(posed.signals)], losses)
 
 
 def build(settings: Settings, name: str, dictionary: Tensor) -> Unrolled:
@@ -115,19 +124,15 @@ def build(settings: Settings, name: str, dictionary: Tensor) -> Unrolled:
     )
 
 
-def trained(network: Unrolled, posed: Problem, settings: Settings, seed: int, losses: Curve | None = None) -> Unrolled:
+def train(network: Unrolled, posed: Problem, settings: Settings, seed: int) -> Curve:
     """Train in float32; the loss is the error in dB (up to a factor), averaged over all layers.
 
-    Args:
-        network: trained in place and returned.
-        posed: the problem.
-        settings: of the training.
-        seed: of its batches.
-        losses: takes ``POINTS`` means of the loss over equal parts of the training, in dB.
+    Returns:
+        The loss in dB, one a ``STEPS_A_POINT`` steps.
     """
     # The problem itself is drawn from the seed as it is.
     generator = torch.Generator().manual_seed(1_000_003 + seed)
-    network = network.float()
+    network.float()
     parameters = [p for p in network.parameters() if p.requires_grad]
     matrices = [p for p in parameters if _is_matrix(p)]
     scalars = [p for p in parameters if not _is_matrix(p)]
@@ -141,20 +146,18 @@ def trained(network: Unrolled, posed: Problem, settings: Settings, seed: int, lo
         optimizer, [group["lr"] for group in groups], total_steps=settings.steps, pct_start=settings.warmup,
         cycle_momentum=False,
     )  # fmt: skip
-    part_losses: list[float] = []
-    for step in range(settings.steps):
+    seen = []
+    for _ in range(settings.steps):
         signals, codes = (part.float() for part in posed.batch(settings.batch, generator))
         optimizer.zero_grad()
-        error = loss(network, signals, codes)
-        error.backward()
+        value = loss(network, signals, codes)
+        value.backward()
+        seen.append(10 / math.log(10) * value.item())
         nn.utils.clip_grad_norm_(parameters, settings.clip_gradient)
         optimizer.step()
         schedule.step()
-        part_losses.append(DECIBEL * error.item())
-        if losses is not None and (step + 1) * POINTS // settings.steps > step * POINTS // settings.steps:
-            losses.append(sum(part_losses) / len(part_losses))
-            part_losses.clear()
-    return network
+    points = [seen[first : first + STEPS_A_POINT] for first in range(0, len(seen), STEPS_A_POINT)]
+    return [math.fsum(point) / len(point) for point in points]
 
 
 def loss(network: Unrolled, signals: Tensor, truth: Tensor) -> Tensor:

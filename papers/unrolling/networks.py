@@ -68,20 +68,21 @@ class LISTA(Unrolled):
         # From zero the first layer has nothing to pass on.
         self.transition = nn.ParameterList(transition.clone() for _ in range(1 if tied else layers - 1))
         self.log_threshold = nn.ParameterList(
-            torch.full((size, 1), math.log(sparsity * step), dtype=dictionary.dtype) for _ in range(sets)
+            torch.full((size,), math.log(sparsity * step), dtype=dictionary.dtype) for _ in range(sets)
         )
 
     def codes(self, signals: Tensor) -> Iterator[Tensor]:
         """The code after each layer, (m, d), of signals (N, d)."""
-        source, threshold = self.encoder[0] @ signals, self.log_threshold[0].exp()
+        # Codes are rows inside.
+        source, threshold = signals.T @ self.encoder[0].T, self.log_threshold[0].exp()
         code = soft_threshold(source, threshold)
-        yield code
+        yield code.T
         for layer in range(1, self.layers):
             if len(self.encoder) > 1:
-                source, threshold = self.encoder[layer] @ signals, self.log_threshold[layer].exp()
+                source, threshold = signals.T @ self.encoder[layer].T, self.log_threshold[layer].exp()
             transition = self.transition[(layer - 1) % len(self.transition)]
             _, code = shrunk_affine(source, transition, code, threshold)
-            yield code
+            yield code.T
 
 
 class TiLISTA(Unrolled):

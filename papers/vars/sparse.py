@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from common.sparse_coding import soft_threshold
+from common.sparse_coding import shrunk_affine, soft_threshold
 
 Shrinkage = Literal["soft", "gelu"]
 SHRINKAGES: tuple[Shrinkage, ...] = ("soft", "gelu")
@@ -125,8 +125,9 @@ def iterate(
             code /= step
     yield drive, code
     for place in places[1:]:
-        state = (code @ transition.mT).add_(source)  # faster than baddbmm
-        code = _shrink_into(place, state, threshold, shrinkage)
+        state, code = shrunk_affine(
+            source, transition, code, threshold, lambda x, a, place=place: _shrink_into(place, x, a, shrinkage)
+        )
         yield state, code
 
 
