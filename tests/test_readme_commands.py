@@ -69,10 +69,11 @@ class Place:
         return [*words, *added]
 
 
-def checkpoint(folder: Path, model: str, name: str = "released.pth") -> Path:
+def checkpoint(folder: Path, model: str, name: str = "released.pth", num_classes: int = 1000) -> Path:
     """A file in the released format, with random weights."""
     torch.manual_seed(0)
-    torch.save({"model": to_released(timm.create_model(model)), "epoch": 300}, folder / name)
+    built = timm.create_model(model, num_classes=num_classes)
+    torch.save({"model": to_released(built), "epoch": 300}, folder / name)
     return folder / name
 
 
@@ -206,7 +207,10 @@ def trains(place: Place) -> None:
         for part in ("train", "val"):
             class_folders(data / part, imagenet_wnids()[:16])
         changes = ["--set", "input_size=32", "--set", "num_classes=16", "--output", str(folder)]
-    assert main(place.filled("--quick", "--workers", "0", *changes, DIR=data, RUN=folder)) == 0
+    given = {"DIR": data, "RUN": folder}
+    if "FILE" in place.words:
+        given["FILE"] = checkpoint(place.folder, place.found["model"], num_classes=16)
+    assert main(place.filled("--quick", "--workers", "0", *changes, **given)) == 0
     assert (folder / "model.pt").is_file()
     if not evaluated:
         return
@@ -267,7 +271,8 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model [\w.]+)?": evaluates,
     rf"{SLUG} --cifar-10 DIR --cifar-10-c DIR --checkpoint FILE": evaluates_on_cifar,
     rf"{SLUG} train --recipe cifar10 --dataset torch/cifar10 --data DIR --model \w+": trains_on_cifar,
-    rf"{SLUG} train --recipe imagenet --data DIR --model (?P<model>\w+)( --output RUN)?": trains,
+    rf"{SLUG} train --recipe (imagenet|linear|finetune) --data DIR --model (?P<model>\w+)"
+    r"( --initial FILE| --output RUN)?": trains,
 }
 
 
