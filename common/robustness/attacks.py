@@ -2,8 +2,8 @@
 
 Every attack is a frozen set of settings that is called as ``attack(model, images, labels, generator=...)`` and
 returns adversarial images. ``model`` takes images in [0, 1] (see ``common.robustness.normalisation.Normalized``),
-so ``epsilon`` and ``step`` are in pixel units whatever the model's normalisation is. The model should be in eval
-mode, unless the attack is part of a training step.
+so ``epsilon`` and ``step`` are in pixel units whatever the model's normalisation is. A model in training mode is
+attacked in eval mode and then left as it was: its batch statistics do not move and its parameters get no gradients.
 
 Sources: FGSM, Goodfellow et al., arXiv 1412.6572; PGD, Madry et al., arXiv 1706.06083; AutoAttack, Croce and Hein,
 arXiv 2003.01690; the patch attack, Gu et al., arXiv 2111.10659. The settings in ``PROTOCOLS`` are those of the
@@ -13,6 +13,7 @@ released evaluations of RVT (arXiv 2105.07926) and VARS (arXiv 2204.10962).
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -22,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.robustness.draws import draw
-from common.robustness.normalisation import check_range
+from common.robustness.draws import draw, given
+from common.robustness.normalisation import check_range, evaluating
 
 Norm = Literal["linf", "l2"]
 
@@ -121,14 +122,14 @@ class Pgd:
         seeds: Sequence[int] | None,
         draws: Mapping[str, Tensor],
     ) -> Tensor:
-        shape = images.shape
+        shape = tuple(images.shape)
         if self.norm == "linf":
-            uniform = _given(draws, "start_uniform01", shape, images)
+            uniform = given(draws, "start_uniform01", images, shape)
             if uniform is None:
                 uniform = draw(torch.rand, shape, images, generator, seeds)
             return self.epsilon * (2 * uniform - 1)
-        normal = _given(draws, "start_normal", shape, images)
-        radius = _given(draws, "start_radius01", shape[:1], images)
+        normal = given(draws, "start_normal", images, shape)
+        radius = given(draws, "start_radius01", images, shape[:1])
         if normal is None:
             normal = draw(torch.randn, shape, images, generator, seeds)
         if radius is None:
@@ -136,7 +137,7 @@ class Pgd:
             others = None if seeds is None else [(int(seed) + 1) * 2**32 - 1 for seed in seeds]
             radius = draw(torch.rand, shape[:1], images, generator, others)
         # The volume within radius r grows as r^d, so u^(1/d) makes the point uniform in the ball.
-        share = radius ** (1 / images[0].numel())
+        share = radius ** (1 / math.prod(shape[1:]))
         return self.epsilon * share.view(-1, 1, 1, 1) * normal / _lengths(normal)
 
 
@@ -210,9 +211,10 @@ def patch_mask(
     batch, _, height, width = images.shape
     if not 0 < size <= min(height, width):
         raise UserError(f"a patch of {size} pixels does not fit into images of {height}x{width}.")
-    position = _given(draws or {}, "position01", (batch, 2), images)
+    single = images.new_empty(0, dtype=torch.float32)  # in half precision a draw just below 1 would be 1
+    position = given(draws or {}, "position01", single, (batch, 2))
     if position is None:
-        position = draw(torch.rand, (batch, 2), images, generator, seeds)
+        position = draw(torch.rand, (batch, 2), single, generator, seeds)
     extent = torch.tensor([height, width], device=images.device)
     places = extent // size if aligned else extent - size + 1
     first = (position * places).long() * (size if aligned else 1)
@@ -261,7 +263,11 @@ class AutoAttack:
             ) from None
         devices = [images.device] if images.is_cuda else []
         # The package seeds torch's global generators.
-        with torch.random.fork_rng(devices=devices), torch.autocast(images.device.type, enabled=False):
+        with (
+            torch.random.fork_rng(devices=devices),
+            torch.autocast(images.device.type, enabled=False),
+            evaluating(model),
+        ):
             adversary = package.AutoAttack(
                 model,
                 norm={"linf": "Linf", "l2": "L2"}[self.norm],
@@ -292,11 +298,30 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     computed in double precision: in single precision the gradient of a very confident prediction is rounding noise,
     and its sign would lead the attack anywhere.
     """
-    leaf = images.detach().requires_grad_(True)
-    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-        loss = F.cross_entropy(model(leaf).double(), labels, reduction="sum")
+    # Callers may be in inference mode, whose tensors cannot take part in a gradient; copies made outside of it can.
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(images.device.type, enabled=False),
+        evaluating(model),
+    ):
+        leaf = images.detach().clone().requires_grad_(True)
+        logits = model(leaf)
+        loss = F.cross_entropy(logits.double(), _checked(labels.clone(), logits), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, leaf)
     return gradient
+
+
+def _checked(labels: Tensor, logits: Tensor) -> Tensor:
+    """``labels`` as int64, which are classes of a model with these logits."""
+    if logits.ndim != 2:
+        raise UserError(f"the model's output has shape {tuple(logits.shape)}; attacks need logits (B, K).")
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        raise UserError(
+            f"labels lie in [{int(labels.min())}, {int(labels.max())}] and the model has {logits.shape[1]} classes; "
+            "give the model and the labels of one data set."
+        )
+    return labels.long()
 
 
 def check_batch(images: Tensor, labels: Tensor) -> None:
@@ -308,15 +333,6 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
             f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; {len(images)} class indices are needed."
         )
     check_range(images)
-
-
-def _given(draws: Mapping[str, Tensor], name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
-    numbers = draws.get(name)
-    if numbers is None:
-        return None
-    if tuple(numbers.shape) != tuple(shape):
-        raise UserError(f"draws {name!r} have shape {tuple(numbers.shape)} where {tuple(shape)} is needed.")
-    return numbers.to(like)
 
 
 def _lengths(batch: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ def draw(
         UserError: neither or not enough was given.
     """
     if seeds is not None:
-        if len(seeds) != shape[0]:
-            raise UserError(f"{len(seeds)} seeds for {shape[0]} images; give one seed an image.")
+        _check_seeds(seeds, shape[0])
         rows = [sample(tuple(shape[1:]), generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
         numbers = torch.stack(rows) if rows else torch.empty(tuple(shape))
     else:
@@ -40,12 +39,34 @@ def draw(
     return numbers.to(device=like.device, dtype=like.dtype)
 
 
-def permutations(length: int, generator: torch.Generator | None, seeds: Sequence[int] | None) -> Tensor:
-    """One permutation ``(length,)`` from a generator, or one a seed ``(B, length)``."""
+def given(draws: Mapping[str, Tensor], name: str, like: Tensor, *shapes: tuple[int, ...]) -> Tensor | None:
+    """The explicit random numbers of that name, of the type and on the device of ``like``; None without any.
+
+    Raises:
+        UserError: they have none of the ``shapes``.
+    """
+    numbers = draws.get(name)
+    if numbers is None:
+        return None
+    if tuple(numbers.shape) not in shapes:
+        wanted = " or ".join(map(str, shapes))
+        raise UserError(f"draws {name!r} have shape {tuple(numbers.shape)} where {wanted} is needed.")
+    return numbers.to(like)
+
+
+def permutations(batch: int, length: int, generator: torch.Generator | None, seeds: Sequence[int] | None) -> Tensor:
+    """One permutation ``(length,)`` for all from a generator, or one a seed ``(batch, length)``."""
     if seeds is not None:
-        return torch.stack([torch.randperm(length, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
+        _check_seeds(seeds, batch)
+        rows = [torch.randperm(length, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+        return torch.stack(rows) if rows else torch.empty(0, length, dtype=torch.long)
     generator = _explicit(generator)
     return torch.randperm(length, generator=generator, device=generator.device)
+
+
+def _check_seeds(seeds: Sequence[int], batch: int) -> None:
+    if len(seeds) != batch:
+        raise UserError(f"{len(seeds)} seeds for {batch} images; give one seed an image.")
 
 
 def _explicit(generator: torch.Generator | None) -> torch.Generator:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,20 @@ class Normalized(nn.Module):
         """
         check_range(images)
         return self.model((images - self.mean) / self.std)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """``model`` in eval mode for a while; each of its modules is then in the mode that it was in before."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        if modes[model]:
+            model.train()  # a model's own train() may do more than set the flag
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def check_range(images: Tensor) -> None:

@@ -39,7 +39,8 @@ def corrupt_patch(
         frost_photos: folder with the original's frost pictures, see ``common.robustness.corruptions.corrupt``.
     """
     mask = patch_mask(images.float(), size, generator=generator, seeds=seeds, draws=draws).bool()
+    others = {key: value for key, value in (draws or {}).items() if key != "position01"}
     corrupted = corrupt(
-        images, name, severity, generator=generator, seeds=seeds, draws=draws, frost_photos=frost_photos
+        images, name, severity, generator=generator, seeds=seeds, draws=others, frost_photos=frost_photos
     )
     return torch.where(mask, corrupted, images)

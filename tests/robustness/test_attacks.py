@@ -172,6 +172,45 @@ def test_seeds_make_results_independent_of_batching(network: nn.Module, batch: t
         assert torch.allclose(together, apart, atol=1e-5)
 
 
+@pytest.mark.parametrize("attack", [ATTACKS[2], PatchPgd(size=4, steps=2)], ids=["pgd", "patch"])
+def test_model_in_training_is_left_as_it_was(attack: Pgd | PatchPgd) -> None:
+    """Its batch statistics do not move, no module changes its mode, and the attack does not depend on dropout."""
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(392, 10)
+    )
+    model = Normalized(layers).train()
+    layers[1].eval()  # as one does to fine-tune with frozen statistics
+    images, labels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    adversarial = attack(model, images, labels, seeds=range(4))
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(adversarial, attack(model.eval(), images, labels, seeds=range(4)))
+
+
+def test_gradients_are_found_in_inference_mode(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    expected = ATTACKS[2](network, images, labels, seeds=range(6))
+    with torch.inference_mode():
+        assert torch.equal(ATTACKS[2](network, images.clone(), labels.clone(), seeds=range(6)), expected)
+
+
+def test_labels_of_other_classes_are_refused(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    for wrong in (labels + 10, labels - 10):
+        with pytest.raises(UserError, match="the model has 10 classes"):
+            fgsm(EPSILON)(network, images, wrong)
+    assert torch.equal(fgsm(EPSILON)(network, images, labels.int()), fgsm(EPSILON)(network, images, labels))
+
+
+@pytest.mark.parametrize("attack", [*ATTACKS, PatchPgd(size=4, steps=1)])
+def test_empty_batch(attack: Pgd | PatchPgd, network: nn.Module) -> None:
+    images, labels = torch.empty(0, 3, 16, 16), torch.empty(0, dtype=torch.long)
+    assert attack(network, images, labels, seeds=[]).shape == images.shape
+
+
 def test_random_start_is_uniform_in_ball(network: nn.Module) -> None:
     images = torch.full((512, 3, 4, 4), 0.5)
     labels = torch.zeros(512, dtype=torch.long)
@@ -209,6 +248,9 @@ def test_patch_positions_cover_the_image() -> None:
     assert first.sum().item() == 2 * 16
     assert first[0, 0, :4, :4].all()
     assert first[1, 0, 4:, 8:].all()
+    # In half precision this position would be 1, outside of the image.
+    half = patch_mask(images.half(), 4, draws={"position01": torch.full((2, 2), 0.9999)})
+    assert half[:, 0, 4:, 8:].all()
     free = patch_mask(images, 4, aligned=False, draws={"position01": torch.tensor([[0.999, 0.999], [0.5, 0.5]])})
     assert free[0, 0, 4:, 8:].all()
     assert free[1, 0, 2:6, 4:8].all()
