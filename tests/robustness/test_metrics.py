@@ -58,8 +58,11 @@ def test_incomplete_mce_is_refused() -> None:
         corruption.mce({k: v for k, v in errors.items() if k != "fog"})
     with pytest.raises(UserError, match="severities 1 to 5; fog has 4"):
         corruption.mce({**errors, "fog": [0.5] * 4})
-    with pytest.raises(UserError, match=r"shares in \[0, 1\]"):
-        corruption.mce({**errors, "fog": [50.0] * 5})
+    for value in (50.0, float("nan")):
+        with pytest.raises(UserError, match=r"shares in \[0, 1\]"):
+            corruption.mce({**errors, "fog": [value] * 5})
+    with pytest.raises(UserError, match=r"the clean error is 23"):
+        corruption.relative_mce(errors, 23)
 
 
 @pytest.mark.parametrize("case", range(6))
@@ -84,6 +87,13 @@ def test_mfr_equals_recorded_and_needs_all_perturbations() -> None:
     assert sequences.mt5d(reference, reference) == pytest.approx(100)
     with pytest.raises(UserError, match="AlexNet has no value for tilt"):
         sequences.mfr(flip, {k: v for k, v in reference.items() if k != "tilt"})
+    with pytest.raises(UserError, match=r"in \[0, 1\]; gaussian_noise has 23\.6"):
+        sequences.mfr(flip, dict.fromkeys(reference, 23.6))
+    for value in (0.0, float("nan")):
+        with pytest.raises(UserError, match="above 0; tilt has"):
+            sequences.mt5d(flip, {**reference, "tilt": value})
+    with pytest.raises(UserError, match="five or more classes"):
+        sequences.top5_distance(sequences.ranks(torch.rand(1, 4, 3)), noise=False)
     with pytest.raises(UserError, match="difficulty 9"):
         sequences.frame_pairs(9, noise=False, difficulty=9)
 
@@ -151,8 +161,18 @@ def test_ece_known_answers() -> None:
     perfect = np.concatenate([np.arange(100) < 25, np.arange(100) < 75])
     assert ece(confidence, perfect) == pytest.approx(0, abs=1e-7)
     assert ece(confidence, np.zeros(200)) == pytest.approx(0.5)
-    with pytest.raises(UserError, match="softmax"):
-        ece([3.0], [1])
+    assert ece(np.ones(5), np.ones(5)) == 0
+    for confidence_of_one in (3.0, float("nan")):
+        with pytest.raises(UserError, match="softmax"):
+            ece([confidence_of_one], [1])
+    with pytest.raises(UserError, match="0 or 1 for each"):
+        ece([0.5], [50])
+
+
+def test_soft_f1_of_perfect_certainty_is_undefined() -> None:
+    assert soft_f1([1.0, 1.0], [0, 1]) == 0
+    with pytest.raises(UserError, match="undefined"):
+        soft_f1([1.0, 1.0], [1, 1])
 
 
 def test_detection_equals_release() -> None:
@@ -160,6 +180,12 @@ def test_detection_equals_release() -> None:
     found = detection(-data["confidence_out"], -data["confidence_in"])
     assert found._asdict() == pytest.approx(results)
     assert detection([2.0, 3.0], [0.0, 1.0]) == (1.0, 1.0, 0.0)
+    assert detection([1.0, 1.0], [1.0, 1.0]) == (0.5, 0.5, 1.0)
+    # 19 of 20 unknown ones have at least 2; at this recall the threshold is as low as it can be, as released.
+    assert detection(np.arange(1, 21), [1.6, 1.5, 0.5, 0.2]).fpr95 == 0.5
+    for unknown, known in (([], [1.0]), ([1.0], []), ([float("nan")], [1.0])):
+        with pytest.raises(UserError, match="scores of both kinds, all of them numbers"):
+            detection(unknown, known)
 
 
 def test_shape_bias_equals_release() -> None:

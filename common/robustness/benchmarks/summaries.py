@@ -33,8 +33,9 @@ def classification(dataset: str, record: Mapping[str, np.ndarray]) -> list[Value
     values = [accuracy(dataset, "top1", top1), accuracy(dataset, "top5", record["top5"])]
     values.append(Value(dataset=dataset, metric="ece", value=100 * ece(record["confidence"], top1), n=n))
     if n >= 2 * BIN_SIZE:
-        rms = adaptive_calibration_error(record["confidence"], top1)
-        values.append(Value(dataset=dataset, metric="rms_calibration_error", value=100 * rms, n=n))
+        for metric, last_bin in (("rms_calibration_error", True), ("rms_calibration_error_released", False)):
+            rms = adaptive_calibration_error(record["confidence"], top1, last_bin=last_bin)
+            values.append(Value(dataset=dataset, metric=metric, value=100 * rms, n=n))
     return values
 
 

@@ -44,8 +44,9 @@ def adaptive_calibration_error(
         correct: 0 or 1.
         norm: root mean square, mean absolute or largest gap between a bin's confidence and accuracy.
         bin_size: examples in a bin; what remains joins the last bin.
-        last_bin: the released evaluations, and so the printed numbers, leave out the last bin (the most confident
-            examples) although they divide by all N; True counts it, as the publications define the error.
+        last_bin: True counts every bin, as the publications define the error (metric ``rms_calibration_error``). The
+            released evaluations leave out the last one (the most confident examples) although they divide by all N
+            (metric ``rms_calibration_error_released``).
     """
     confidence, correct = _checked(confidence, correct)
     n = confidence.size
@@ -94,6 +95,8 @@ def soft_f1(confidence: Any, correct: Any) -> float:
     """Soft F1 of detecting wrong predictions by low confidence: 2 sum((1-c) w) / sum((1-c) + w)."""
     confidence, correct = _checked(confidence, correct)
     doubt, wrong = 1 - confidence, 1 - correct
+    if not (doubt + wrong).any():
+        raise UserError("soft F1 is undefined: every prediction is right and has a confidence of 1.")
     return float(2 * np.sum(doubt * wrong) / np.sum(doubt + wrong))
 
 
@@ -103,4 +106,6 @@ def _checked(confidence: Any, correct: Any) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"confidence {confidence.shape} and correct {correct.shape} must be of one length, above 0.")
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise UserError("confidences must lie in [0, 1]; pass softmax probabilities, not logits.")
+    if not np.isin(correct, (0, 1)).all():
+        raise UserError("correct must be 0 or 1 for each example, not a share or a class.")
     return confidence, correct

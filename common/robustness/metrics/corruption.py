@@ -42,6 +42,8 @@ def relative_corruption_errors(
         clean_error: the model's top-1 error on clean images, in [0, 1].
         alexnet_clean_error: AlexNet's; by default that of torchvision's weights, since the benchmark's code has none.
     """
+    if not 0 <= clean_error <= 1:
+        raise UserError(f"errors are shares in [0, 1]; the clean error is {clean_error}.")
     reference = alexnet()
     base = reference["clean_error"] if alexnet_clean_error is None else alexnet_clean_error
     return {

@@ -78,6 +78,8 @@ def top5_distance(rank: Tensor, *, noise: bool, difficulty: int = 1) -> Tensor:
         ``(V,)``: mean over pairs of sum_{i=1..5} |(i - 1) - min(sigma(i) - 1, 5)|, where sigma(i) is the later rank
         of the class at rank i of the reference frame.
     """
+    if rank.shape[-1] < 5:
+        raise UserError(f"the top-5 distance needs five or more classes; there are {rank.shape[-1]}.")
     sigma = _permutation(rank, noise=noise, difficulty=difficulty)[..., :5]
     place = torch.arange(5, device=rank.device)
     return (place - (sigma - 1).clamp(max=5)).abs().sum(-1).double().mean(1)
@@ -91,7 +93,15 @@ def zipf_distance(rank: Tensor, *, noise: bool, difficulty: int = 1) -> Tensor:
 
 
 def mfr(flip: Mapping[str, float], alexnet: Mapping[str, float]) -> float:
-    """Mean flip rate in per cent: flip probabilities over AlexNet's, averaged over the 10 perturbations."""
+    """Mean flip rate in per cent: flip probabilities over AlexNet's, averaged over the 10 perturbations.
+
+    Args:
+        flip: flip probabilities in [0, 1] by perturbation.
+        alexnet: AlexNet's, in (0, 1].
+    """
+    for name, value in (*flip.items(), *alexnet.items()):
+        if value > 1:
+            raise UserError(f"mFR needs flip probabilities in [0, 1]; {name} has {value}.")
     return _relative_mean("mFR", flip, alexnet)
 
 
@@ -105,6 +115,11 @@ def _relative_mean(metric: str, values: Mapping[str, float], alexnet: Mapping[st
         for name in PERTURBATIONS:
             if name not in table:
                 raise UserError(f"{metric} needs all 10 perturbations; {whose} has no value for {name}.")
+            # Written so that NaN fails too.
+            if not table[name] >= 0 or (whose == "AlexNet" and table[name] == 0):
+                raise UserError(
+                    f"{metric} needs numbers that are not negative, AlexNet's above 0; {name} has {table[name]}."
+                )
     return 100 * fmean(values[name] / alexnet[name] for name in PERTURBATIONS)
 
 
