@@ -30,7 +30,8 @@ from common.measurement import Measurement, Weights
 from common.progress import console, track
 from common.robustness.benchmarks import Benchmark, Stage, benchmark
 from common.robustness.benchmarks.pictures import Unreadable, collate
-from common.robustness.normalisation import Normalized
+from common.robustness.benchmarks.videos import Videos
+from common.robustness.normalisation import Normalized, evaluating
 from common.robustness.protocols import versioned
 from common.robustness.records import CellRecord
 
@@ -169,17 +170,16 @@ class Evaluation:
 
     def measure(self, model_name: str, weights: Weights) -> list[Measurement]:
         """Evaluate what is left, then compute the metrics from all records."""
-        training = self.model.training
-        self.model.eval()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         start = time.monotonic()
+        worked = 0
         try:
-            for done, stage in enumerate(self.bench.stages, start=1):
-                self.run_stage(stage)
-                self._say_how_long(done, time.monotonic() - start)
+            with evaluating(self.model):
+                for done, stage in enumerate(self.bench.stages, start=1):
+                    worked += self.run_stage(stage)
+                    self._say_how_long(done, worked, time.monotonic() - start)
         finally:
-            self.model.train(training)
             self.seconds += time.monotonic() - start
             self._note(self.seconds)
         self.processes.wait()
@@ -203,8 +203,8 @@ class Evaluation:
             for value in self.bench.summarise({name: record.table() for name, record in self.records.items()})
         ]
 
-    def run_stage(self, stage: Stage) -> None:
-        """Evaluate what is left of one stage."""
+    def run_stage(self, stage: Stage) -> bool:
+        """Evaluate what is left of one stage; returns whether anything was."""
         pictures = stage.read()
         self.choice = pictures.keep(self.limit)
         records = [CellRecord(self.folder / f"{cell.name}.npy", stage.score.columns) for cell in stage.cells]
@@ -220,10 +220,11 @@ class Evaluation:
         self.processes.wait()
         mine = left[self.processes.index :: self.processes.count]
         if not mine.size:
-            return
+            return False
         loader = DataLoader(
             Subset(pictures, mine.tolist()),
-            batch_size=self.batch_size,
+            # A sequence is a batch already, and the next may have more frames.
+            batch_size=1 if isinstance(pictures, Videos) else self.batch_size,
             num_workers=self.workers,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
@@ -231,7 +232,7 @@ class Evaluation:
         label = f"{self.bench.name} {stage.name}" if stage.name != self.bench.name else self.bench.name
         flushed = time.monotonic()
         try:
-            for batch in track(loader, label):
+            for batch in track(loader, label) if self.processes.index == 0 else loader:
                 if isinstance(batch, Unreadable):
                     raise UserError(
                         f"{batch.name} cannot be read ({batch.reason}); restore this file and run the same command "
@@ -245,6 +246,7 @@ class Evaluation:
         finally:
             for record in records:
                 record.flush()
+        return True
 
     def _run_batch(
         self,
@@ -270,7 +272,11 @@ class Evaluation:
                 chosen = torch.from_numpy(pending).to(self.device)
                 part, its_labels = images[chosen], labels[chosen]
             changed = cell.change(part, its_labels, seeds[pending].tolist(), self.normalized)
-            results.append((record, where[pending], stage.score(self._logits(changed), its_labels)))
+            logits = self._logits(changed)
+            # A decision or a rank among NaN would be a number like any other.
+            sound = logits.flatten(1).amax(1, keepdim=True).isfinite()
+            values = stage.score(logits, its_labels).where(sound, torch.nan)
+            results.append((record, where[pending], values))
         # Only here the device is waited for, once a batch.
         for record, which, values in results:
             record.write(which, values.cpu().numpy())
@@ -309,10 +315,11 @@ class Evaluation:
             record = {"identity": self.identity, "seconds": seconds}
             write_atomic(self.folder / "evaluation.json", json.dumps(record, indent=1))
 
-    def _say_how_long(self, done: int, elapsed: float) -> None:
+    def _say_how_long(self, done: int, worked: int, elapsed: float) -> None:
+        """Of ``done`` stages ``worked`` took the time; the others were evaluated by an earlier call."""
         total = len(self.bench.stages)
-        if total > 1 and elapsed > 10 and self.processes.index == 0:
-            left = elapsed / done * (total - done) / 60
+        if total > 1 and worked and elapsed > 10 and self.processes.index == 0:
+            left = elapsed / worked * (total - done) / 60
             console.print(f"{self.bench.name}: {done} of {total} parts, about {left:.0f} min left", highlight=False)
 
 

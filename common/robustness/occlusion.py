@@ -1,13 +1,8 @@
 """Occlusion and shuffling of patches (Naseer et al., Intriguing Properties of Vision Transformers, arXiv 2105.10497).
 
 All functions take images ``(B, C, H, W)`` in pixel space, before normalisation: a dropped patch is black, not the
-<<<<<<< HEAD
 mean colour. A grid has ``(rows, columns)`` tiles, numbered row by row. Tiles that are shuffled must be of one size;
 those that are dropped differ by a pixel where the grid does not divide the image evenly.
-=======
-mean colour. A grid of ``(rows, columns)`` tiles divides the image; tiles are numbered row by row. Where it does not
-divide the image evenly, tiles to drop differ by one pixel in height and width, and tiles cannot be shuffled.
->>>>>>> 9e1fe0a (Attack models in training and in inference mode soundly, and occlude images of any size)
 """
 
 from __future__ import annotations
@@ -117,17 +112,12 @@ def shuffle_tiles(
     batch, channels, height, width = images.shape
     if height % rows or width % columns:
         raise UserError(f"a grid of {rows}x{columns} tiles does not divide images of {height}x{width} pixels evenly.")
-<<<<<<< HEAD
-    permutation = draws["permutation"] if draws is not None else permutations(rows * columns, generator, seeds)
-    permutation = permutation.to(images.device).expand(batch, -1)
-=======
     number = rows * columns
     indices = torch.empty(0, dtype=torch.long, device=images.device)
     permutation = given(draws or {}, "permutation", indices, (number,), (batch, number))
     if permutation is None:
         permutation = permutations(batch, number, generator, seeds).to(images.device)
     permutation = permutation.expand(batch, -1)
->>>>>>> 9e1fe0a (Attack models in training and in inference mode soundly, and occlude images of any size)
     tiles = images.view(batch, channels, rows, height // rows, columns, width // columns)
     tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
     tiles = tiles[torch.arange(batch, device=images.device)[:, None], permutation]
@@ -135,13 +125,8 @@ def shuffle_tiles(
     return tiles.reshape(images.shape)
 
 
-<<<<<<< HEAD
 def grid_of(images: Tensor, grid: Grid) -> tuple[int, int]:
     """``(rows, columns)`` of ``grid``, checked to leave each tile a pixel of the images."""
-=======
-def grid_of(images: Tensor, grid: Grid) -> tuple[int, int]:
-    """``(rows, columns)`` of ``grid``, checked to fit the images."""
->>>>>>> 9e1fe0a (Attack models in training and in inference mode soundly, and occlude images of any size)
     rows, columns = (grid, grid) if isinstance(grid, int) else grid
     height, width = images.shape[-2:]
     if not (1 <= rows <= height and 1 <= columns <= width):
@@ -151,17 +136,8 @@ def grid_of(images: Tensor, grid: Grid) -> tuple[int, int]:
 
 def _to_pixels(tiles: Tensor, images: Tensor) -> Tensor:
     """Repeat values ``(B, 1, rows, columns)`` over the pixels of their tile."""
-<<<<<<< HEAD
-    height, width = images.shape[-2:]
-    rows, columns = (
-        torch.arange(pixels, device=tiles.device) * count // pixels
-        for pixels, count in ((height, tiles.shape[2]), (width, tiles.shape[3]))
-    )
-    return tiles[..., rows, :][..., columns]
-=======
     for axis in (2, 3):
         length, count = images.shape[axis], tiles.shape[axis]
         tile_of_pixel = torch.arange(length, device=images.device) * count // length
         tiles = tiles.index_select(axis, tile_of_pixel)
     return tiles
->>>>>>> 9e1fe0a (Attack models in training and in inference mode soundly, and occlude images of any size)

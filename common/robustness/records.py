@@ -56,7 +56,7 @@ class CellRecord:
 
     def pending(self, positions: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Which of these rows have not been evaluated, bool."""
-        return np.isnan(self.rows[positions, 0])
+        return np.isnan(self.rows[positions]).any(axis=1)
 
     def write(self, positions: np.ndarray, values: np.ndarray) -> None:
         """Record the numbers of some images; NaN and infinity are refused, since NaN means not evaluated."""

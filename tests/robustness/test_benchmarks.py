@@ -81,6 +81,8 @@ def test_imagenet_and_its_200_class_subsets(imagenet: Path) -> None:
     assert top1.n == 1000
     low, high = top1.interval
     assert 88 < low < 90.1 < high < 92
+    right = found["imagenet-1k", "rms_calibration_error"]
+    assert right.value > found["imagenet-1k", "rms_calibration_error_released"].value > 0
     # A wrong picture's own class is one of the six nearest colours, so it may be among the best five.
     assert 90.1 < found["imagenet-1k", "top5"].value < 100
     assert "crop 16" in top1.protocol
@@ -133,8 +135,8 @@ def test_real_labels(tmp_path: Path) -> None:
     none = next(i for i, labels in enumerate(real) if not labels)
     wrong = next(i for i, labels in enumerate(real) if i > several and labels and 7 not in labels)
     # The last accepted label counts as right, an image without labels does not count, another class is wrong.
-    for image, shown in ((several, real[several][-1]), (none, 3), (wrong, 7)):
-        write_picture(tmp_path / wnids[5] / f"ILSVRC2012_val_{image + 1:08d}.JPEG", shown)
+    for image, shown, ending in ((several, real[several][-1], ""), (none, 3, ""), (wrong, 7, f"_{wnids[5]}")):
+        write_picture(tmp_path / wnids[5] / f"ILSVRC2012_val_{image + 1:08d}{ending}.JPEG", shown)
     found = measure("imagenet-real", tmp_path)["imagenet-real", "top1"]
     assert (found.value, found.n) == (50, 2)
     write_picture(tmp_path / wnids[5] / "cat.png", 1)
@@ -166,6 +168,9 @@ def test_objectnet(tmp_path: Path) -> None:
     for root in (tmp_path, base):
         found = measure("objectnet", root)["objectnet", "top1"]
         assert (found.value, found.n) == (pytest.approx(200 / 3), 3)
+    (base / "mappings" / "objectnet_to_imagenet_1k.json").write_text('{"Chair": "name 1000"}')
+    with pytest.raises(UserError, match="do not fit together"):
+        measure("objectnet", base)
     (base / "mappings" / "objectnet_to_imagenet_1k.json").unlink()
     with pytest.raises(UserError, match=r"objectnet_to_imagenet_1k\.json is missing"):
         measure("objectnet", base)
@@ -218,6 +223,12 @@ def test_imagenet_c_from_disk(imagenet: Path, tmp_path: Path) -> None:
     relative = found["imagenet-c", "relative_mce"]
     assert relative.value == pytest.approx(np.mean(list(relative.detail["relative_corruption_errors"].values())))
     assert found["imagenet-c", "clean_top1"].value == pytest.approx(100 - 100 * snow)
+    more = class_folders(tmp_path / "more", wnids)
+    write_picture(more / wnids[0] / "second.png", 0)
+    (root / "gaussian_noise" / "2").unlink()
+    (root / "gaussian_noise" / "2").symlink_to(more)
+    with pytest.raises(UserError, match=r"noise/2 has 1001 images and .*gaussian_noise/1 has 1000; unpack both again"):
+        measure("imagenet-c", root, limit=1)
     (root / "fog" / "3").unlink()
     with pytest.raises(UserError, match=r"lacks 1 folders of ImageNet-C, the first fog/3: expected .*gaussian_noise/1"):
         benchmark("imagenet-c", root)
@@ -357,6 +368,14 @@ def test_imagenet_p(tmp_path: Path) -> None:
     distances = [found["imagenet-p", f"top5_distance/{name}"].value for name in PERTURBATIONS]
     assert found["imagenet-p", "mt5d"].value == pytest.approx(200 * np.mean(distances))
     assert not {("imagenet-p", "mfr"), ("imagenet-p", "mt5d")} & measure("imagenet-p", tmp_path).keys()
+    # Sequences need not have one length.
+    longer = tmp_path / "tilt" / imagenet_wnids()[0] / "1.mp4"
+    writer = cv2.VideoWriter(str(longer), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
+    for index in (555, 555, 555, 555, 0):
+        writer.write(np.full((64, 64, 3), colour(index)[::-1], np.uint8))
+    writer.release()
+    found = measure("imagenet-p", tmp_path)
+    assert found["imagenet-p", "flip_probability/tilt"].value == pytest.approx((50 + 25) / 2)
     (tmp_path / "tilt" / imagenet_wnids()[0] / "0.mp4").write_bytes(b"not a video")
     with pytest.raises(UserError, match=r"tilt.*0\.mp4 cannot be read"):
         measure("imagenet-p", tmp_path)
@@ -396,11 +415,19 @@ def test_pictures_of_any_classes(few: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_missing_folder_is_told_from_wrong_layout(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere does not exist; give the folder of .*, laid out as .*ROOT"):
-        benchmark(name, tmp_path / "nowhere")
+    for missing in (tmp_path / "nowhere", "data/nowhere"):
+        with pytest.raises(UserError, match=r"nowhere does not exist; give the folder of .*, laid out as .*ROOT"):
+            benchmark(name, missing)
     (tmp_path / "train").mkdir()
     with pytest.raises(UserError, match=r"is not laid out as .*: expected .*ROOT.*; found 1 entries, the first train/"):
         benchmark(name, tmp_path)
+
+
+def test_unsorted_validation_images_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    write_picture(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG", 0)
+    with pytest.raises(UserError, match=r"found 1 entries, the first ILSVRC2012_val_00000001\.JPEG in val/"):
+        benchmark("imagenet", tmp_path)
 
 
 def test_wrong_number_of_classes_is_named(tmp_path: Path) -> None:

@@ -294,6 +294,16 @@ def test_transform_takes_what_torchvision_passes_on() -> None:
     assert isinstance(result["image"], tv_tensors.Image)
     assert torch.equal(result["image"], tensor)
     assert torch.equal(result["boxes"], sample["boxes"])
+    points = tv_tensors.KeyPoints(torch.tensor([[1.0, 2.0]]), canvas_size=(40, 48))
+    mask = tv_tensors.Mask(torch.ones(40, 48, dtype=torch.uint8))
+    composed = v2.Compose(
+        [Corrupt("fog", 3), v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)]
+    )
+    torch.manual_seed(0)
+    corrupted, same_points, same_mask = composed(tv_tensors.Image(image), points, mask)
+    assert torch.equal((corrupted * 255).round().byte(), tensor)
+    assert same_points is points
+    assert same_mask is mask
     torch.manual_seed(0)
     pil = transform(v2.functional.to_pil_image(image))
     assert isinstance(pil, Image.Image)
@@ -318,6 +328,8 @@ def test_transform_takes_what_torchvision_passes_on() -> None:
         ({"seeds": [1], "generator": torch.Generator()}, "give one of them"),
         ({"draws": {"fog_uniform": np.zeros(7)}}, "fog_uniform.*shape \\(7,\\)"),
         ({"draws": {"fog_unifrom": np.zeros(7)}}, "Did you mean fog_uniform"),
+        ({"name": "frost", "draws": {"frost_ints": np.array([5, 0, 0])}}, "give 0 to 4 first"),
+        ({"name": "frost", "draws": {"frost_ints": np.array([1, 0])}}, "frost_ints.*shape \\(2,\\)"),
     ],
 )
 def test_bad_arguments_are_named(change: dict, message: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +65,29 @@ def test_sizes_are_kept_on_request(source: Path, tmp_path: Path) -> None:
 def test_unreadable_images_are_named_after_the_others_are_written(source: Path, tmp_path: Path) -> None:
     (source / "dog/broken.jpg").write_bytes((source / "dog/three.jpg").read_bytes()[:200])
     (source / "dog/text.png").write_text("no image")
-    with pytest.raises(UserError, match=r"2 of 5 images .* dog/broken.jpg, dog/text.png; all others are written"):
+    Image.new("RGB", (5, 5)).save(source / "dog/tiny.png")
+    broken = r"3 of 6 images .* dog/broken.jpg, dog/text.png, dog/tiny.png; all others are written"
+    with pytest.raises(UserError, match=broken):
+        corrupt_folder(source, tmp_path / "target", ["contrast"], [1], crop=None)
+    assert len(contents(tmp_path / "target")) == 3
+
+
+def test_full_disk_is_told_and_nothing_half_written_stays(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if "three" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(UserError, match=r"three\.jpg cannot be written \(No space left on device\); .* run again"):
         corrupt_folder(source, tmp_path / "target", ["contrast"], [1], crop=32)
+    assert set(contents(tmp_path / "target")) <= {"contrast/1/cat/one.JPEG", "contrast/1/cat/two.JPEG"}
+    monkeypatch.undo()
+    corrupt_folder(source, tmp_path / "target", ["contrast"], [1], crop=32)
     assert len(contents(tmp_path / "target")) == 3
 
 
@@ -78,6 +101,8 @@ def test_bad_folders_are_named(source: Path, tmp_path: Path) -> None:
     (source / "cat/two.bmp").write_bytes((source / "cat/two.png").read_bytes())
     with pytest.raises(UserError, match="one name"):
         corrupt_folder(source, tmp_path / "target")
+    with pytest.raises(UserError, match="crop of 7 pixels is too small"):
+        corrupt_folder(source / "cat", tmp_path / "target", crop=7)
     with pytest.raises(UserError, match="Did you mean contrast"):
         corrupt_folder(source, tmp_path / "target", ["contrats"])
 

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stand_ins import PLAIN, ColourModel, class_folders, imagenet_family
+from stand_ins import PLAIN, ColourModel, class_folders, imagenet_family, write_picture
 
 from common import progress
 from common.errors import UserError
 from common.measurement import Measurement, from_json, to_json
 from common.robustness import evaluation
-from common.robustness.benchmarks import benchmark
-from common.robustness.benchmarks.classes import imagenet_wnids, subset
+from common.robustness.benchmarks import Cell, benchmark
+from common.robustness.benchmarks.changes import as_read
+from common.robustness.benchmarks.classes import imagenet_wnids, sixteen_classes, subset
 from common.robustness.evaluation import Evaluation, Processes, evaluate, fingerprint
 from common.robustness.normalisation import Normalized
 from common.robustness.records import CellRecord
@@ -92,7 +93,15 @@ def test_folder_of_another_evaluation_is_refused(root: Path, tmp_path: Path) -> 
     assert fingerprint(other) != fingerprint(ColourModel())
     with pytest.raises(UserError, match="with state"):
         run(root, output=tmp_path, model=other)
-    assert len(run(root, output=tmp_path)) == 4
+    assert len(run(root, output=tmp_path)) == 5
+
+
+def test_partly_written_row_is_evaluated_again(tmp_path: Path) -> None:
+    record = CellRecord(tmp_path / "cell.npy", ("top1", "confidence"))
+    record.create(2)
+    record.open(2)
+    record.rows[0, 0] = 1.0
+    assert record.pending().tolist() == [True, True]
 
 
 def test_processes_share_the_images_exactly(root: Path, tmp_path: Path) -> None:
@@ -208,6 +217,26 @@ def test_remaining_time_is_told(
     assert left[0] > left[37] > left[-1] == 0
 
 
+def test_remaining_time_counts_only_what_this_call_evaluates(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of four parts two are there already: the third takes minutes, and so will the fourth."""
+    plain = benchmark("imagenet-r", root, PLAIN)
+    parts = tuple(replace(plain.stages[0], name=name, cells=(Cell(name, as_read),)) for name in "abcd")
+    monkeypatch.setattr(evaluation, "benchmark", lambda *_: replace(plain, stages=parts, summarise=lambda records: []))
+    run(root, output=tmp_path)
+    for name in "cd":
+        (tmp_path / f"imagenet-r/{name}.npy").unlink()
+    capsys.readouterr()
+    clock = itertools.count(step=60)
+    monkeypatch.setattr(evaluation.time, "monotonic", lambda: float(next(clock)))
+    run(root, output=tmp_path, batch_size=200)
+    told = re.findall(r"(\d) of 4 parts, about (\d+) min left", capsys.readouterr().err)
+    assert [done for done, _ in told] == ["3", "4"]
+    # The clock is read five times or more till then; a third of it would be left if the first two parts counted.
+    assert [int(minutes) >= 5 for _, minutes in told] == [True, False]
+
+
 def test_unreadable_image_is_named_and_nothing_is_lost(root: Path, tmp_path: Path) -> None:
     wnid = list(subset("imagenet-r"))[150]
     good = (root / wnid / "picture.png").read_bytes()
@@ -230,6 +259,12 @@ def test_model_that_does_not_fit(root: Path) -> None:
         broken.palette.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
         run(root, model=broken)
+    # A decision among 16 categories is a number also where all probabilities are NaN.
+    cues = {name: f"{name}1-{name}2" for name in sixteen_classes()}
+    for name, file in cues.items():
+        write_picture(root / "cues" / name / f"{file}.png", 0)
+    with pytest.raises(UserError, match="not finite"):
+        run(root / "cues", name="cue-conflict", model=broken)
 
 
 def test_model_is_evaluated_in_eval_mode_and_left_as_it_was(root: Path) -> None:
@@ -241,9 +276,11 @@ def test_model_is_evaluated_in_eval_mode_and_left_as_it_was(root: Path) -> None:
             return super().forward(images)
 
     model = Watching().train()
+    model.frozen = torch.nn.BatchNorm2d(3).eval()
     run(root, model=model)
     assert set(modes) == {(False, False)}
     assert model.training
+    assert not model.frozen.training
 
 
 def test_changed_data_set_and_damaged_record_are_named(root: Path, tmp_path: Path) -> None:

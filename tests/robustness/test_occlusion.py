@@ -82,7 +82,6 @@ def test_drop_removes_exactly_so_many_tiles(count: int, images: Tensor) -> None:
     assert (result == 0).sum().item() == 2 * 3 * 256 * count
 
 
-<<<<<<< HEAD
 def test_tiles_of_a_grid_that_does_not_divide_the_image_differ_by_a_pixel() -> None:
     image = torch.ones(1, 3, 30, 23)
     for tile in range(14 * 4):
@@ -94,15 +93,6 @@ def test_tiles_of_a_grid_that_does_not_divide_the_image_differ_by_a_pixel() -> N
         assert width in (5, 6)
         assert len(black) == height * width
     assert (random_drop(image, 56, grid=(14, 4), seeds=[0]) == 0).all()
-=======
-def test_tiles_of_any_size_cover_the_image() -> None:
-    """160 pixels in 14 tiles: 11 or 12 each; dropping all but one leaves that one."""
-    images = torch.ones(14, 3, 160, 45)
-    others = [[tile for tile in range(14 * 3) if tile != 3 * row] for row in range(14)]
-    left = random_drop(images, 41, grid=(14, 3), draws={"dropped": torch.tensor(others)})
-    assert torch.equal(left.sum(0)[0], torch.ones(160, 1) * (torch.arange(45) < 15))
-    assert set(left[:, 0, :, 0].sum(1).tolist()) == {11, 12}
->>>>>>> 9e1fe0a (Attack models in training and in inference mode soundly, and occlude images of any size)
 
 
 def test_randomness_of_batch_and_of_each_image(images: Tensor) -> None:
@@ -117,10 +107,6 @@ def test_randomness_of_batch_and_of_each_image(images: Tensor) -> None:
 def test_user_errors(images: Tensor) -> None:
     with pytest.raises(UserError, match="does not divide"):
         shuffle_tiles(images, grid=15, seeds=[0, 1])
-<<<<<<< HEAD
-    with pytest.raises(UserError, match="does not fit images of 224x224"):
-        random_drop(images, 1, grid=225, seeds=[0, 1])
-=======
     with pytest.raises(UserError, match="does not fit"):
         random_drop(images, 1, grid=225, seeds=[0, 1])
     for change in (partial(random_drop, images, 3), partial(shuffle_tiles, images, grid=14)):
@@ -128,7 +114,6 @@ def test_user_errors(images: Tensor) -> None:
             change(seeds=[0])
     with pytest.raises(UserError, match=r"'dropped' have shape \(4,\) where \(3,\) or \(2, 3\) is needed"):
         random_drop(images, 3, draws={"dropped": torch.arange(4)})
->>>>>>> 9e1fe0a (Attack models in training and in inference mode soundly, and occlude images of any size)
     with pytest.raises(UserError, match="cannot be dropped"):
         random_drop(images, 197, seeds=[0, 1])
     with pytest.raises(UserError, match="generator"):

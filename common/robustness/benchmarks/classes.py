@@ -80,10 +80,15 @@ def objectnet_classes(mappings: Path) -> dict[str, list[int]]:
     shared: Mapping[str, str] = read("objectnet_to_imagenet_1k.json")
     order: Mapping[str, int] = read("pytorch_to_imagenet_2012_id.json")
     names: Sequence[str] = read("imagenet_to_label_2012_v2")
-    # The lines of the names are in the order of ImageNet's 2012 ids, not of model outputs.
-    output = {names[line].strip(): int(index) for index, line in order.items()}
-    return {
-        folder: [output[name.strip()] for name in shared[label].split(";")]
-        for folder, label in labels.items()
-        if label in shared
-    }
+    try:
+        # The lines of the names are in the order of ImageNet's 2012 ids, not of model outputs.
+        output = {names[line].strip(): int(index) for index, line in order.items()}
+        return {
+            folder: [output[name.strip()] for name in shared[label].split(";")]
+            for folder, label in labels.items()
+            if label in shared
+        }
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError):
+        raise UserError(
+            f"the tables in {mappings} do not fit together; restore ObjectNet's own folder 'mappings'."
+        ) from None

@@ -12,7 +12,7 @@ from common.errors import UserError
 
 
 def find_folder(
-    root: Path, title: str, layout: str, places: Iterable[str], expected: Collection[str], *, all_of_them: bool = True
+    root: Path, title: str, layout: str, places: Collection[str], expected: Collection[str], *, all_of_them: bool = True
 ) -> Path:
     """The folder at or below ``root`` that holds the expected folders.
 
@@ -39,7 +39,8 @@ def find_folder(
         if all_of_them:
             _check_complete(folder, title, present, expected)
         return folder
-    raise _other_layout(root, title, layout)
+    nearest = next(place for place in (*places, ".") if (root / place).is_dir())
+    raise _other_layout(root, title, layout, nearest)
 
 
 def find_class_folders(root: Path, title: str, layout: str, places: Iterable[str]) -> tuple[Path, list[str]]:
@@ -65,10 +66,11 @@ def _check_folder(root: Path, title: str, layout: str) -> None:
         raise UserError(f"{root} {problem}; give the folder of {title}, laid out as {layout}.")
 
 
-def _other_layout(root: Path, title: str, layout: str) -> UserError:
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
+def _other_layout(root: Path, title: str, layout: str, place: str = ".") -> UserError:
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in (root / place).iterdir())
     found = f"{len(names)} entries, the first {', '.join(names[:3])}" if names else "nothing"
-    return UserError(f"{root} is not laid out as {title}: expected {layout}; found {found}.")
+    where = "" if place == "." else f" in {place}/"
+    return UserError(f"{root} is not laid out as {title}: expected {layout}; found {found}{where}.")
 
 
 def _check_complete(folder: Path, title: str, present: set[str], expected: Collection[str]) -> None:

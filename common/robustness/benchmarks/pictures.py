@@ -16,8 +16,10 @@ from torch.utils.data import Dataset
 
 from common.errors import UserError
 
+#: Sources of Hugging Face, which are read as a folder is.
+LIBRARY = "hfds/"
 #: Sources that can only be read from front to end, so that nothing could be resumed or divided exactly.
-_STREAMS = ("hfids/", "tfds/", "wds/")
+STREAMS = ("hfids/", "tfds/", "wds/")
 
 
 class Unreadable(NamedTuple):
@@ -48,12 +50,12 @@ class Pictures(Dataset):
         self.root = str(root)
         self.transform = transform
         self.border = border
-        if self.root.startswith(_STREAMS):
+        if self.root.startswith(STREAMS):
             raise UserError(
                 f"{self.root} is a stream, which cannot be resumed; give a folder, a tar file or hfds/NAME."
             )
         try:
-            if self.root.startswith("hfds/"):
+            if self.root.startswith(LIBRARY):
                 dataset = timm.data.create_dataset(self.root, split="validation")
             else:
                 dataset = timm.data.create_dataset("", root=self.root, class_map=dict(classes), search_split=False)
@@ -95,7 +97,7 @@ class Pictures(Dataset):
             file, label = self.reader[row]
             with Image.open(file) as opened:
                 picture = opened.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             return Unreadable(str(self.reader.filename(row, absolute=True)), str(error) or type(error).__name__)
         if self.border:
             width, height = picture.size

@@ -28,11 +28,12 @@ from common.robustness.benchmarks.changes import (
 )
 from common.robustness.benchmarks.classes import imagenet_wnids, objectnet_classes, sixteen_classes, subset
 from common.robustness.benchmarks.layout import find_class_folders, find_folder
-from common.robustness.benchmarks.pictures import Pictures
+from common.robustness.benchmarks.pictures import LIBRARY, STREAMS, Pictures
 from common.robustness.benchmarks.saliency import Saliency
 from common.robustness.benchmarks.scores import Classification, CueConflict, Stability
 from common.robustness.benchmarks.videos import Videos
 from common.robustness.corruptions import CORRUPTIONS, SEVERITIES
+from common.robustness.corruptions.frost_textures import read_pictures
 from common.robustness.metrics.sequences import NOISE, PERTURBATIONS
 from common.robustness.occlusion import DROP_SHARES
 
@@ -108,12 +109,14 @@ def _occlusion(root: str, preprocessing: Preprocessing, *, saliency: Path | None
 def _occlusions(preprocessing: Preprocessing, saliency: Path | None) -> tuple[tuple[Cell, ...], str]:
     """Dropped and shuffled patches, and their description."""
     tiles = DROP_GRID**2
+    # Shuffled tiles are of one size; those that are dropped need not be.
+    grids = [grid for grid in SHUFFLE_GRIDS if preprocessing.size % grid == 0]
     cells = [
         Cell(f"random_drop_top1/{share:g}", dropped(int(share * tiles + 1e-9), DROP_GRID)) for share in DROP_SHARES
     ]
-    # Shuffled tiles are of one size; those that are dropped need not be.
-    grids = tuple(grid for grid in SHUFFLE_GRIDS if preprocessing.size % grid == 0)
-    description = f"random drop on a grid of {DROP_GRID}, shuffling on grids {grids}, drawn for each image"
+    description = (
+        f"random drop on a grid of {DROP_GRID}, shuffling on grids {', '.join(map(str, grids))}, drawn for each image"
+    )
     if saliency is not None:
         look = Saliency(saliency)
         for kind, salient in (("salient", True), ("nonsalient", False)):
@@ -207,7 +210,7 @@ def _real(root: str, preprocessing: Preprocessing) -> Benchmark:
         pictures = open_all()
         labels = {}
         for position, file in enumerate(pictures.names()):
-            number = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.\w+", file)
+            number = re.fullmatch(r"ILSVRC2012_val_(\d{8})(_n\d{8})?\.\w+", file)
             if not number or not 1 <= int(number[1]) <= len(of_image):
                 raise UserError(f"{root}: {file} is not a file name of ImageNet's validation set; ReaL labels need it.")
             if of_image[int(number[1]) - 1]:
@@ -292,9 +295,24 @@ def _imagenet_c(root: str, preprocessing: Preprocessing, *, clean: str | None = 
     _require(folder, title, layout, [f"{name}/{severity}" for name in CORRUPTIONS for severity in SEVERITIES])
     stored = replace(preprocessing, crop=1.0)
 
+    sizes: dict[str, int] = {}
+
     def stage(name: str, where: str, how: Preprocessing) -> Stage:
+        open_all = _pictures("imagenet", where, _all_classes(), how)
+
+        def read() -> Pictures:
+            pictures = open_all()
+            sizes[where] = len(pictures)
+            first, size = next(iter(sizes.items()))
+            if len(pictures) != size:
+                raise UserError(
+                    f"{where} has {len(pictures)} images and {first} has {size}; unpack both again, all cells of "
+                    f"{title} hold the same images."
+                )
+            return pictures
+
         score = Classification([[index] for index in range(len(imagenet_wnids()))])
-        return Stage(name, _pictures("imagenet", where, _all_classes(), how), score, (Cell(name, as_read),))
+        return Stage(name, read, score, (Cell(name, as_read),))
 
     names = [f"{name}/{severity}" for name in CORRUPTIONS for severity in SEVERITIES]
     stages = [stage(name, str(folder / name), stored) for name in names]
@@ -302,7 +320,7 @@ def _imagenet_c(root: str, preprocessing: Preprocessing, *, clean: str | None = 
         stages.append(stage("clean", clean, preprocessing))
     return Benchmark(
         name="imagenet-c",
-        description="stored images, centre crop 224",
+        description="stored images, not resized but to another input size than 224",
         stages=tuple(stages),
         summarise=lambda records: summaries.corruptions("imagenet-c", records, CORRUPTIONS),
     )
@@ -330,7 +348,10 @@ def _imagenet_c_generated(
 
 
 def _frost(photos: Path | None) -> str:
-    return "frost from the given photographs" if photos else STAND_IN_FROST
+    if photos is None:
+        return STAND_IN_FROST
+    read_pictures(str(photos))  # whether they are there is said before the first image is evaluated
+    return "frost from the given photographs"
 
 
 def _imagenet_p(
@@ -362,7 +383,7 @@ def _pictures(name: str, root: str, classes: Mapping[str, int], preprocessing: P
 
 def _folder(name: str, root: str, classes: Collection[str]) -> str | Path:
     """The folder of a set of class folders; a tar file or a ``prefix/name`` of a library is taken as it is."""
-    if re.match(r"[a-z]+/", root) and not Path(root).exists():
+    if root.startswith((LIBRARY, *STREAMS)) and not Path(root).exists():
         return root
     if Path(root).is_file() and ".tar" in root:
         return root

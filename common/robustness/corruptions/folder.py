@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.files import write_atomic
 from common.progress import track
 
-from .engine import STORED_QUALITY, corrupt
+from .engine import SMALLEST_SIDE, STORED_QUALITY, corrupt
 from .parameters import CORRUPTIONS, EXTRA, SEVERITIES, check_name, parameters_for
 
 #: Endings of the files that are taken for images, in small letters.
@@ -61,7 +61,7 @@ def corrupt_folder(
 
     Raises:
         UserError: the source has no images, two images would get one name, or the target cannot be written. If images
-            cannot be read, all others are written first, then the error names them.
+            cannot be read or are too small, all others are written first, then the error names them.
     """
     source, target = Path(source), Path(target)
     for name in names:
@@ -69,6 +69,8 @@ def corrupt_folder(
             parameters_for(check_name(name), severity, "imagenet")
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(f"The target {target} lies inside the source {source}; choose a folder outside it.")
+    if crop is not None and crop < SMALLEST_SIDE:
+        raise UserError(f"A crop of {crop} pixels is too small; give at least {SMALLEST_SIDE}, or 0 to keep the sizes.")
     files = find_images(source)
     cells = [(name, severity) for name in names for severity in severities]
     unreadable: list[str] = []
@@ -92,7 +94,8 @@ def corrupt_folder(
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
         those = ", ".join(unreadable[:NAMED]) + more
         raise UserError(
-            f"{len(unreadable)} of {len(files)} images in {source} cannot be read: {those}; "
+            f"{len(unreadable)} of {len(files)} images in {source} cannot be read or have fewer than {SMALLEST_SIDE} "
+            f"pixels a side: {those}; "
             "all others are written, so replace or remove these and run the same command again."
         )
     return written
@@ -132,7 +135,7 @@ def _place(target: Path, name: str, severity: int, file: Path) -> Path:
 
 
 def _read(path: Path, crop: int | None) -> Tensor | None:
-    """Uint8 ``(3, H, W)``, or None for a file that is no whole image."""
+    """Uint8 ``(3, H, W)``, or None for a file that is no whole image or too small a one."""
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
@@ -140,7 +143,7 @@ def _read(path: Path, crop: int | None) -> Tensor | None:
         return None
     if crop is not None:
         image = TF.center_crop(TF.resize(image, [round(crop * 256 / 224)]), [crop, crop])
-    return TF.pil_to_tensor(image)
+    return TF.pil_to_tensor(image) if min(image.size) >= SMALLEST_SIDE else None
 
 
 def _same_size(images: list[tuple[Path, Tensor]]) -> Iterator[list[tuple[Path, Tensor]]]:

@@ -47,7 +47,9 @@ def crops(height: int, width: int, stride: int, draws: Draws) -> Tensor:
         pictures = [shrink(picture, stride) for picture in draws.frost_pictures or stand_ins()]
     pictures = [cover(picture, height, width).to(draws.device) for picture in pictures]
     if draws.has("frost_ints"):
-        places = draws.given["frost_ints"].expand(len(draws), 3).tolist()
+        places = draws.look_up("frost_ints", (3,)).tolist()
+        if own is None and any(not 0 <= index < len(pictures) for index, _, _ in places):
+            raise UserError(f"frost_ints name a picture that is not there; give 0 to {len(pictures) - 1} first.")
     else:
         places = []
         for index, down, right in draws.uniform("frost_place", 3).tolist():

@@ -15,7 +15,7 @@ from .parameters import check_name, parameters_for
 
 
 class Corrupt(v2.Transform):
-    """Corrupt images as ImageNet-C does; bounding boxes, masks and labels pass unchanged.
+    """Corrupt images as ImageNet-C does; boxes, masks, key points and labels pass unchanged.
 
     Takes PIL images and tensors ``(..., 3, H, W)``, uint8 or float in [0, 1], so it belongs after resizing and
     cropping and before normalisation. Randomness comes from torch's global generator, as in torchvision's own.
@@ -52,7 +52,7 @@ class Corrupt(v2.Transform):
         """Corrupt one image or batch; called by torchvision for every image in a sample."""
         if isinstance(inpt, Image.Image):
             return v2.functional.to_pil_image(self._apply(v2.functional.pil_to_tensor(inpt.convert("RGB"))))
-        if isinstance(inpt, (tv_tensors.Mask, tv_tensors.BoundingBoxes)):
+        if isinstance(inpt, tv_tensors.TVTensor) and not isinstance(inpt, (tv_tensors.Image, tv_tensors.Video)):
             return inpt
         return tv_tensors.wrap(self._apply(inpt.as_subclass(torch.Tensor)), like=inpt)
 
