@@ -118,7 +118,7 @@ def _derived(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def load_released(
-    model: nn.Module, source: str | Path | Mapping[str, Any], use_ema: bool = False, where: str = ""
+    model: nn.Module, source: str | Path | Mapping[str, Any], use_ema: bool = False, where: str = "The state dict"
 ) -> nn.Module:
     """Load a released checkpoint into ``model``, strictly in both directions.
 
@@ -135,7 +135,7 @@ def load_released(
         UserError: names the first tensor that is missing, unexpected or of another shape, with both shapes. The model
             is unchanged then.
     """
-    where = where or (str(source) if isinstance(source, (str, Path)) else "The state dict")
+    where = str(source) if isinstance(source, (str, Path)) else where
     content = source if isinstance(source, Mapping) else read(source)
     load_strictly(model, from_released(unwrap(content, use_ema), model), where)
     take_form(model, content)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.devices import device as find_device
 from common.errors import UserError, nearest
 from common.files import write_atomic
 from common.measurement import Measurement, Weights, from_json, to_json
@@ -57,7 +58,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--compare", type=Path, nargs="*", default=[], metavar="DIR", help="other outputs to show beside"
     )
-    parser.add_argument("--device", default="", help="torch device (default: the GPU where there is one)")
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="torch device (default: the GPU, where there is one)"
+    )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
     parser.add_argument("--workers", type=int, default=4, metavar="N", help="loader processes")
     parser.add_argument("--limit", type=int, metavar="N", help="evaluate on N images of a fixed random order")
@@ -87,14 +90,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Measure, write ``results.json`` and the figures to the output folder, and print the tables."""
     wanted = [pair for text in args.data for pair in _parse_data(text)]
+    device = find_device(args.device)
+    if args.crop is not None and not 0 < args.crop <= 1:
+        raise UserError(f"--crop {args.crop:g}: it is a share of the image, above 0 and at most 1.")
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        raise UserError(f"--output {args.output} is a file; name a folder.")
     if not args.checkpoint and not args.pretrained:
         raise UserError("random weights tell nothing; pass --checkpoint FILE, or --pretrained for timm's weights.")
     if args.num_classes is not None and (args.pretrained or args.num_classes < 1):
         raise UserError("--num-classes is a number of at least 1, of what --checkpoint holds.")
-    others = {path.name: _read_results(path) for path in args.compare}
     files = _files(args)
-
-    import torch
+    others = _others(args.compare, set(files))
 
     from common.robustness.benchmarks import benchmark
     from common.robustness.evaluation import Processes, evaluate
@@ -106,7 +112,8 @@ def run(args: Namespace) -> int:
             benchmark(name, folder, preprocessing, **_options(name, args, wanted))
 
     processes = Processes.here()
-    device = args.device or (f"cuda:{processes.local}" if torch.cuda.is_available() else "cpu")
+    if device == "cuda":
+        device = f"cuda:{processes.local}"
     results: dict[str, list[Measurement]] = {}
     for label, (model, weights, preprocessing) in models.items():
         output = _folder(label, args)
@@ -151,6 +158,15 @@ def _files(args: Namespace) -> dict[str, tuple[str, Path | None]]:
     return dict(zip(labels, zip(args.model, checkpoints, strict=True), strict=True))
 
 
+def _others(folders: Sequence[Path], taken: set[str]) -> dict[str, list[Measurement]]:
+    """The results to show beside, by their folder's name, or its path where that name is taken."""
+    names = [folder.name for folder in folders]
+    return {
+        name if names.count(name) == 1 and name not in taken else str(folder): _read_results(folder)
+        for folder, name in zip(folders, names, strict=True)
+    }
+
+
 def _load(name: str, checkpoint: Path | None, args: Namespace) -> tuple[nn.Module, Weights, Preprocessing]:
     """The model on the CPU with its weights, where these come from, and how its images are prepared."""
     import timm
@@ -162,7 +178,14 @@ def _load(name: str, checkpoint: Path | None, args: Namespace) -> tuple[nn.Modul
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}.{nearest(name, timm.list_models())}")
     classes = {} if args.num_classes is None else {"num_classes": args.num_classes}
-    model = timm.create_model(name, pretrained=args.pretrained, **classes)
+    try:
+        model = timm.create_model(name, pretrained=args.pretrained, **classes)
+    except (OSError, RuntimeError) as error:
+        if not args.pretrained:
+            raise
+        raise UserError(
+            f"timm cannot get its weights of {name} ({str(error).splitlines()[0]}); pass --checkpoint FILE instead."
+        ) from None
     weights: Weights = "released"
     if checkpoint is not None:
         weights = load_weights(model, read(checkpoint), str(checkpoint))
@@ -183,6 +206,7 @@ def _show(folders: dict[Path, str], output: Path | None, results: dict[str, list
     from common.figures import accuracy_panels
     from common.robustness.benchmarks.sets import STAND_IN_FROST
     from common.robustness.report import (
+        comparison_table,
         corruption_errors_of,
         corruption_figure,
         corruption_table,
@@ -194,6 +218,8 @@ def _show(folders: dict[Path, str], output: Path | None, results: dict[str, list
     errors = {label: table for label, table in errors.items() if table}
     for label, table in errors.items():
         console.print(corruption_table(label, table))
+    if len(errors) > 1:
+        console.print(comparison_table(errors))
     console.print(summary_table(results))
     if any(STAND_IN_FROST in m.protocol for measured in results.values() for m in measured):
         console.print(
@@ -220,6 +246,8 @@ def _parse_data(text: str) -> list[tuple[str, str]]:
     from common.robustness.benchmarks import BENCHMARKS
 
     names, equals, folder = text.partition("=")
+    if equals and not folder and names in BENCHMARKS:
+        raise UserError(f"--data {text} names no folder; give {names}=DIR.")
     if not equals:
         return [(default, text) for default in DEFAULT_BENCHMARKS]
     for name in names.split(","):

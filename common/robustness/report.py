@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from rich.table import Table
 
@@ -24,9 +25,9 @@ def summary_table(results: Mapping[str, Sequence[Measurement]]) -> Table:
     """
     table = Table(title="Robustness (95 % interval over images)", title_justify="left")
     for header in ("data set", "metric"):
-        table.add_column(header)
+        table.add_column(header, overflow="fold")
     for label in results:
-        table.add_column(label, justify="right")
+        table.add_column(label, justify="right", overflow="fold")
     found = {label: {(m.dataset, m.metric): m for m in measured} for label, measured in results.items()}
     rows = dict.fromkeys(key for measured in found.values() for key in measured if not key[1].startswith(_CELLS))
     for dataset, metric in rows:
@@ -48,8 +49,25 @@ def corruption_table(label: str, errors: Mapping[str, Sequence[float]]) -> Table
         table.add_column(str(severity), justify="right")
     table.add_column("mean", justify="right")
     for name, values in errors.items():
-        numbers = [*values, sum(values) / len(values)]
+        numbers = [*values, fmean(values)]
         table.add_row(name, *(f"{100 * value:.1f}" for value in numbers))
+    return table
+
+
+def comparison_table(errors: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
+    """Top-1 error in per cent by corruption, mean over severities, a column a model.
+
+    Args:
+        errors: label of a model to its errors in [0, 1], as from ``corruption_errors_of``.
+    """
+    table = Table(title="top-1 error in %, mean over severities", title_justify="left")
+    table.add_column("corruption")
+    for label in errors:
+        table.add_column(label, justify="right", overflow="fold")
+    means = {label: {name: fmean(values) for name, values in of_model.items()} for label, of_model in errors.items()}
+    for name in CORRUPTIONS:
+        table.add_row(name, *(f"{100 * of_model[name]:.1f}" for of_model in means.values()))
+    table.add_row("mean", *(f"{100 * fmean(of_model.values()):.1f}" for of_model in means.values()))
     return table
 
 
@@ -74,15 +92,29 @@ def corruption_figure(errors: Mapping[str, Mapping[str, Sequence[float]]]) -> st
             for position, (label, of_model) in enumerate(errors.items()):
                 percent = [100 * value for value in of_model[name]]
                 colour = COLOURS[position % len(COLOURS)]
-                axis.plot(SEVERITIES, percent, color=colour, label=label, marker="o", markersize=3, linewidth=1.5)
+                axis.plot(
+                    SEVERITIES,
+                    percent,
+                    color=colour,
+                    label=label,
+                    marker="o",
+                    markersize=3,
+                    linewidth=1.5,
+                    clip_on=False,
+                )
             axis.set_title(name.replace("_", " "), fontsize="small")
             axis.set_ylim(0, 100)
             axis.set_xticks(SEVERITIES)
             axis.grid()
-        drawn.supxlabel("severity", fontsize="medium")
+        axes[-1, columns // 2].set_xlabel("severity")  # the figure's own label would lie under the legend
         drawn.supylabel("top-1 error in %", fontsize="medium")
         handles, labels = axes.flat[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+        drawn.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=max(1, min(4, len(labels), 100 // (8 + max(map(len, labels))))),
+        )
         return to_svg(drawn)
 
 

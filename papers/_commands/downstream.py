@@ -7,11 +7,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from common.declaration import Claim, Paper
+from common.devices import device
 from common.errors import UserError
 from common.progress import console
 from common.run import Run
 from papers._commands.arguments import existing_file, existing_folder, whole_number
-from papers._commands.reproduce import command_to_go_on, device, open_run
+from papers._commands.reproduce import command_to_go_on, open_run
 
 #: Data sets of each task; each is a need, an option, and the end of a config's name.
 TASKS: dict[str, tuple[str, ...]] = {"detection": ("coco",), "segmentation": ("ade20k", "cityscapes")}

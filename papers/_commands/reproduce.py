@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from common.declaration import Claim, Paper
+from common.devices import device
 from common.errors import UserError, nearest
 from common.needs import FOLDERS, NEEDS
 from common.progress import console
@@ -106,19 +107,6 @@ def _settings(args: Namespace) -> Settings:
         batch_size=args.batch_size,
         workers=args.workers,
     )
-
-
-def device(name: str) -> str:
-    """The torch device that ``--device`` names; ``auto`` takes CUDA where there is one."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros((), device=torch.device(name))
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"--device {name}: this machine has no such device; cpu works everywhere.") from None
-    return name
 
 
 def open_run(paper: Paper, settings: Settings, claims: tuple[Claim, ...], args: Namespace, name: str = "") -> Run:

@@ -66,10 +66,17 @@ def test_command_measures_writes_and_compares(
     assert all(r["model"] == "colour_stand_in" and r["n"] and r["protocol"] for r in written)
     assert (first / "corruptions.svg").read_text().startswith("<svg")
     second = tmp_path / "second"
-    assert call(*options, "--output", second, "--data", data[0], "--compare", first) == 0
+    namesake = tmp_path / "other" / "first"
+    shutil.copytree(first, namesake)
+    capsys.readouterr()
+    assert call(*options, "--output", second, "--data", data[0], "--compare", first, namesake) == 0
     shown = capsys.readouterr().err
+    # Outputs whose folders have one name are told apart by their paths.
+    drawn = (second / "corruptions.svg").read_text()
+    assert f">{first}<" in drawn
+    assert f">{namesake}<" in drawn
+    assert "mean over severities" in shown
     assert "colour_stand_in" in shown
-    assert "first" in shown
     assert "gaussian_noise" in shown
     assert "Frost is made of textures" in shown
 
@@ -141,10 +148,25 @@ def test_command_refuses_what_cannot_be_measured(tmp_path: Path, checkpoint: Pat
     command.add_arguments(parser)
     with pytest.raises(UserError, match="timm has no model 'resnet5'"):
         command.run(parser.parse_args(["--model", "resnet5", *map(str, weights), "--data", "x"]))
+    for words, message in (
+        (("--device", "gpu"), "--device gpu: this machine has no such device"),
+        (("--crop", "0"), "--crop 0: it is a share"),
+        (("--output", checkpoint), "weights.pth is a file; name a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call(*weights, *words, "--data", tmp_path)
+    with pytest.raises(UserError, match="imagenet-a= names no folder"):
+        call(*weights, "--data", "imagenet-a=")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "alien.pth")
+    with pytest.raises(UserError, match=r"alien\.pth does not fit ConfiguredColourModel"):
+        call("--checkpoint", tmp_path / "alien.pth", "--data", tmp_path)
     # The second folder is looked at before the first is measured.
     class_folders(tmp_path / "a", subset("imagenet-a"))
     with pytest.raises(UserError, match="nowhere does not exist"):
         call(*weights, "--output", tmp_path / "o", "--data", f"imagenet-a={tmp_path / 'a'}", "imagenet-r=nowhere")
+    data = (f"imagenet-a={tmp_path / 'a'}", class_folders(tmp_path / "val", imagenet_wnids()))
+    with pytest.raises(UserError, match=r"nowhere/frost1\.png cannot be read"):
+        call(*weights, "--output", tmp_path / "o", "--frost-photos", "nowhere", "--data", *data)
     assert not (tmp_path / "o").exists()
 
 
