@@ -30,6 +30,8 @@ OUTPUT = Path("robustness")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
+    from common.robustness.benchmarks import BENCHMARKS
+
     parser.add_argument(
         "--model", nargs="+", required=True, metavar="NAME", help="timm name of the model; several stand side by side"
     )
@@ -46,8 +48,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="[BENCHMARK,...=]DIR",
         help="what to measure on the data in DIR, e.g. imagenet-a=/data/imagenet-a, or on ImageNet's validation set "
         "imagenet,imagenet-attacks,imagenet-occlusion=/data/imagenet; images and images-occlusion take class folders "
-        "of any data; a folder alone is ImageNet's, measured clean "
-        "and under corruptions computed on the fly; --data help= shows the benchmarks",
+        "of any data; a folder alone is ImageNet's, measured clean and under corruptions computed on the fly; the "
+        f"benchmarks: {', '.join(BENCHMARKS)}",
     )
     parser.add_argument(
         "--output",
