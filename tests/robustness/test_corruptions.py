@@ -176,6 +176,16 @@ def test_float_images_give_the_same_grey_levels(dtype: torch.dtype) -> None:
         assert torch.equal((floats.double() * 255).round(), levels.double())
 
 
+@torch.inference_mode()
+def test_images_of_any_mode_and_rounding() -> None:
+    images = smooth_images(3, 40, 56) / 255  # an inference tensor
+    with torch.inference_mode(False):
+        trained = (images.clone() * (1 + 1e-6)).requires_grad_()  # a little above 1, as resizing leaves it
+        expected = corrupt(trained, "fog", 3, seeds=[1, 2, 3])
+    assert not expected.requires_grad
+    assert (corrupt(images, "fog", 3, seeds=[1, 2, 3]) - expected).abs().max() <= 1 / 255 + 1e-6
+
+
 def test_one_generator_gives_each_image_its_own_seed() -> None:
     images = smooth_images(1, 32, 32).expand(6, -1, -1, -1)
     first = corrupt(images, "gaussian_noise", 3, generator=torch.Generator().manual_seed(7))
@@ -317,6 +327,8 @@ def test_transform_takes_what_torchvision_passes_on() -> None:
     ("change", "message"),
     [
         ({"name": "gausian_noise"}, "Did you mean gaussian_noise"),
+        ({"name": None}, "no corruption None"),
+        ({"images": np.zeros((1, 3, 32, 32))}, "give a torch.Tensor"),
         ({"severity": 6}, "give 1, 2, 3, 4 or 5"),
         ({"images": torch.zeros(2, 1, 32, 32)}, "give \\(B, 3, H, W\\)"),
         ({"images": torch.zeros(1, 3, 32, 32) - 0.5}, "give values in \\[0, 1\\]"),

@@ -29,6 +29,9 @@ TIMES_AS_MANY = {"fog": 4, "spatter": 4, "snow": 2, "elastic_transform": 2, "pix
 #: Smaller images than this have no room for the largest blur of the 32-pixel set.
 SMALLEST_SIDE = 8
 
+#: How far float images may leave [0, 1], as they do after resizing.
+ROUNDING = 1e-4
+
 _MODULES = (noise, blur, weather, digital, spatter)
 _FUNCTIONS: dict[str, Callable[[Tensor, Parameters, Draws], Tensor]] = {
     name: getattr(module, name) for name in CORRUPTIONS + EXTRA for module in _MODULES if hasattr(module, name)
@@ -77,18 +80,18 @@ def corrupt(
     """
     check_name(name)
     _check_images(images)
+    images = images.detach()
     height, width = images.shape[-2:]
     parameters = parameters_for(name, severity, scale or scale_for(height, width))
     own = image_seeds(len(images), generator, seeds)
     explicit = given_draws(draws, int(severity), images.device)
     pictures = read_pictures(str(frost_photos)) if frost_photos is not None and name == "frost" else None
-    out = torch.empty_like(images, memory_format=torch.contiguous_format)
 
     def run(start: int, stop: int) -> None:
         part = slice_draws(explicit, start, stop, len(images))
         chunk = images[start:stop].contiguous()
         if images.dtype != torch.uint8:
-            chunk = filters.to_bytes((chunk * 255).round_())
+            chunk = filters.to_bytes((chunk * 255).round_())  # cuts what resizing may have left outside [0, 1]
         drawn = Draws(own[start:stop], (name, int(severity)), images.device, part, pictures)
         result = _FUNCTIONS[name](chunk, parameters, drawn)
         if jpeg:
@@ -97,7 +100,8 @@ def corrupt(
         if images.dtype != torch.uint8:
             out[start:stop].div_(255)
 
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # other threads would not be in inference mode, in any case
+        out = torch.empty_like(images, memory_format=torch.contiguous_format)
         if images.device.type == "cpu":
             values = CHUNK_VALUES * TIMES_AS_MANY.get(name, 1)
             _in_threads(run, len(images), max(1, values // (3 * height * width)))
@@ -107,6 +111,8 @@ def corrupt(
 
 
 def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise UserError(f"Images are {type(images).__name__}; give a torch.Tensor (B, 3, H, W).")
     if images.ndim != 4 or images.shape[1] != 3:
         raise UserError(
             f"Images have shape {tuple(images.shape)}; give (B, 3, H, W), grey ones with the channel repeated."
@@ -117,8 +123,8 @@ def _check_images(images: Tensor) -> None:
         size = " x ".join(map(str, images.shape[-2:]))
         raise UserError(f"Images have {size} pixels; give at least {SMALLEST_SIDE} x {SMALLEST_SIDE}.")
     if images.is_floating_point() and images.numel():
-        low, high = (float(bound) for bound in images.aminmax())
-        if not (low >= 0 and high <= 1):
+        low, high = (float(bound) for bound in images.detach().aminmax())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             raise UserError(f"Float images range from {low:.4g} to {high:.4g}; give values in [0, 1], not normalised.")
 
 

@@ -48,7 +48,7 @@ def check_name(name: str) -> str:
     """
     known = CORRUPTIONS + EXTRA
     if name not in known:
-        raise UserError(f"There is no corruption {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
+        raise UserError(f"There is no corruption {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}.")
     return name
 
 
