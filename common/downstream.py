@@ -9,11 +9,11 @@ from common.declaration import Claim
 
 #: Claim, need, data set, metrics, statement.
 _SETS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
-    ("detection", "coco", "coco-val2017", ("box_ap", "mask_ap"), "Box and mask AP on COCO's validation set."),
+    ("detection", "coco", "coco-val2017", ("box_ap", "mask_ap", "params"), "Box and mask AP on COCO's validation set."),
     ("detection_corruption", "coco", "coco-c", ("box_ap", "mask_ap"), "Mean AP under corruption of COCO (COCO-C)."),
-    ("segmentation", "ade20k", "ade20k-val", ("miou",), "Mean IoU on ADE20K's validation set."),
+    ("segmentation", "ade20k", "ade20k-val", ("miou", "params"), "Mean IoU on ADE20K's validation set."),
     ("segmentation_corruption", "ade20k", "ade20k-c", ("miou",), "Mean IoU under corruption of ADE20K (ADE20K-C)."),
-    ("cityscapes", "cityscapes", "cityscapes-val", ("miou",), "Mean IoU on Cityscapes' validation set."),
+    ("cityscapes", "cityscapes", "cityscapes-val", ("miou", "params"), "Mean IoU on Cityscapes' validation set."),
     ("cityscapes_corruption", "cityscapes", "cityscapes-c", ("miou",), "Mean IoU under corruption of Cityscapes."),
 )
 

@@ -268,6 +268,15 @@ class Run:
                 )
 
 
+def measured_claims(folder: Path) -> set[str]:
+    """Names of the claims that the run in ``folder`` has measured; another process may be writing its record."""
+    path = folder / EVENTS
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    states = {event["claim"]: event["state"] for event in events if event["kind"] == "claim"}
+    return {claim for claim, state in states.items() if state == "done"}
+
+
 def measuring_function(paper: Paper, claim: Claim) -> Callable[[Run], Iterator[Result]]:
     """The function that measures ``claim``: a shared instrument, or the paper's own in ``claims.py``."""
     module, _, name = (claim.measured_by or f"{paper.package}.claims:{claim.name}").partition(":")

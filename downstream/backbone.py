@@ -13,6 +13,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from timm.models import group_parameters, is_model
@@ -27,6 +28,9 @@ from downstream.checkpoints import load_pretrained
 @MODELS.register_module()
 class TimmFeatures(BaseModule):
     """Maps (B, C_i, H / s_i, W / s_i) of a timm model.
+
+    Images whose sides are no multiples of a patch are padded with zeros at the right and below, as Swin's detectors
+    pad them.
 
     Args:
         name: timm's name of the model, of this suite or of timm.
@@ -97,6 +101,8 @@ class TimmFeatures(BaseModule):
             model.set_grad_checkpointing(True)
         self.model: Any = model
         self.out_indices = list(indices)
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+        self.patch = (patch, patch) if isinstance(patch, int) else (int(patch[0]), int(patch[1]))
         self.checkpoint, self.frozen_stages, self.norm_eval = checkpoint, frozen_stages, norm_eval
         self.output_norm = output_norm
         if output_norm:
@@ -115,6 +121,7 @@ class TimmFeatures(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The chosen maps of images (B, 3, H, W), finest first."""
+        x = F.pad(x, (0, -x.shape[3] % self.patch[1], 0, -x.shape[2] % self.patch[0]))
         maps = self.model.forward_intermediates(
             x, indices=self.out_indices, stop_early=True, output_fmt="NCHW", intermediates_only=True
         )

@@ -22,13 +22,17 @@ _MAPS = 50
 _IGNORED = 255
 
 
-def check(config: Config) -> None:
-    """Check the training and validation data of a prepared config.
+def check(config: Config, splits: Sequence[str] = ("train", "val")) -> None:
+    """Check the data of a prepared config.
+
+    Args:
+        config: made ready by ``downstream.training.prepare``.
+        splits: what is going to be read: ``train``, ``val``.
 
     Raises:
         UserError: something is missing, empty, damaged, or does not fit the config; names it and the remedy.
     """
-    for split in ("train", "val"):
+    for split in splits:
         dataset = config[f"{split}_dataloader"].dataset
         while "dataset" in dataset:
             dataset = dataset.dataset
@@ -36,7 +40,8 @@ def check(config: Config) -> None:
         classes = tuple((dataset.get("metainfo") or kind.METAINFO)["classes"])
         _check_heads(config, classes)
         if "ann_file" in dataset and dataset.ann_file:
-            _check_coco(Path(dataset.data_root), dataset, classes)
+            masks = "segm" in config.val_evaluator.get("metric", ())
+            _check_coco(Path(dataset.data_root), dataset, classes, masks)
         else:
             _check_maps(Path(dataset.data_root), dataset, kind, classes)
 
@@ -63,7 +68,7 @@ def _check_heads(config: Config, classes: Sequence[str]) -> None:
             )
 
 
-def _check_coco(root: Path, dataset: Any, classes: Sequence[str]) -> None:
+def _check_coco(root: Path, dataset: Any, classes: Sequence[str], masks: bool) -> None:
     path, folder = root / dataset.ann_file, root / dataset.data_prefix.img
     if not path.is_file():
         raise UserError(f"There is no annotation file {path}; give the folder that holds {dataset.ann_file}.")
@@ -71,9 +76,14 @@ def _check_coco(root: Path, dataset: Any, classes: Sequence[str]) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
         images, annotations = content["images"], content["annotations"]
         names = [category["name"] for category in content["categories"]]
+        kinds = {category["id"] for category in content["categories"]}
         files = [image["file_name"] for image in images]
+        sizes = [(image["width"], image["height"]) for image in images]
         known = {image["id"] for image in images}
         strays = [note["id"] for note in annotations if note["image_id"] not in known]
+        unnamed = [note["id"] for note in annotations if note["category_id"] not in kinds]
+        boxless = [note["id"] for note in annotations if len(note["bbox"]) != 4 or not note["area"] >= 0]
+        bare = [note["id"] for note in annotations if masks and not note.get("segmentation")]
     except (ValueError, KeyError, TypeError) as error:
         problem = f"lacks {error}" if isinstance(error, KeyError) else "is no JSON of COCO's form"
         raise UserError(f"{path} is not a COCO annotation file: it {problem}; get it again.") from error
@@ -94,6 +104,22 @@ def _check_coco(root: Path, dataset: Any, classes: Sequence[str]) -> None:
         )
     if strays:
         raise UserError(f"{path}: annotation {strays[0]} is of an image that is not listed{_more(strays)}; mend it.")
+    if unnamed:
+        raise UserError(
+            f"{path}: annotation {unnamed[0]} is of a category that is not listed{_more(unnamed)}; mend it."
+        )
+    if boxless:
+        raise UserError(
+            f"{path}: annotation {boxless[0]} has no box of four numbers with an area{_more(boxless)}; mend it."
+        )
+    empty = [name for name, size in zip(files, sizes, strict=True) if min(size) < 1]
+    if empty:
+        raise UserError(f"{path}: the image {empty[0]} is listed without a size{_more(empty)}; mend it.")
+    if bare:
+        raise UserError(
+            f"{path}: annotation {bare[0]} has no segmentation{_more(bare)}, and the setting trains masks; take "
+            f"annotations with masks, or a setting without (retinanet)."
+        )
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder} with the images of {path.name}; unpack the images there.")
     present = {entry.name for entry in os.scandir(folder)}
@@ -112,7 +138,9 @@ def _check_maps(root: Path, dataset: Any, kind: Any, classes: Sequence[str]) -> 
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}; give the folder that holds {folder.relative_to(root)}.")
         if not any(folder.rglob(f"*{suffix}")):
-            raise UserError(f"{folder} has no files *{suffix}; unpack the data set there.")
+            hint = "; its labels are made from gtFine by cityscapesscripts' createTrainIdLabelImgs"
+            made = hint if "TrainIds" in suffix else "; unpack the data set there"
+            raise UserError(f"{folder} has no files *{suffix}{made}.")
     pairs = []
     for image in sorted(images.rglob(f"*{suffixes[0]}")):
         stem = str(image.relative_to(images)).removesuffix(suffixes[0])
@@ -121,18 +149,28 @@ def _check_maps(root: Path, dataset: Any, kind: Any, classes: Sequence[str]) -> 
     if absent:
         raise UserError(f"There is no semantic map {absent[0]} of an image{_more(absent)}; unpack all annotations.")
     reduced = bool(dataset.get("reduce_zero_label", "ADE20K" in kind.__name__))
-    for _, path in pairs[:: max(1, len(pairs) // _MAPS)]:
-        try:
-            with Image.open(path) as opened:
-                values = np.unique(np.asarray(opened))
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"{path} cannot be read as an image; get it again.") from error
+    for image, path in pairs[:: max(1, len(pairs) // _MAPS)]:
+        (size, _), (map_size, values) = _read(image), _read(path)
+        if size != map_size:
+            raise UserError(
+                f"{path} has {map_size[0]} x {map_size[1]} pixels and its image {size[0]} x {size[1]}; get both again."
+            )
+        values = np.unique(values)
         highest = max((int(value) for value in values if value != _IGNORED), default=0)
         if highest >= len(classes) + int(reduced):
             raise UserError(
                 f"{path} has the label {highest}, and the config knows {len(classes)} classes"
                 f"{' beside 0 for not annotated' if reduced else ', from 0'}; use annotations that the config is for."
             )
+
+
+def _read(path: Path) -> tuple[tuple[int, int], np.ndarray]:
+    """Width and height of an image, and its values."""
+    try:
+        with Image.open(path) as opened:
+            return opened.size, np.asarray(opened)
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path} cannot be read as an image; get it again.") from error
 
 
 def _suffix(dataset: Any, kind: Any, name: str) -> str:

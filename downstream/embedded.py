@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.measurement import Finding, FindingVerdict, Measurement, Result
+from common.measurement import Measurement, Result
 from common.parallel import side_by_side
+from common.robustness.embedded.results import difference_finding
 from common.run import Run
 from common.statistics import Estimate, mean_interval, paired_interval
 from downstream import pictures
@@ -153,12 +154,12 @@ def _results(run: Run, task: str, outcomes: dict[str, list[dict[str, Any]]]) -> 
         for label, runs in outcomes.items():
             gain = _difference(runs, "trained", runs, "untrained", metric)
             statement = f"{NAMES[task]} with {label} has a higher {metric} than before its training."
-            yield _finding(statement, gain, len(runs))
+            yield difference_finding(statement, gain, len(runs))
         for label, runs in outcomes.items():
             if label != baseline:
                 gain = _difference(runs, "trained", outcomes[baseline], "trained", metric)
                 statement = f"{NAMES[task]} with {label} has a higher {metric} than with {baseline}, at equal budget."
-                yield _finding(statement, gain, len(runs))
+                yield difference_finding(statement, gain, len(runs))
     losses = {label: [each["losses"] for each in runs if each.get("losses")] for label, runs in outcomes.items()}
     if any(losses.values()):
         yield pictures.training(task, NAMES[task], losses)
@@ -167,16 +168,3 @@ def _results(run: Run, task: str, outcomes: dict[str, list[dict[str, Any]]]) -> 
 
 def _difference(a: list[dict[str, Any]], of_a: str, b: list[dict[str, Any]], of_b: str, metric: str) -> Estimate:
     return paired_interval([each[of_a][metric] for each in a], [each[of_b][metric] for each in b])
-
-
-def _finding(statement: str, gain: Estimate, seeds: int) -> Finding:
-    verdict: FindingVerdict = "holds" if gain.low > 0 else "does not hold" if gain.high < 0 else "unclear"
-    spread = f", 95 % interval {gain.low:+.1f} to {gain.high:+.1f}" if gain.interval else ""
-    return Finding(
-        statement=statement,
-        verdict=verdict,
-        evidence=f"{gain.value:+.1f} points over {seeds} seed{'s' if seeds > 1 else ''}{spread}.",
-        value=gain.value,
-        interval=gain.interval,
-        seeds=seeds,
-    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -77,8 +79,9 @@ class Losses(Hook):
 class OwnStep(Hook):
     """Calls ``on_optimizer_step(step)`` of modules that have it (VARS-S refreshes its bound), as our own loop does.
 
-    It also keeps in each checkpoint which form (as published or as released) the backbone has, and nothing but tensors
-    and plain values, so that checkpoints are read without running code from them.
+    It also has the processes of an evaluation leave their results in the folder of the training, where mmengine would
+    take the user's. In each checkpoint it keeps which form (as published or as released) the backbone has, and nothing
+    but tensors and plain values, so that checkpoints are read without running code from them.
     """
 
     def after_train_iter(
@@ -89,6 +92,18 @@ class OwnStep(Hook):
             step = getattr(module, "on_optimizer_step", None)
             if step is not None:
                 step(runner.iter)
+
+    def before_val(self, runner: Runner) -> None:
+        """Before a validation."""
+        self._collect(runner, runner.val_evaluator)
+
+    def before_test(self, runner: Runner) -> None:
+        """Before an evaluation."""
+        self._collect(runner, runner.test_evaluator)
+
+    def _collect(self, runner: Runner, evaluator: Evaluator) -> None:
+        for metric in evaluator.metrics:
+            metric.collect_dir = str(Path(runner.work_dir) / "collected")
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Note the form of the backbone; leave out histories of the log, which are objects of mmengine."""

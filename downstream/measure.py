@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from common.checkpoints import read
 from common.errors import UserError, nearest
 from common.measurement import Measurement, Result, Weights
+from common.profiling.counting import parameters
 from common.run import Run
 from downstream import checks
 from downstream.corruption import cells, mean_performance, relative_performance
@@ -92,7 +93,7 @@ def _train(run: Run, dataset: str) -> _Opened:
         progress=setting,
         verbose=asked.verbose,
     )
-    checks.check(prepare(job))
+    checks.check(prepare(job), ("train", "val") if asked.weights is None else ("val",))
     training = Training(job)
     weights: Weights = "trained"
     if asked.weights is not None:
@@ -128,6 +129,14 @@ def _clean(run: Run, dataset: str) -> dict[str, float]:
 def _measure(run: Run, dataset: str, name: str) -> Iterator[Result]:
     start = time.monotonic()
     opened = _open(run, dataset)
+    yield Measurement(
+        model=opened.model,
+        dataset=name,
+        metric="params",
+        value=parameters(opened.training.model).total / 1e6,
+        unit="M",
+        protocol=f"params/1 all parameters, frozen ones included; {opened.setting}",
+    )
     for metric, value in _clean(run, dataset).items():
         yield Measurement(
             model=opened.model,

@@ -1,7 +1,8 @@
 """Training and evaluating by mmengine's Runner: a config, made ready for a machine and its data.
 
 A config (``downstream/configs``) holds what a paper says. What the user says goes on top of it here: the model, the
-data, the device, mixed precision. Under torchrun, training and evaluation are distributed.
+data, the device, mixed precision. Under torchrun, training and evaluation are distributed; every image of an evaluation
+counts once.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from common.errors import UserError, nearest
-from downstream import backbone, hooks, layer_decay, pyramid, segformer  # noqa: F401  (they register what configs name)
+from downstream import amp, backbone, hooks, layer_decay, pyramid, segformer  # noqa: F401  (they register what configs name)
 from downstream.backbone import TimmFeatures
 from downstream.checkpoints import load_finetuned
 from downstream.corruption import corrupt_pipeline
@@ -100,6 +102,8 @@ def prepare(job: Job) -> Config:
     own = config.model.backbone
     if job.model is not None:
         own.name = job.model
+    # What the source sets otherwise for a backbone than for the config's own.
+    own.update(config.get("variants", {}).get(own.name, {}))
     if job.model_args:
         own.model_args = {**own.get("model_args", {}), **job.model_args}
     if job.img_size is not None:
@@ -126,6 +130,8 @@ def prepare(job: Job) -> Config:
     config.experiment_name = f"{config.default_scope}_{job.folder.parent.name}_{job.folder.name}"
     config.randomness = {"seed": job.seed}
     config.launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
+    if config.launcher != "none" and job.device == "cpu":
+        _distribute_on_cpu(config)
     config.env_cfg = {**config.get("env_cfg", {}), "dist_cfg": {"backend": "nccl" if job.device == "cuda" else "gloo"}}
     config.custom_hooks = [*config.get("custom_hooks", []), {"type": "OwnStep"}]
     if job.progress:
@@ -133,11 +139,34 @@ def prepare(job: Job) -> Config:
     config.default_hooks.pop("visualization", None)
     config.pop("visualizer", None)
     config.pop("vis_backends", None)
-    config.default_hooks.checkpoint.update(max_keep_ckpts=1, save_last=True)
+    # mmengine deletes before it saves: of two, one is whole whenever the process dies.
+    config.default_hooks.checkpoint.update(max_keep_ckpts=2, save_last=True)
     if job.amp:
-        config.optim_wrapper.type = "AmpOptimWrapper"
-        config.optim_wrapper.dtype = "bfloat16" if job.device == "cpu" else "float16"
+        own_amp = {"type": "AmpOptimWrapper", "dtype": "float16"}
+        config.optim_wrapper.update({"type": "CpuAmpOptimWrapper"} if job.device == "cpu" else own_amp)
     return config
+
+
+def _distribute_on_cpu(config: Config) -> None:
+    """Make a config fit for several processes without accelerators, for which mmengine and SyncBN are not made."""
+
+    def plain(node: Any) -> None:
+        if isinstance(node, dict):
+            if node.get("type") == "SyncBN":
+                node["type"] = "BN"
+            for child in node.values():
+                plain(child)
+        elif isinstance(node, (list, tuple)):
+            for child in node:
+                plain(child)
+
+    plain(config.model)
+    config.model_wrapper_cfg = {
+        "type": "MMDistributedDataParallel",
+        "device_ids": None,
+        "broadcast_buffers": False,
+        "find_unused_parameters": config.get("find_unused_parameters", False),
+    }
 
 
 def fit_channels(config: Config) -> None:
@@ -168,16 +197,31 @@ def _innermost(dataset: Any) -> Any:
 
 
 def _shorten(config: Config, iterations: int) -> None:
-    """Train for so many iterations; the schedule's own lengths shrink with it."""
-    if config.train_cfg.get("by_epoch") or "max_epochs" in config.train_cfg:
-        raise UserError("--iterations needs a setting that counts iterations; this one counts epochs.")
-    share = iterations / config.train_cfg.max_iters
+    """Train for so many iterations; the schedule's own lengths shrink with it.
+
+    Of a schedule in epochs, what counts iterations (the warm-up) takes a tenth of the training at most.
+    """
+    epochs = config.train_cfg.get("max_epochs")
+    whole = epochs or config.train_cfg.max_iters
     for scheduler in config.param_scheduler:
-        for key in ("begin", "end", "total_steps"):
-            if key in scheduler:
-                scheduler[key] = round(scheduler[key] * share)
-    config.train_cfg.max_iters = config.train_cfg.val_interval = iterations
-    config.default_hooks.checkpoint.interval = iterations
+        counts_iterations = not scheduler.get("by_epoch", True)
+        for key in ("begin", "end", "total_steps", "milestones"):
+            if key not in scheduler:
+                continue
+            if epochs and counts_iterations:
+                scheduler[key] = min(scheduler[key], iterations // 10)
+            elif key == "milestones":
+                scheduler[key] = [round(each / whole * iterations) for each in scheduler[key]]
+            else:
+                scheduler[key] = round(scheduler[key] / whole * iterations)
+        scheduler["by_epoch"] = False
+    config.param_scheduler = [
+        each for each in config.param_scheduler if "end" not in each or each["end"] > each.get("begin", 0)
+    ]
+    # No validation on the way: the measurement comes right after.
+    config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": iterations, "val_begin": iterations + 1}
+    config.log_processor = {**config.get("log_processor", {}), "by_epoch": False}
+    config.default_hooks.checkpoint.update(by_epoch=False, interval=max(1, iterations // 10))
 
 
 @contextlib.contextmanager
@@ -218,11 +262,19 @@ class Training:
         if job.device == "cpu":
             # mmengine takes the accelerator that it finds; so it finds none.
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+            if self.config.launcher != "none" and not torch.distributed.is_initialized():
+                torch.distributed.init_process_group("gloo")  # mmengine asks for a GPU first
         with _quiet(job.verbose):
             self.runner = Runner.from_cfg(self.config)
         kept = hooks.Losses()
         self.runner.register_hook(kept)
         self.losses = kept.points
+
+    @property
+    def model(self) -> Any:
+        """The detector or segmenter itself, not what distributes it."""
+        model = self.runner.model
+        return model.module if is_model_wrapper(model) else model
 
     @property
     def weights(self) -> Path:
@@ -238,9 +290,11 @@ class Training:
         with _quiet(self.job.verbose):
             self.runner.train()
         if self.runner.rank == 0:
-            last = Path((Path(self.config.work_dir) / "last_checkpoint").read_text().strip())
-            last.replace(self.weights)
-            (Path(self.config.work_dir) / "last_checkpoint").unlink()
+            pointer = self.weights.with_name("last_checkpoint")
+            Path(pointer.read_text().strip()).replace(self.weights)
+            pointer.unlink()
+            for earlier in [*self.weights.parent.glob("iter_*.pth"), *self.weights.parent.glob("epoch_*.pth")]:
+                earlier.unlink()
         return self.weights
 
     def load(self, weights: Path) -> None:

@@ -10,7 +10,7 @@ from common.declaration import Claim, Paper
 from common.devices import device
 from common.errors import UserError
 from common.progress import console
-from common.run import Run
+from common.run import Run, Settings, measured_claims
 from papers._commands.arguments import existing_file, existing_folder, whole_number
 from papers._commands.reproduce import command_to_go_on, open_run
 
@@ -63,13 +63,17 @@ def run(paper: Paper, args: Namespace) -> int:
 
     if args.list:
         return _list(paper)
-    if args.setting is not None:
-        _check_setting(paper, args.setting)
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if size > 1 and args.output is None:
         raise UserError("Processes of a distributed run must share a folder; name it with --output DIR.")
     wanted = [name for task, names in TASKS.items() if args.task in (None, task) for name in names]
     folders = {name: folder for name in wanted if (folder := getattr(args, name)) is not None}
+    if size > 1 and not folders:
+        raise UserError(
+            "The embedded composition is compared in one process after the other; leave torchrun out, or give a data "
+            "set (--coco DIR, --ade20k DIR, --cityscapes DIR)."
+        )
+    _check_options(paper, args, folders)
     ignored = [name for names in TASKS.values() for name in names if getattr(args, name) and name not in wanted]
     if ignored:
         raise UserError(f"--{ignored[0]} is not for --task {args.task}; leave one of them out.")
@@ -91,7 +95,7 @@ def run(paper: Paper, args: Namespace) -> int:
     )
     claims = _claims(paper, args.task, folders)
     if rank > 0:
-        return _assist(paper, settings, claims, args.output / "ranks" / str(rank))
+        return _assist(paper, settings, claims, args.output, rank)
     measured = open_run(paper, settings, claims, args, f"{paper.slug}-downstream")
     command = command_to_go_on(args.words, measured.folder)
     try:
@@ -117,14 +121,28 @@ def _claims(paper: Paper, task: str | None, folders: dict[str, Path]) -> tuple[C
     return tuple(claims)
 
 
-def _check_setting(paper: Paper, name: str) -> None:
+def _check_options(paper: Paper, args: Namespace, folders: dict[str, Path]) -> None:
+    """Refuse options that would change nothing, and settings that are not for the data sets."""
     from common.errors import nearest
+    from downstream.measure import choose
     from downstream.training import settings
 
     known = settings(paper.slug)
-    if name not in known:
+    if args.setting is not None and args.setting not in known:
         have = f"It has {', '.join(known)}." if known else "It has none."
-        raise UserError(f"{paper.slug} has no setting {name!r}.{nearest(name, known)} {have}")
+        raise UserError(f"{paper.slug} has no setting {args.setting!r}.{nearest(args.setting, known)} {have}")
+    of_data = [name for name in ("setting", "model", "checkpoint", "weights", "corruptions", "amp") if vars(args)[name]]
+    if not folders and of_data:
+        options = " or ".join(f"--{name} DIR" for names in TASKS.values() for name in names)
+        raise UserError(f"--{of_data[0]} is for a data set; give {options}, or leave it out.")
+    of_canvases = [name for name in ("quick", "seeds") if vars(args)[name]]
+    if folders and of_canvases:
+        raise UserError(f"--{of_canvases[0]} is for the embedded composition; leave it out (--iterations shortens).")
+    of_training = [name for name in ("checkpoint", "iterations", "amp") if vars(args)[name]]
+    if args.weights and of_training:
+        raise UserError(f"--weights is evaluated as it is, and --{of_training[0]} is for training; leave one out.")
+    for name in folders:
+        choose(paper.slug, name, args.setting)
 
 
 def _list(paper: Paper) -> int:
@@ -135,11 +153,13 @@ def _list(paper: Paper) -> int:
     return 0
 
 
-def _assist(paper: Paper, settings: object, claims: tuple[Claim, ...], folder: Path) -> int:
-    """Take part in a distributed run whose first process reports."""
+def _assist(paper: Paper, settings: Settings, claims: tuple[Claim, ...], output: Path, rank: int) -> int:
+    """Take part in a distributed run whose first process reports: in the claims that it has not measured before."""
     import shutil
 
+    folder = output / "ranks" / str(rank)
     shutil.rmtree(folder, ignore_errors=True)
-    helper = Run(paper, settings, folder)  # type: ignore[arg-type]
-    helper.execute(claims)
+    helper = Run(paper, settings, folder)
+    done = measured_claims(output)
+    helper.execute(tuple(claim for claim in claims if claim.name not in done))
     return int(any(state.state == "failed" for state in helper.states.values()))

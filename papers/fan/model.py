@@ -224,8 +224,8 @@ class FullyAttentionalNetwork(nn.Module):
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns for layer-wise learning rates."""
-        blocks = [(r"^blocks\.(\d+)", None), (r"^cls_attn_blocks\.(\d+)", None), (r"^norm", (99999,))]
-        return {"stem": r"^cls_token|pos_embed|patch_embed", "blocks": blocks}
+        end = [(r"^cls_attn_blocks\.(\d+)", None), (r"^norm", (99999,))]
+        return {"stem": r"^cls_token|pos_embed|patch_embed", "blocks": r"^blocks\.(\d+)", "cls_attn_blocks": end}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

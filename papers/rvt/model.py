@@ -404,8 +404,9 @@ class RobustTransformer(nn.Module):
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns for layer-wise learning rates."""
-        blocks = [(r"^transformers\.(\d+)", None), (r"^pools\.(\d+)", (0,)), (r"^norm", (99999,))]
-        fine = [(r"^transformers\.(\d+)\.blocks\.(\d+)", None), (r"^pools\.(\d+)", (0,)), (r"^norm", (99999,))]
+        blocks = [(r"^transformers\.(\d+)", None), (r"^pools\.(\d+)", None), (r"^norm", (99999,))]
+        # Pooling ends a stage.
+        fine = [(r"^transformers\.(\d+)\.blocks\.(\d+)", None), (r"^pools\.(\d+)", (99999,)), (r"^norm", (99999,))]
         return {"stem": r"^patch_embed", "blocks": blocks if coarse else fine}
 
     @torch.jit.ignore

@@ -20,6 +20,7 @@ from downstream.pyramid import SimplePyramid
 SMALL_RVT = {"embed_dims": (16,), "depths": (2,), "num_heads": (2,), "stem_width": 8}
 SMALL_SWIN = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
 SMALL_VIT = {"embed_dim": 16, "depth": 3, "num_heads": 2}
+SMALL_FAN = {"embed_dim": 16, "depth": 2, "num_heads": 2}
 
 
 def small(name: str, **options: Any) -> TimmFeatures:
@@ -31,7 +32,7 @@ def small(name: str, **options: Any) -> TimmFeatures:
     elif "vit" in name or "deit" in name:
         arguments = SMALL_VIT
     elif name.startswith("fan"):
-        arguments = {"embed_dim": 16, "depth": 2, "num_heads": 2}
+        arguments = SMALL_FAN
     else:
         arguments = {}
     return TimmFeatures(name, model_args=arguments, **options)
@@ -59,6 +60,88 @@ def test_maps_have_the_declared_channels_and_strides_at_any_size(name: str, stri
         (1, channels, 96 // stride, 160 // stride)
         for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
     ]
+
+
+#: A narrow model of every family of backbones, with stages where it has them.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "rvt_tiny": SMALL_RVT,
+    "rvt_small": {**SMALL_RVT, "embed_dims": (16, 24), "depths": (2, 2), "num_heads": (2, 2)},
+    "vars_d_rvt_tiny": SMALL_RVT,
+    "vars_s_rvt_tiny": SMALL_RVT,
+    "vars_sd_rvt_tiny": SMALL_RVT,
+    "vars_d_deit_tiny": SMALL_VIT,
+    "vars_d_fan_tiny": SMALL_FAN,
+    "fan_tiny_12_p16_224": SMALL_FAN,
+    "fan_tiny_8_p4_hybrid": SMALL_FAN,
+    "fan_swin_tiny_patch4_window7_224": {**SMALL_SWIN, "embed_dim": 32},
+    "swin_tiny_patch4_window7_224": SMALL_SWIN,
+    "swinv2_tiny_window8_256": {**SMALL_SWIN, "embed_dim": 32},
+    "vit_tiny_patch16_224": SMALL_VIT,
+    "deit_tiny_distilled_patch16_224": SMALL_VIT,
+}
+#: Attentions that have a parameter for each place of their grid.
+TIED = ("vars_s_rvt_tiny", "vars_sd_rvt_tiny")
+
+
+def of_family(name: str, size: tuple[int, int], **options: Any) -> TimmFeatures:
+    torch.manual_seed(0)
+    return TimmFeatures(name, model_args=FAMILIES[name], img_size=size if name in TIED else None, **options)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("size", [(64, 96), (75, 90)])
+def test_maps_of_every_family_cover_images_of_any_size(name: str, size: tuple[int, int]) -> None:
+    """Sides that are no multiples of a stride: maps end with a part of a step, or leave it out."""
+    backbone = of_family(name, size).eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, *size))
+    for each, channels, stride in zip(maps, backbone.channels, backbone.strides, strict=True):
+        assert each.shape[:2] == (1, channels)
+        for steps, side in zip(each.shape[2:], size, strict=True):
+            assert side // stride <= steps <= -(-side // stride)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_recomputes_the_same_gradients_drops_paths_and_freezes(name: str) -> None:
+    size = (64, 96)
+    images = torch.randn(2, 3, *size)
+    gradients = []
+    for checkpointing in (False, True):
+        backbone = of_family(name, size, grad_checkpointing=checkpointing)
+        sum(each.square().sum() for each in backbone(images)).backward()
+        gradients.append({key: value.grad for key, value in backbone.named_parameters() if value.grad is not None})
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+    dropping = of_family(name, size, drop_path_rate=0.5)
+    assert any("drop_path" in key for key, _ in dropping.named_modules())
+    dropping.train()
+    torch.manual_seed(1)
+    first = dropping(images)[-1]
+    assert not torch.equal(first, dropping(images)[-1])
+
+    frozen = of_family(name, size, frozen_stages=0)
+    still = [key for key, value in frozen.named_parameters() if not value.requires_grad]
+    assert still
+    assert all(key.startswith(("model.patch_embed", "model.pos", "model.cls", "model.dist")) for key in still)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_learning_rates_rise_along_the_forward_pass_of_every_family(name: str) -> None:
+    backbone = of_family(name, (64, 96)).eval()
+    settings = {"optimizer": {"type": "AdamW", "lr": 1.0, "weight_decay": 0.1}}
+    wrapper = LayerDecay(settings, {"layer_decay": 0.5})(torch.nn.ModuleDict({"backbone": backbone}))
+    rate = {id(value): group["lr"] for group in wrapper.optimizer.param_groups for value in group["params"]}
+    assert set(rate) == {id(value) for value in backbone.parameters() if value.requires_grad}
+    seen: list[float] = []
+    for module in backbone.modules():
+        own = [value for value in module.parameters(recurse=False) if value.requires_grad]
+        if own:
+            module.register_forward_pre_hook(lambda _module, _inputs, own=own: seen.append(rate[id(own[0])]))
+    with torch.no_grad():
+        backbone(torch.randn(1, 3, 64, 96))
+    assert len(set(seen)) > 2
+    # The module of a backbone itself is called first and may own the position embedding alone.
+    assert seen == sorted(seen)
 
 
 @pytest.mark.parametrize("name", ["vars_s_rvt_tiny", "vars_sd_rvt_tiny", "rvt_tiny_plus"])

@@ -19,6 +19,11 @@ from downstream.composition import GARMENTS
 from downstream.training import CONFIGS, Job, prepare
 
 
+def _note(number: int, **changes: object) -> dict[str, object]:
+    box = {"bbox": [0, 0, 4, 4], "area": 16, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]], "iscrowd": 0}
+    return {"id": number, "image_id": 1, "category_id": 1, **box, **changes}
+
+
 def _coco(root: Path) -> None:
     (root / "annotations").mkdir(parents=True)
     for split in ("train2017", "val2017"):
@@ -26,7 +31,7 @@ def _coco(root: Path) -> None:
         Image.new("RGB", (8, 8)).save(root / split / "1.jpg")
         content = {
             "images": [{"id": 1, "file_name": "1.jpg", "height": 8, "width": 8}],
-            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}],
+            "annotations": [_note(1)],
             "categories": [{"id": number, "name": name} for number, name in enumerate(GARMENTS, start=1)],
         }
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
@@ -64,7 +69,6 @@ def _change(path: str, key: str, value: object) -> Callable[[Path], None]:
 _TRAIN, _VAL = "annotations/instances_train2017.json", "annotations/instances_val2017.json"
 _OTHERS = [{"id": 1, "name": "person"}]
 _MORE = [*({"id": number, "name": name} for number, name in enumerate(GARMENTS, start=1)), {"id": 9, "name": "hat"}]
-_STRAY = [{"id": 7, "image_id": 5, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,12 @@ _STRAY = [{"id": 7, "image_id": 5, "category_id": 1, "bbox": [0, 0, 4, 4], "area
         (_change(_TRAIN, "images", []), "has no images"),
         (_change(_VAL, "categories", _OTHERS), "no category 'Trouser'.*its categories are person"),
         (_change(_VAL, "categories", _MORE), "has the category 'hat', which the config does not know"),
-        (_change(_TRAIN, "annotations", _STRAY), "annotation 7 is of an image that is not listed"),
+        (_change(_TRAIN, "annotations", [_note(7, image_id=5)]), "annotation 7 is of an image that is not listed"),
+        (_change(_TRAIN, "annotations", [_note(7, category_id=90)]), "annotation 7 is of a category that is not"),
+        (_change(_TRAIN, "annotations", [_note(7, bbox=[])]), "annotation 7 has no box of four numbers"),
+        (_change(_TRAIN, "annotations", [_note(7, segmentation=[])]), "annotation 7 has no segmentation"),
+        (_change(_TRAIN, "annotations", [{"id": 7, "image_id": 1}]), "lacks 'category_id'"),
+        (_change(_VAL, "images", [{"id": 1, "file_name": "1.jpg"}]), "lacks 'width'"),
         (lambda root: (root / "train2017/1.jpg").unlink(), "lists 1.jpg, which is not in .*train2017"),
     ],
 )
@@ -101,6 +110,10 @@ def test_bad_annotations_of_coco_are_named(tmp_path: Path, spoil: Callable[[Path
             "has the label 7, and the config knows 6 classes",
         ),
         (lambda root: (root / "annotations/training/1.png").write_text("x"), "cannot be read as an image"),
+        (
+            lambda root: Image.fromarray(np.full((8, 9), 6, np.uint8)).save(root / "annotations/training/1.png"),
+            "has 9 x 8 pixels and its image 8 x 8",
+        ),
     ],
 )
 def test_bad_semantic_maps_are_named(tmp_path: Path, spoil: Callable[[Path], object], sentence: str) -> None:
@@ -110,6 +123,23 @@ def test_bad_semantic_maps_are_named(tmp_path: Path, spoil: Callable[[Path], obj
     spoil(tmp_path)
     with pytest.raises(UserError, match=sentence):
         check(config)
+
+
+def test_labels_of_cityscapes_that_were_not_made_are_explained(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for part, end in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+            (tmp_path / part / split / "bonn").mkdir(parents=True)
+            Image.new("L", (8, 8)).save(tmp_path / part / split / "bonn" / f"bonn_000000_000019_{end}.png")
+    config = prepare(Job(config=CONFIGS / "fan/all-mlp_160k_cityscapes.py", data=tmp_path, folder=tmp_path / "run/x"))
+    with pytest.raises(UserError, match=r"gtFine/train has no files \*_gtFine_labelTrainIds\.png; .*TrainIdLabelImgs"):
+        check(config)
+
+
+def test_an_evaluation_needs_no_training_data(tmp_path: Path) -> None:
+    _coco(tmp_path)
+    config = _prepared("mask-rcnn", tmp_path)
+    (tmp_path / _TRAIN).unlink()
+    check(config, ("val",))
 
 
 def test_heads_that_do_not_fit_the_classes_are_named(tmp_path: Path) -> None:

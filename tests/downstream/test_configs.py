@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import MODELS, init_default_scope
 
 import downstream  # noqa: F401  (before anything of OpenMMLab)
 import papers  # noqa: F401  (registers the models)
@@ -37,6 +39,44 @@ def test_a_config_builds_its_model(path: Path) -> None:
     if _name(path) in PRINTED:
         millions = sum(value.numel() for value in model.parameters()) / 1e6
         assert round(millions) == PRINTED[_name(path)]
+
+
+#: Narrow models; all have maps like those of the configs' own.
+_NARROW = {
+    "swin": {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)},
+    "fan": {"embed_dim": 16, "depth": 2, "num_heads": 2},
+    "rvt": {"embed_dims": (16,), "depths": (1,), "num_heads": (2,)},
+    "vars": {"embed_dims": (16,), "depths": (1,), "num_heads": (2,)},
+}
+
+
+@pytest.mark.parametrize("path", ALL, ids=_name)
+def test_backbone_and_neck_can_be_distributed(path: Path) -> None:
+    """DistributedDataParallel stops at a parameter without a gradient, unless it is told to look for them."""
+    job = Job(config=path, data=Path("x"), folder=Path("y/z"), model_args=_NARROW[path.parent.name])
+    prepared = prepare(dataclasses.replace(job, img_size=64) if path.parent.name in ("rvt", "vars") else job)
+    prepared.model.backbone.drop_path_rate = 0.0
+    init_default_scope(prepared.default_scope)
+    parts = [MODELS.build(prepared.model[part]) for part in ("backbone", "neck") if prepared.model.get(part)]
+    maps = torch.nn.Sequential(*parts)(torch.randn(2, 3, 64, 64))
+    sum(each.square().sum() for each in maps).backward()
+    lacking = [name for part in parts for name, value in part.named_parameters() if value.grad is None]
+    assert bool(lacking) == bool(prepared.get("find_unused_parameters", False)), lacking
+
+
+def test_what_a_source_sets_for_another_backbone_is_taken() -> None:
+    job = Job(config=CONFIGS / "swin/cascade-mask-rcnn_3x_coco.py", data=Path("x"), folder=Path("y/z"))
+    rates = [
+        prepare(dataclasses.replace(job, model=f"swin_{size}_patch4_window7_224")).model.backbone.drop_path_rate
+        for size in ("tiny", "small", "base")
+    ]
+    assert rates == [0.2, 0.2, 0.3]
+    job = Job(config=CONFIGS / "fan/all-mlp_160k_cityscapes.py", data=Path("x"), folder=Path("y/z"))
+    large = prepare(dataclasses.replace(job, model="fan_large_16_p4_hybrid"))
+    with torch.device("meta"):
+        backbone = MODELS.build(large.model.backbone)
+    assert backbone.channels == large.model.decode_head.in_channels == [128, 256, 480, 480]
+    assert [info["module"] for info in backbone.model.feature_info][20] == "blocks.18"
 
 
 @pytest.mark.parametrize("model", ["vars_s_rvt_small", "vars_sd_rvt_small", "rvt_small_plus", "performer_deit_tiny"])

@@ -74,7 +74,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 iterations = 200
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations)
+# No validation on the way: the measurement comes right after.
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_begin=iterations + 1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(

@@ -16,5 +16,7 @@ model = dict(
     ),
 )
 train_dataloader = dict(batch_size=1)
+# The release takes the third map of FAN-L after 19 of its 22 blocks.
+variants = dict(fan_large_16_p4_hybrid=dict(out_indices=(0, 1, 20, -1)))
 # Of class attention, nothing but what changes the other tokens has a gradient.
 find_unused_parameters = True

@@ -1,5 +1,4 @@
-# Stochastic depth: github.com/SwinTransformer/Swin-Transformer-Object-Detection @c7b20110, configs/swin; 0.2 for
-# Swin-S, 0.3 for Swin-B.
+# Stochastic depth: github.com/SwinTransformer/Swin-Transformer-Object-Detection @c7b20110, configs/swin.
 _base_ = ["../shared/mask-rcnn_3x_coco.py", "../shared/cascade.py"]
 
 model = dict(
@@ -8,3 +7,4 @@ model = dict(
     train_cfg=dict(rcnn=_base_.cascade_rcnn),
     backbone=dict(name="swin_tiny_patch4_window7_224", drop_path_rate=0.2, output_norm=True),
 )
+variants = dict(swin_base_patch4_window7_224=dict(drop_path_rate=0.3))
