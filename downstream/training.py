@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.dist import barrier
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
@@ -295,6 +296,10 @@ class Training:
             pointer.unlink()
             for earlier in [*self.weights.parent.glob("iter_*.pth"), *self.weights.parent.glob("epoch_*.pth")]:
                 earlier.unlink()
+        if self.runner.distributed:
+            # Batch norms gather statistics of their own in each process; all evaluate those that are kept.
+            barrier()
+            load_finetuned(self.runner.model, self.weights)
         return self.weights
 
     def load(self, weights: Path) -> None:

@@ -65,7 +65,7 @@ def test_maps_have_the_declared_channels_and_strides_at_any_size(name: str, stri
 #: A narrow model of every family of backbones, with stages where it has them.
 FAMILIES: dict[str, dict[str, Any]] = {
     "rvt_tiny": SMALL_RVT,
-    "rvt_small": {**SMALL_RVT, "embed_dims": (16, 24), "depths": (2, 2), "num_heads": (2, 2)},
+    "rvt_small": {**SMALL_RVT, "embed_dims": (16, 32), "depths": (2, 2), "num_heads": (2, 2)},
     "vars_d_rvt_tiny": SMALL_RVT,
     "vars_s_rvt_tiny": SMALL_RVT,
     "vars_sd_rvt_tiny": SMALL_RVT,
@@ -117,10 +117,11 @@ def test_every_family_recomputes_the_same_gradients_drops_paths_and_freezes(name
     dropping.train()
     torch.manual_seed(1)
     first = dropping(images)[-1]
-    assert not torch.equal(first, dropping(images)[-1])
+    assert any(not torch.equal(first, dropping(images)[-1]) for _ in range(8))
 
     frozen = of_family(name, size, frozen_stages=0)
-    still = [key for key, value in frozen.named_parameters() if not value.requires_grad]
+    learned = {key for key, value in dropping.named_parameters() if value.requires_grad}
+    still = [key for key, value in frozen.named_parameters() if not value.requires_grad and key in learned]
     assert still
     assert all(key.startswith(("model.patch_embed", "model.pos", "model.cls", "model.dist")) for key in still)
 
