@@ -10,6 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+#: Also where a compiled mmcv is installed, whose operators do not take float64.
+pytestmark = pytest.mark.usefixtures("our_operators")
+
 Box = list[float]
 
 

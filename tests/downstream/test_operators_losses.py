@@ -8,6 +8,9 @@ import mmcv.ops
 import pytest
 import torch
 
+#: Also where a compiled mmcv is installed, whose operators do not take float64.
+pytestmark = pytest.mark.usefixtures("our_operators")
+
 LOGITS = torch.tensor([[-3.0, 0.0, 2.5], [0.3, -0.2, 8.0], [-12.0, 1.0, 0.5], [4.0, -1.0, 0.1]], dtype=torch.float64)
 TARGETS = torch.tensor([2, 0, 1, 1])
 WEIGHT = torch.tensor([0.5, 2.0, 1.5], dtype=torch.float64)
