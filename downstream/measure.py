@@ -169,7 +169,7 @@ def _measure_corrupted(run: Run, dataset: str, name: str) -> Iterator[Result]:
     for metric, performance in clean.items():
         values = {cell: found[metric] for cell, found in by_cell.items()}
         mean = mean_performance(values, corruptions)
-        common = {
+        common: dict[str, Any] = {
             "model": opened.model,
             "dataset": name,
             "unit": "%",
