@@ -2,11 +2,11 @@
 
 Conversion is a pure function beside the architecture: the module that defines a model's class has
 ``checkpoint_filter_fn(state_dict, model)`` (timm's convention), from released names to the model's, and
-``released_state_dict(state_dict, model)``, its inverse. For classes of timm, what timm lacks of these is in the module
-that a paper declares. A module of a model that has state which follows from other
-state lists it in ``derived`` (names of its own parameters and buffers) and sets it in ``recompute_derived()``; such
-tensors may be absent from a file. A module whose release computes something else than its publication says has
-``use_released_form()``, which is called when released weights have been loaded.
+``released_state_dict(state_dict, model)``, its inverse. For classes of timm, both are looked for in the module that a
+paper declares before timm's own. A module of a model that has state which follows from other state lists it in
+``derived`` (names of its own parameters and buffers) and sets it in ``recompute_derived()``; such tensors may be absent
+from a file. A module whose release computes something else than its publication says has ``use_released_form()``,
+which is called when released weights have been loaded.
 
 Files of our own training loop carry the identity of their run, by which they are told from released ones, and the
 form in which the weights were trained.
@@ -102,10 +102,9 @@ def from_released(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Te
 def _conversion(model: nn.Module, function: str) -> Callable[[Mapping[str, Tensor], nn.Module], dict[str, Tensor]]:
     """The conversion beside the class of ``model``, or the identity where its names are the released ones."""
     home = type(model).__module__
-    beside = getattr(sys.modules[home], function, None)
-    if beside is None and home in CONVERSIONS:
-        beside = getattr(importlib.import_module(CONVERSIONS[home]), function, None)
-    return beside or (lambda state_dict, model: dict(state_dict))
+    declared = importlib.import_module(CONVERSIONS[home]) if home in CONVERSIONS else None
+    found = getattr(declared, function, None) or getattr(sys.modules[home], function, None)
+    return found or (lambda state_dict, model: dict(state_dict))
 
 
 def _derived(model: nn.Module) -> dict[str, nn.Module]:
@@ -140,6 +139,37 @@ def load_released(
     load_strictly(model, from_released(unwrap(content, use_ema), model), where)
     take_form(model, content)
     return model
+
+
+def load_initial(model: nn.Module, path: Path) -> bool:
+    """Load the weights that a training starts from: of a release, or of our own training.
+
+    Returns:
+        Whether the file is of another number of classes, in which case the classifier keeps its first weights.
+
+    Raises:
+        UserError: as :func:`load_released`, for all but the classifier.
+    """
+    content = read(path)
+    state = unwrap(content)
+    if "step" not in content:  # an unfinished training of ours has our names
+        state = from_released(state, model)
+    classifier = {id(parameter) for head in _classifiers(model) for parameter in head.parameters()}
+    fresh = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if id(parameter) in classifier and name in state and state[name].shape[1:] == parameter.shape[1:]
+        and len(state[name]) != len(parameter)
+    }  # fmt: skip
+    load_strictly(model, {**state, **fresh}, str(path))
+    take_form(model, content)
+    return bool(fresh)
+
+
+def _classifiers(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The classifier of a model of timm's kind; two where a distilled one has two, none elsewhere."""
+    found = getattr(model, "get_classifier", tuple)()
+    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
 
 class MisfitError(UserError):

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 import papers.fan.model as fan
 from common.checkpoints import load_released, released_names, to_released
 from common.data.composition import Composition
+from common.data.preprocessing import Preprocessing
 from common.errors import UserError
 from common.measurement import Finding, Measurement
+from common.robustness.full_scale_measures import build
 from papers.fan import PAPER, claims, swin, token_groups
 from papers.fan.layers import ChannelAttention, UnbiasedLayerNorm2d
 from tests.parity.fixtures import (
@@ -88,6 +90,13 @@ def test_every_variant_has_the_size_of_its_checkpoint() -> None:
         with torch.device("meta"):
             model = timm.create_model(name)
         assert sum(p.numel() for p in model.parameters()) == count, name
+
+
+def test_a_weight_tag_that_ends_in_a_size_is_evaluated_at_that_size() -> None:
+    with torch.device("meta"):
+        assert Preprocessing.of(build("fan_tiny_8_p4_hybrid.in22k_ft_in1k_384", 1000)).size == 384
+        assert Preprocessing.of(build("fan_tiny_8_p4_hybrid.in22k_ft_in1k", 1000)).size == 224
+        assert build("fan_swin_tiny_patch4_window7_224.tag_288", 1000).patch_embed.img_size == (288, 288)
 
 
 @kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
-from common.checkpoints import load_released, released_names, to_released
+from common.checkpoints import load_initial, load_released, released_names, to_released
 from common.errors import UserError
 from common.manifest import load_manifest
+from common.robustness.full_scale_measures import identify
 from papers.swin import PAPER, claims, complexity, windows
 from papers.swin.model import SwinMLP, create
 from tests.parity.fixtures import (
@@ -100,6 +102,71 @@ def test_released_names_load_strictly_and_come_back(kind: str) -> None:
         load_released(small(kind), {**state, "surplus": torch.zeros(1)})
     with pytest.raises(UserError, match=r"head\.fc\.weight is"):
         load_released(small(kind, num_classes=5), state)
+
+
+def test_a_file_of_another_depth_or_heads_is_told_in_a_sentence() -> None:
+    for other in ({"depths": (2, 3)}, {"num_heads": (1, 2)}):
+        with pytest.raises(UserError, match="build the"):
+            load_released(small("swin"), to_released(small("swin", **other)))
+
+
+def test_biases_of_another_window_are_resized() -> None:
+    origin = small("swin")
+    table = origin.layers[0].blocks[0].attn.relative_position_bias_table
+    rows = torch.arange(13.0).repeat_interleave(13)
+    with torch.no_grad():
+        table.copy_(torch.stack([rows, torch.full((169,), 3.0)], dim=1))
+    model = load_released(small("swin", img_size=112, window_size=14), to_released(origin))
+    down, even = model.layers[0].blocks[0].attn.relative_position_bias_table.unflatten(0, (27, 27)).unbind(2)
+    torch.testing.assert_close(even, torch.full((27, 27), 3.0))
+    torch.testing.assert_close(down, down[:, :1].expand(-1, 27))
+    assert (down[1:-1].diff(dim=0) > 0).all()
+    assert model.eval()(images(1, 3, 112, 112)).shape == (1, 7)
+
+
+def test_distances_that_another_window_has_scaled_are_refused() -> None:
+    state, name = to_released(small("swinv2")), "layers.0.blocks.1.attn.relative_coords_table"
+    own = small("swinv2").get_buffer(name)
+    load_released(small("swinv2"), {**state, name: own})
+    grown = small("swinv2", pretrained_window_sizes=(6, 6))
+    with pytest.raises(UserError, match="windows of 6 x 6 tokens, the model with 8 x 8"):
+        load_released(small("swinv2"), {**state, name: grown.get_buffer(name)})
+    load_released(grown, {**state, name: grown.get_buffer(name)})
+    load_released(small("swinv2", img_size=128, window_size=16), {**state, name: own})
+
+
+@pytest.mark.parametrize(
+    ("name", "among"),
+    [
+        ("swin_base_patch4_window12_384", ("swin_small_patch4_window7_224", "swin_base_patch4_window7_224")),
+        ("swin_tiny_c24_patch4_window8_256", ("swin_tiny_patch4_window7_224",)),
+        ("swinv2_tiny_window16_256", ("swinv2_tiny_window8_256",)),
+    ],
+)
+def test_a_file_is_recognised_by_its_windows(name: str, among: tuple[str, ...]) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    buffers = {buffer: value for buffer, value in model.named_buffers() if buffer.endswith(TABLES)}
+    paper = replace(PAPER, models=tuple(model for model in PAPER.models if model.name in (*among, name)))
+    assert identify(paper, {"model": {**to_released(model), **buffers}}, Path("swin.pth")) == name
+
+
+def test_training_starts_from_a_file_of_other_classes_with_a_new_classifier(tmp_path: Path) -> None:
+    file, origin = tmp_path / "swin.pth", small("swin", num_classes=9)
+    nn.init.ones_(origin.head.fc.bias)
+    torch.save({"model": to_released(origin)}, file)
+    model = small("swin")
+    first = model.head.fc.weight.clone()
+    nn.init.zeros_(model.patch_embed.proj.weight)
+    assert load_initial(model, file)
+    assert torch.equal(model.head.fc.weight, first)
+    assert torch.equal(model.patch_embed.proj.weight, origin.patch_embed.proj.weight)
+
+    same = small("swin", num_classes=9)
+    assert not load_initial(same, file)
+    assert torch.equal(same.head.fc.bias, origin.head.fc.bias)
+    with pytest.raises(UserError, match="build the"):
+        load_initial(small("swin", depths=(2, 3)), file)
 
 
 def test_names_of_timm_load_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from common.checkpoints import MisfitError, is_trained, load_released, load_trained, read, unwrap
+from common.checkpoints import MisfitError, is_trained, load_released, load_trained, read, to_released, unwrap
 from common.declaration import Paper
 from common.errors import UserError, nearest
 from common.manifest import load_manifest
@@ -25,6 +26,7 @@ def load_model(run: Run, num_classes: int = 1000) -> tuple[nn.Module, str, Weigh
 
     Without a name, the model is the first of the paper's that the checkpoint fits. A file does not tell how its weights
     were trained: where all that is printed for the model is of tagged weights (``NAME.linear``), the user must say.
+    A weight tag that ends in a size (``.in22k_ft_in1k_384``, as timm has it) is evaluated on images of so many pixels.
 
     Args:
         run: has the checkpoint, and the name where the user gave one.
@@ -49,9 +51,21 @@ def load_model(run: Run, num_classes: int = 1000) -> tuple[nn.Module, str, Weigh
             f"{run.paper.slug} has no printed number for {name!r}.{nearest(name, tagged)} Known are "
             f"{', '.join(sorted(set(tagged)))}; {architecture} without a tag is for other weights."
         )
-    model = timm.create_model(architecture, num_classes=num_classes)
+    model = build(name, num_classes)
     weights = load_weights(model, content, str(checkpoint))
     return model.to(torch.device(run.settings.device)).eval(), name, weights
+
+
+def build(name: str, num_classes: int) -> nn.Module:
+    """The model of a name with or without a weight tag, for images of the size that ends the tag."""
+    architecture, _, tag = name.partition(".")
+    size = re.search(r"_(\d{3,4})$", tag)
+    if size is None:
+        return timm.create_model(architecture, num_classes=num_classes)
+    pixels = int(size[1])
+    model = timm.create_model(architecture, num_classes=num_classes, img_size=pixels)
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, pixels, pixels)}
+    return model
 
 
 def load_weights(model: nn.Module, content: Mapping[str, Any], where: str) -> Weights:
@@ -86,7 +100,8 @@ def identify(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: 
                 continue
             except (UserError, RuntimeError):  # timm's conversions break on files of some other models
                 continue
-        return model.name
+        if _fits(candidate, content):
+            return model.name
     unwrap(content)  # complains where there is no state dict at all
     if not misfits:
         raise UserError(f"{path} fits none of the models of {paper.slug}; pass --model NAME to see where it differs.")
@@ -113,6 +128,15 @@ def _printed(paper: Paper, architecture: str) -> list[tuple[str, str, str]]:
     table = load_manifest(paper.manifest)
     rows = zip(*(table[column].astype(str) for column in ("model", "dataset", "metric")), strict=True)
     return [row for row in rows if row[0].partition(".")[0] == architecture]
+
+
+def _fits(model: nn.Module, content: Mapping[str, Any]) -> bool:
+    """Whether every tensor of a file has the model's sizes, those included that loading resizes or leaves out."""
+    state, buffers = unwrap(content), dict(model.named_buffers())
+    return any(
+        all(own[name].shape == value.shape for name, value in state.items() if name in own)
+        for own in ({**buffers, **to_released(model)}, {**buffers, **model.state_dict()})
+    )
 
 
 def _measuring(benchmark: str, need: str) -> Callable[[Run], Iterator[Measurement]]:

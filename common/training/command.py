@@ -11,7 +11,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from common.checkpoints import load_released
+from common.checkpoints import load_initial
 from common.data.cifar import CLASSES, load_cifar
 from common.errors import UserError, nearest
 from common.training.data import TensorData, TrainingData
@@ -93,8 +93,8 @@ def run(
     seed = recipe.seed if args.seed is None else args.seed
     data = open_data(args, recipe)
     model = create_model(args.model, recipe, seed)
-    if args.initial is not None:
-        load_released(model, args.initial)
+    if args.initial is not None and load_initial(model, args.initial):
+        print(f"{args.initial} is of other classes: the classifier for {recipe.num_classes} starts anew.")
     folder = working_folder(args, slug, seed)
     options = Options(
         device=args.device,

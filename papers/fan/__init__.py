@@ -131,7 +131,10 @@ PAPER = Paper(
         Deviation(
             name="printed_parameters",
             publication="README: 28.0 M for FAN-S-ViT, 54.0 M for FAN-B-ViT, 26.3 M for FAN-S-Hybrid",
-            released="28.35 M, 54.35 M and 26.12 M",
+            released=(
+                "28.35 M, 54.35 M and 26.12 M: the first two are printed as whole millions with a zero behind the "
+                "point; the third is no rounding of any released variant"
+            ),
             ours="as released, so that released weights load",
             switch="none",
             effect="size",

@@ -147,9 +147,23 @@ PAPER = Paper(
             name="other_windows",
             publication="interpolates relative position biases to another window bicubically",
             released="in its script for fine-tuning only",
-            ours="whenever a checkpoint of another window is loaded (timm), so a wrong window is not refused",
+            ours=(
+                "whenever a checkpoint of another window is loaded; without a name the model is the one with the "
+                "file's windows"
+            ),
             switch="none",
-            effect="Name the variant that a checkpoint is of.",
+            effect="Name the variant that a checkpoint is of, or none.",
+        ),
+        Deviation(
+            name="classes_of_fine_tuning",
+            publication="does not say",
+            released=(
+                "takes the rows of the 1,000 classes from the classifier of ImageNet-22k's 21,841; any other "
+                "classifier starts from zeros"
+            ),
+            ours="a classifier for other classes than the file's starts anew, and the command says so",
+            switch="none",
+            effect="Shows only in full-scale training.",
         ),
         Deviation(
             name="swin_mlp_shift",

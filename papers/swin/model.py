@@ -5,11 +5,12 @@ Swin-MLP is the release's network without attention: the tokens of a window are 
 shift fills up with zeros where Swin's is cyclic.
 
 Released names differ from timm's in two places: the downsampling belongs to the end of a stage, and the classifier is
-called ``head`` rather than ``head.fc``. timm converts from them, :func:`released_state_dict` to them.
+called ``head`` rather than ``head.fc``.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -17,18 +18,13 @@ from typing import Any
 import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models._builder import build_model_with_cfg
-from timm.models.swin_transformer import (
-    SwinTransformer,
-    SwinTransformerBlock,
-    checkpoint_filter_fn,
-    window_partition,
-    window_reverse,
-)
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, window_partition, window_reverse
 from torch import Tensor, nn
 
 from common.errors import UserError, nearest
 
-__all__ = ["VARIANTS", "SwinMLP", "WindowMLPBlock", "checkpoint_filter_fn", "create", "released_state_dict"]
+#: What follows from the sizes and is stored in released files all the same.
+_DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask")
 
 _TINY = {"img_size": 256, "window_size": 8, "embed_dim": 96, "depths": (2, 2, 6, 2)}
 
@@ -102,8 +98,64 @@ class SwinMLP(SwinTransformer):
                 WindowMLPBlock.convert(block)
 
 
+def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Released names to timm's, for Swin, SwinV2 and Swin-MLP; names of timm stay.
+
+    Relative position biases of another window are resized bicubically, as the release does for fine-tuning (utils.py).
+
+    Raises:
+        UserError: a SwinV2 scales the distances of tokens by another window than the file's network.
+    """
+    modules = dict(model.named_modules())
+    released = "layers.0.downsample.reduction.weight" in state_dict
+    ours = {}
+    for name, value in state_dict.items():
+        attn = modules.get(name.rpartition(".")[0])
+        if name.endswith("relative_coords_table"):
+            _check_scale(value, attn)
+        if name.endswith(_DERIVED):
+            continue
+        if name.endswith("relative_position_bias_table"):
+            value = _resized(value, attn)
+        if released:
+            name = re.sub(r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) + 1}.downsample", name)
+            name = re.sub(r"^head\.", "head.fc.", name)
+        ours[name] = value
+    return ours
+
+
+def _resized(table: Tensor, attn: Any) -> Tensor:
+    """A table of biases (distances, heads) for the window of ``attn``; as it is where heads or windows do not fit."""
+    own = getattr(attn, "relative_position_bias_table", None)
+    side = math.isqrt(len(table))
+    if own is None or table.shape == own.shape or table.shape[1:] != own.shape[1:] or side**2 != len(table):
+        return table
+    size = [2 * window - 1 for window in attn.window_size]
+    grid = table.T.unflatten(1, (side, side)).unsqueeze(0)
+    return F.interpolate(grid, size=size, mode="bicubic")[0].flatten(1).T
+
+
+def _check_scale(coordinates: Tensor, attn: Any) -> None:
+    """Refuse coordinates (1, rows, columns, 2) of the window of ``attn`` that another pre-training has scaled.
+
+    SwinV2 divides distances by the largest one in the window of pre-training and takes log2(1 + 8 distance) / 3.
+    Coordinates of another window than the model's do not matter: the model has its own.
+    """
+    own = getattr(attn, "relative_coords_table", None)
+    if own is None or own.shape != coordinates.shape or coordinates.is_meta or coordinates.shape[1] == 1:
+        return
+    window = attn.window_size[0]
+    scale = attn.pretrained_window_size[0] or window
+    stored = 1 + round(8 * (window - 1) / (8 ** float(coordinates[0, -1, 0, 0]) - 1))
+    if stored != scale:
+        raise UserError(
+            f"The file's network was pre-trained with windows of {stored} x {stored} tokens, the model with {scale} x "
+            f"{scale}; build the variant that the file is for, or set pretrained_window_sizes."
+        )
+
+
 def released_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Names of timm to released ones; the inverse of ``checkpoint_filter_fn``, for Swin, SwinV2 and Swin-MLP."""
+    """Names of timm to released ones; the inverse of :func:`checkpoint_filter_fn`."""
 
     def released(name: str) -> str:
         name = re.sub(r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
