@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -178,7 +179,12 @@ def curves(
         if logy:
             axis.set_yscale("log")
         if logx:
-            axis.set_xscale("log", subs=(2, 5))  # labels of all digits would overlap
+            axis.set_xscale("log", subs=(2, 5))
+            ends = axis.get_xlim()
+            if ends[1] < 30 * ends[0]:  # over more than that, labels of 2 and 5 would overlap
+                from matplotlib.ticker import LogFormatterSciNotation
+
+                axis.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
         axis.grid()
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return to_svg(drawn)

@@ -21,7 +21,7 @@ from common.training.data import TensorData
 from common.training.hooks import Batch
 from common.training.loop import train
 from common.training.recipe import Recipe, load_recipe
-from papers.augmix import PAPER, pillow
+from papers.augmix import PAPER, pillow, training
 from papers.augmix.claims import RECIPE, contenders
 from papers.augmix.draws import ALL_OPERATIONS, FIXED, OPERATIONS, SIGNED, Draws, Settings, magnitudes
 from papers.augmix.method import apply_chains, augment_and_mix, jensen_shannon
@@ -350,6 +350,18 @@ def test_per_image_and_batched_hooks_agree_for_equal_draws(monkeypatch: pytest.M
     statistics = ((0.5,) * 3, (0.25,) * 3)
     batched, single = (AugMix(Settings(), 12.0, *statistics, per_image=each).augment(pixels) for each in (False, True))
     assert distance(batched, single.numpy()) < 1e-6
+
+
+def test_a_cpu_augments_large_images_one_by_one_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, hook = planes(pictures((48, 56, 3), 4)), AugMix(Settings(), 12.0, (0.5,) * 3, (0.25,) * 3)
+    results, calls = [], []
+    monkeypatch.setattr(training, "_one_by_one", lambda *a, of=training._one_by_one: (calls.append(1), of(*a))[1])
+    for largest in (40 * 40, 48 * 56):
+        monkeypatch.setattr(training, "BATCHED_ON_CPU", largest)
+        np.random.seed(0)  # noqa: NPY002
+        results.append(hook.augment(pixels))
+    assert calls == [1]
+    assert distance(results[0], results[1].numpy()) < 1e-6
 
 
 @pytest.mark.parametrize(

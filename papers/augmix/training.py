@@ -19,6 +19,8 @@ from papers.augmix.method import augment_and_mix, jensen_shannon
 if TYPE_CHECKING:
     from common.training.loop import Run
 
+#: Pixels of an image up to which a CPU augments a batch at once faster than Pillow its images (the claim ``cost``).
+BATCHED_ON_CPU = 40 * 40
 #: Recipe keys that must be off beside AugMix, which works on whole bytes and has labels and logits of its own.
 EXCLUDED = ("mixup", "cutmix", "random_erasing")
 
@@ -63,7 +65,8 @@ class AugMix(Hook):
             pass, clean and augmented twice; cross-entropy is on the clean ones. At 0, each image is replaced by an
             augmented one.
         mean, std: with which the images of a batch are normalised.
-        per_image: augment with Pillow, one image after another.
+        per_image: augment with Pillow, one image after another, with draws in the released order. Otherwise a batch
+            is augmented at once where that is faster: everywhere but for large images on a CPU.
     """
 
     def __init__(
@@ -97,14 +100,12 @@ class AugMix(Hook):
         if self.per_image:
             random = np.random.RandomState(np.random.randint(0, 2**32, dtype=np.uint32))  # noqa: NPY002
             draws = Draws.in_released_order(len(pixels), self.settings, random)
-            arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()
-            arrays = arrays[..., 0] if arrays.shape[-1] == 1 else arrays
-            augmented = np.stack([pillow.augment_and_mix(image, draws, i) for i, image in enumerate(arrays)])
-            mixed = torch.from_numpy(augmented).view(len(pixels), *pixels.shape[2:], -1).permute(0, 3, 1, 2)
-            mixed = mixed.to(pixels.device).contiguous()
         else:
             generator = np.random.default_rng(np.random.randint(0, 2**32, 4, dtype=np.uint32))  # noqa: NPY002
-            mixed = augment_and_mix(pixels, Draws.sample(len(pixels), self.settings, generator))
+            draws = Draws.sample(len(pixels), self.settings, generator)
+        # Both forms give the same for the same draws, so that only speed decides.
+        slow = pixels.device.type == "cpu" and pixels[0, 0].numel() > BATCHED_ON_CPU
+        mixed = _one_by_one(pixels, draws) if self.per_image or slow else augment_and_mix(pixels, draws)
         return mixed.sub_(self._mean).div_(self._std)
 
     def on_output(self, run: Run, batch: Batch) -> None:
@@ -119,6 +120,15 @@ class AugMix(Hook):
             return loss
         logits, self._logits = self._logits, None
         return loss + self.consistency * jensen_shannon(logits.float())
+
+
+def _one_by_one(pixels: Tensor, draws: Draws) -> Tensor:
+    """``augment_and_mix`` by Pillow."""
+    arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()
+    arrays = arrays[..., 0] if arrays.shape[-1] == 1 else arrays
+    augmented = np.stack([pillow.augment_and_mix(image, draws, index) for index, image in enumerate(arrays)])
+    mixed = torch.from_numpy(augmented).view(len(pixels), *pixels.shape[2:], -1).permute(0, 3, 1, 2)
+    return mixed.to(pixels.device).contiguous()
 
 
 class DecayAll(Hook):
