@@ -168,7 +168,7 @@ def load_initial(model: nn.Module, path: Path) -> bool:
 
 def _classifiers(model: nn.Module) -> tuple[nn.Module, ...]:
     """The classifier of a model of timm's kind; two where a distilled one has two, none elsewhere."""
-    found = getattr(model, "get_classifier", tuple)()
+    found: Any = getattr(model, "get_classifier", tuple)()
     return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
 

@@ -63,7 +63,8 @@ def build(name: str, num_classes: int) -> nn.Module:
     if size is None:
         return timm.create_model(architecture, num_classes=num_classes)
     pixels = int(size[1])
-    model = timm.create_model(architecture, num_classes=num_classes, img_size=pixels)
+    # Any, since torch types attributes as tensors or modules.
+    model: Any = timm.create_model(architecture, num_classes=num_classes, img_size=pixels)
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, pixels, pixels)}
     return model
 
