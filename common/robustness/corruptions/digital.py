@@ -65,7 +65,9 @@ def jpeg(x: Tensor, quality: int) -> Tensor:
     out = torch.empty(x.shape, dtype=torch.uint8)
     for image, result in zip(x.cpu().numpy(), out.numpy(), strict=True):
         _, file = cv2.imencode(".jpg", cv2.merge(image[::-1]), (cv2.IMWRITE_JPEG_QUALITY, quality))  # blue first
-        cv2.split(cv2.imdecode(file, cv2.IMREAD_COLOR), result[::-1])
+        decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)
+        assert decoded is not None  # it was encoded just now
+        cv2.split(decoded, result[::-1])
     return out.to(x.device)
 
 

@@ -98,7 +98,7 @@ class Draws:
         entries = self._words(shape).to(torch.int32).add_(HALF).view(-1)
         return table.index_select(0, entries).view(len(self), *shape)
 
-    def normal_image(self, name: str, height: int, width: int, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    def normal_image(self, name: str, height: int, width: int, *, mean: float = 0.0, std: float = 1.0) -> Tensor:
         """``(B, 3, H, W)`` normal; a given draw is standard normal and ``(H, W, 3)``, as NumPy code has it."""
         if self.has(name):
             return self.normal(name, height, width, 3, mean=mean, std=std).permute(0, 3, 1, 2)
