@@ -297,8 +297,10 @@ def make_transform(recipe: Recipe, *, training: bool) -> Callable[[Image.Image],
             use_prefetcher=True,
         )
     except (AssertionError, KeyError, ValueError) as error:
+        reason = f" ({error})" if str(error) else ""
         raise UserError(
-            f"timm cannot make the auto_augment {recipe.auto_augment!r} of this recipe ({error})."
+            f"timm cannot make the auto_augment {recipe.auto_augment!r} of this recipe{reason}; write it as timm does, "
+            "rand-m9-mstd0.5-inc1."
         ) from None
     for step in transform.transforms:
         _replace_posterize(step)

@@ -317,8 +317,12 @@ def test_every_operation_of_timms_policies_runs(recipe, policy) -> None:
 
 
 def test_a_policy_that_timm_does_not_know(recipe) -> None:
-    for policy, reason in (("garbage", "Unknown AA policy"), ("rand-m9-foo7", "Unknown RandAugment"), ("rand-mx", "")):
-        with pytest.raises(UserError, match=f"timm cannot make the auto_augment '{policy}' of this recipe .*{reason}"):
+    for policy, reason in (
+        ("garbage", "Unknown AA policy"),
+        ("rand-m9-foo7", "Unknown RandAugment"),
+        ("randm9", "; write"),
+    ):
+        with pytest.raises(UserError, match=f"timm cannot make the auto_augment '{policy}' of this recipe.*{reason}"):
             make_transform(recipe("plain", *CHANGES, f"auto_augment={policy}"), training=True)
 
 

@@ -258,8 +258,6 @@ def test_wrong_class_count_and_device(data, recipe, make_model) -> None:
         run(make_model(), recipe("plain", "optimizer=adamv"), data)
     with pytest.raises(UserError, match=r"timm cannot make the optimizer sgd of this recipe .*momentum"):
         run(make_model(), recipe("plain", "optimizer=sgd", "momentum=0"), data)
-    with pytest.raises(UserError, match="cannot make the schedule cosinus"):
-        run(make_model(), recipe("plain", "schedule=cosinus"), data)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb", "adamp"])
