@@ -94,6 +94,13 @@ def test_heads_features_and_checkpointing_work_as_in_timm(name: str) -> None:
     assert torch.allclose(model(images(4)), plain, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_shapes_follow_without_arithmetic_on_the_meta_device(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+        assert model(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", [name for name in SMALL if name.endswith("rvt_tiny")])
 def test_models_work_in_half_precision(name: str, dtype: torch.dtype) -> None:

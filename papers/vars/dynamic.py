@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from common.errors import UserError
 from common.linear import Linear, left_linear, linear
-from papers.vars.kernelized import Grid, random_features, refuse_masks
+from papers.vars.kernelized import Grid, random_features, refuse_masks, without_autocast
 from papers.vars.sparse import (
     SHRINKAGES,
     Shrinkage,
@@ -227,7 +227,7 @@ class VARSDynamic(nn.Module):
     def _problem(self, x: Tensor) -> _Problem:
         # In the parameters' precision also under autocast: half of it has too few bits for the dynamics.
         q, v = self.qkv(x).to(self.learned_k.dtype).unflatten(2, (2, self.num_heads, -1)).unbind(2)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             static = self._static()
             templates = self._templates(q, static)
             v = v.permute(2, 0, 1, 3).contiguous()
@@ -248,7 +248,7 @@ class VARSDynamic(nn.Module):
 
     def _reconstruct(self, problem: _Problem) -> Tensor:
         """P u_T, (h, B, N, d)."""
-        with torch.autocast(problem.drive.device.type, enabled=False):
+        with without_autocast(problem.drive):
             code = final_code(
                 problem.gram, problem.drive, problem.step, self._sparsity(), self.steps, self.shrinkage,
                 self.initial == "zero",

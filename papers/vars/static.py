@@ -31,7 +31,7 @@ from common.errors import UserError
 from common.linear import Linear
 from papers.rvt.model import TokenBatchNorm
 from papers.vars.fourier import FourierTransform
-from papers.vars.kernelized import Grid, refuse_masks
+from papers.vars.kernelized import Grid, refuse_masks, without_autocast
 from papers.vars.sparse import SHRINKAGES, Shrinkage, Trajectory, objective, shrink, token_energy
 
 Kernels = tuple[Tensor, Tensor]
@@ -396,7 +396,7 @@ class VARSStatic(nn.Module):
         """Attend; ``x`` has shape (B, N, C). Masks are refused."""
         refuse_masks(attn_mask, is_causal)
         v = self._input(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             spectrum = self.fourier(self._reconstruct(v))
             real, imag = self.kernel2[:, 0, 0].to(v.dtype).permute(3, 1, 2, 0).unbind(0)
             x = self.fourier.inverse(real * spectrum + torch.stack([-imag, imag]) * spectrum.flip(1))
