@@ -56,13 +56,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: W, (out, in).
         bias: b, (out,).
     """
-    tokens = x.numel() // x.shape[-1]
-    images = _images(tokens)
-    if images is not None and _by_convolution(x, weight):
-        # (images, in, pixels, 1), channels last in memory: the tokens as they lie.
-        pixels = x.reshape(images, tokens // images, 1, x.shape[-1]).permute(0, 3, 1, 2)
-        y = F.conv2d(pixels, weight[:, :, None, None], bias)
-        return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+    if _by_convolution(x, weight):
+        tokens = x.numel() // x.shape[-1]
+        images = _images(tokens)
+        if images is not None:
+            # (images, in, pixels, 1), channels last in memory: the tokens as they lie.
+            pixels = x.reshape(images, tokens // images, 1, x.shape[-1]).permute(0, 3, 1, 2)
+            y = F.conv2d(pixels, weight[:, :, None, None], bias)
+            return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
     return F.linear(x, weight, bias)
 
 
