@@ -87,6 +87,7 @@ def _call(rank: int, words: list[str]) -> None:
     assert dispatch(words) == 0
 
 
+@pytest.mark.slow  # two minutes; that processes share training and evaluation has faster tests in test_training.py
 def test_the_command_under_torchrun(ready: Path, processes: Any, process_group: Any) -> None:
     """Two processes train and evaluate; called again, they measure only what is new, together."""
     output, data = ready / "run", ready / "canvases" / "ade20k"
