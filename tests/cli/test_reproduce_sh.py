@@ -45,6 +45,8 @@ class Checkout:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A shell cannot trap what it was started to ignore, as tests in the background of another one are.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def call(self, *words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
