@@ -216,12 +216,7 @@ def load_recipe(
     """
     path = Path(path)
     text = _read(path)
-    tables = _parse(path, text)
-    if setting not in tables:
-        raise UserError(
-            f"{path} has no setting {setting}; it has {', '.join(tables) or 'none'}.{nearest(setting, tables)}"
-        )
-    table = tables[setting]
+    table = _setting(path, text, setting)
     values, where = {}, {}
     overlays: list[tuple[str, Mapping[str, Any]]] = [(setting, table)]
     overlays += [
@@ -276,15 +271,11 @@ def load_as(kind: type[Kind], path: Path | str, setting: str, *, quick: bool = F
     """
     path = Path(path)
     text = _read(path)
-    tables = _parse(path, text)
-    if setting not in tables:
-        raise UserError(
-            f"{path} has no setting {setting}; it has {', '.join(tables) or 'none'}.{nearest(setting, tables)}"
-        )
+    own = _setting(path, text, setting)
     types = typing.get_type_hints(kind)
-    overlay = _table(path, text, tables[setting], setting, "quick")
+    overlay = _table(path, text, own, setting, "quick")
     values: dict[str, Any] = {}
-    for name, table in ((setting, tables[setting]), (f"{setting}.quick", overlay if quick else {})):
+    for name, table in ((setting, own), (f"{setting}.quick", overlay if quick else {})):
         for key, value in table.items():
             if key == "quick" and name == setting:
                 continue
@@ -327,6 +318,15 @@ def _parse(path: Path, text: str) -> dict[str, dict[str, Any]]:
             line = _line(text, "", name)
             raise UserError(f"{path}:{line}: {name} stands outside a table; put it under a setting like [imagenet].")
     return tables
+
+
+def _setting(path: Path, text: str, setting: str) -> dict[str, Any]:
+    tables = _parse(path, text)
+    if setting not in tables:
+        raise UserError(
+            f"{path} has no setting {setting}; it has {', '.join(tables) or 'none'}.{nearest(setting, tables)}"
+        )
+    return tables[setting]
 
 
 def _table(path: Path, text: str, table: Mapping[str, Any], name: str, key: str) -> Mapping[str, Any]:
