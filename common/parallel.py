@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import joblib
+from joblib.externals.loky import process_executor
 
 from common.progress import track
 
@@ -30,8 +32,17 @@ def side_by_side(
             Several share the cores' threads among them.
     """
     count = min(workers or _cores(), MOST_WORKERS, max(len(arguments), 1))
-    results = joblib.Parallel(n_jobs=count, return_as="generator")(joblib.delayed(function)(a) for a in arguments)
-    yield from track(results, description, len(arguments))
+    parallel = joblib.Parallel(n_jobs=count, return_as="generator", initializer=_let_grow)
+    yield from track(parallel(joblib.delayed(function)(a) for a in arguments), description, len(arguments))
+
+
+def _let_grow() -> None:
+    """Keep a worker whose memory grows.
+
+    joblib takes it for a leak where a worker holds 300 MB more than after its first job, and starts another, which
+    imports torch and reads its data anew. Ours grow with the largest model, since freed memory is kept for the next.
+    """
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
 
 
 def _cores() -> int:

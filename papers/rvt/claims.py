@@ -60,6 +60,6 @@ def patch_augmentation(run: Run) -> Iterator[Result]:
     contenders = small_models()
     plain = contenders[0].name
     table = embedded.compare(run, contenders, RECIPE)
-    yield from embedded.measurements(table.drop(index=plain), run.settings.quick)
+    yield from embedded.measurements(table.drop(index=plain, level="model"), run.settings.quick)
     yield from embedded.more_robust(table, plain)
     yield embedded.difference_picture("patch_augmentation", table, plain)

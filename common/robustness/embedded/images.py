@@ -41,9 +41,9 @@ class TestSet:
 
 @lru_cache(maxsize=2)
 def test_set(quick: bool) -> TestSet:
-    """2,000 test images clean, the first 200 (quick: 500 and 60) under every corruption, attack and occlusion."""
+    """2,000 test images clean, the first 150 (quick: 500 and 60) under every corruption, attack and occlusion."""
     data = load_fashion_mnist()
-    clean_count, count = (500, 60) if quick else (2000, 200)
+    clean_count, count = (500, 60) if quick else (2000, 150)
     clean = _three_channels(data.test_images[:clean_count])
     images = clean[:count]
     seeds = list(range(count))

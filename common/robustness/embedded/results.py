@@ -14,7 +14,7 @@ from common.robustness.embedded.robustness import METRICS
 from common.statistics import Estimate, mean_interval, paired_interval
 
 #: What the embedded experiment does, written with every number; the version rises when the procedure changes.
-PROTOCOL = "embedded/1"
+PROTOCOL = "embedded/2"
 #: The metrics that a statement about robustness is tested on.
 ROBUSTNESS_METRICS = ("corruption_top1", "pgd_eps4_top1", "occlusion_top1")
 

@@ -60,7 +60,7 @@ def measure(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, float]:
 def _correct(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> int:
     total = 0
     with torch.inference_mode():
-        for part, truth in zip(images.split(500), labels.split(500), strict=True):
+        for part, truth in zip(images.split(100), labels.split(100), strict=True):
             pixels = part.to(device)
             pixels = pixels if pixels.is_floating_point() else pixels.float() / 255
             total += int((model(pixels).argmax(1) == truth.to(device)).sum())
