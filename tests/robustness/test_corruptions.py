@@ -130,6 +130,7 @@ def test_random_ones_are_distributed_as_the_original(which: str, name: str) -> N
         # Five standard errors of the difference of two means, and what truncation to 8 bits adds.
         tolerance = 5 * np.sqrt(spread**2 / 32 + ours.var(0, ddof=1) / draws) + 2e-3 * np.abs(mean) + 0.02
         assert (np.abs(ours.mean(0) - mean) < tolerance).all(), (severity, ours.mean(0), mean)
+        assert (np.abs(ours.mean(0) - mean) < spread + 2e-3 * np.abs(mean) + 0.02).all(), (severity, ours.mean(0), mean)
         assert (ours.std(0, ddof=1) < 2.5 * spread + 0.05).all(), (severity, ours.std(0, ddof=1), spread)
         assert (ours.std(0, ddof=1) > spread / 2.5 - 0.05).all(), (severity, ours.std(0, ddof=1), spread)
 

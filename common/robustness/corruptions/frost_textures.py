@@ -114,16 +114,37 @@ def stand_ins() -> tuple[Tensor, ...]:
     return tuple(_synthesise(statistics, seed) for seed, statistics in enumerate(described))
 
 
+def _power(shares: NDArray[np.float64], frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Power at every frequency, in cycles per pixel, of a picture with these shares of it per octave.
+
+    Between the middles of octaves it follows power laws, as in photographs: flat octaves would hold too much of their
+    power at the highest frequencies.
+    """
+    with np.errstate(divide="ignore"):
+        place = -np.log2(frequency) - 0.5  # octave i is from i to i + 1; the mean, at infinity, is in none
+    octave = np.clip(np.floor(place), 0, len(shares) - 1).astype(int)
+
+    def per_octave(power: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(octave.ravel()[1:], power.ravel()[1:], minlength=len(shares)).astype(np.float64)
+
+    middles = np.arange(len(shares)) + 0.5
+    level = np.log(shares / per_octave(np.ones_like(frequency)))
+    for _ in range(10):  # every share is met to a thousandth then, and by the last division exactly
+        # Above the middle of the first octave its law goes on.
+        steeper = np.minimum(place - middles[0], 0) * (level[1] - level[0])
+        power = np.exp(np.interp(place, middles, level) + steeper)
+        excess = per_octave(power) / shares
+        level -= np.log(excess)
+    power = power / excess[octave]
+    power[0, 0] = 0
+    return power
+
+
 def _synthesise(statistics: dict[str, list[float]], seed: int) -> Tensor:
     rows, columns = (int(length) for length in statistics["size"])
     rng = np.random.Generator(np.random.PCG64(seed))
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.fftfreq(columns)[None, :])
-    frequency[0, 0] = 1e-9
-    shares = np.array(statistics["power"])
-    octave = np.clip(np.floor(-np.log2(frequency) - 0.5), 0, len(shares) - 1).astype(int)
-    octave[0, 0] = len(shares) - 1
-    amplitude = np.sqrt(shares / np.bincount(octave.ravel(), minlength=len(shares)))[octave]
-    amplitude[0, 0] = 0
+    amplitude = np.sqrt(_power(np.array(statistics["power"]), frequency))
 
     def field() -> NDArray[np.float64]:
         values = np.fft.ifft2(np.fft.fft2(rng.standard_normal((rows, columns))) * amplitude).real
