@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from common.declaration import Claim, Paper
 from common.errors import UserError
 from common.files import write_atomic
@@ -151,15 +153,16 @@ class Run:
     def execute(self, claims: tuple[Claim, ...] | None = None) -> None:
         """Measure ``claims`` (all of the paper's by default) and record every result at once.
 
-        Claims that are done already are skipped; those whose needs are not met are recorded as not measured with
-        the remedy. A claim that fails is recorded with its reason, and the others are measured all the same.
+        What is measured on the user's own data and weights comes first: a fault in them shows at once. Claims that are
+        done already are skipped; those whose needs are not met are recorded as not measured with the remedy. A claim
+        that fails is recorded with its reason, and the others are measured all the same.
 
         Raises:
             KeyboardInterrupt: after the interruption has been recorded.
         """
         claims = self.paper.claims if claims is None else claims
         self._record_call(claims)
-        for claim in claims:
+        for claim in sorted(claims, key=lambda claim: set(claim.needs) <= {"embedded"}):
             if self.states.get(claim.name, ClaimState(claim.name, "")).state == "done":
                 continue
             self._begin(claim)
@@ -168,7 +171,10 @@ class Run:
                 self._record_state(ClaimState(claim.name, "not measured", "needs " + " and ".join(missing)))
                 continue
             console.print(f"[bold]{claim.name}[/bold]: {claim.statement}", highlight=False)
-            self._record_state(self._measure(claim))
+            state = self._measure(claim)
+            self._record_state(state)
+            if state.state == "failed":
+                console.print(f"[bold red]failed[/bold red]: {escape(state.reason)}", highlight=False)
 
     def _measure(self, claim: Claim) -> ClaimState:
         start = time.monotonic()

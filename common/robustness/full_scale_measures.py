@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def load_model(run: Run, num_classes: int = 1000) -> tuple[nn.Module, str, Weigh
     if checkpoint is None:
         raise UserError("Full-scale evaluation needs weights; pass --checkpoint FILE.")
     content = read(checkpoint)
-    name = run.settings.model or _identified(run.paper, content, checkpoint, num_classes)
+    name = run.settings.model or _identified(run.paper, checkpoint, checkpoint.stat().st_mtime_ns, num_classes)
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         known = [model.name for model in run.paper.models]
@@ -110,9 +111,10 @@ def identify(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: 
     raise UserError(f"{path} fits none of the models of {paper.slug}, {name} comes nearest: {reason}")
 
 
-def _identified(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: int) -> str:
-    """The model that a checkpoint's content fits, unless numbers are printed for it under names with a tag alone."""
-    name = identify(paper, content, path, num_classes)
+@lru_cache(maxsize=4)  # several claims are measured with one file, and a paper has many models to try
+def _identified(paper: Paper, path: Path, modified: int, num_classes: int) -> str:
+    """The model that a checkpoint fits, unless numbers are printed for it under names with a tag alone."""
+    name = identify(paper, read(path), path, num_classes)
     claims = [claim for claim in paper.claims if "checkpoint" in claim.needs]
     rows = _printed(paper, name)
     printed = sorted({model for model, *what in rows if any(claim.covers(*what) for claim in claims)})
