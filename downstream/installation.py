@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 from common.errors import UserError
 
@@ -19,11 +20,12 @@ PACKAGES = {
 
 
 def check() -> None:
-    """Check that OpenMMLab can be imported.
+    """Check that OpenMMLab can be imported, and keep it from warning of what no reader can change.
 
     Raises:
         UserError: a package is missing, or OpenCV is the desktop build on a machine without its libraries.
     """
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     missing = [distribution for module, distribution in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise UserError(f"Detection and segmentation need packages that are missing: pip install {' '.join(missing)}")

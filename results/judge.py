@@ -289,7 +289,7 @@ def _state(run: Run, claim: Claim) -> ClaimState:
     if claim.name in run.states:
         return run.states[claim.name]
     if run.calls and claim.name not in {name for call in run.calls for name in call["claims"]}:
-        return ClaimState(claim.name, "not measured", "needs to be among --claims")
+        return ClaimState(claim.name, "not measured", "was not asked for")
     return ClaimState(claim.name, "not reached", "the run ended before it")
 
 

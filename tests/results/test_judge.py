@@ -145,7 +145,7 @@ def test_claims_that_nobody_asked_for_do_not_fail_the_run(fake: Fake):
     run.execute(paper.claims[:1])
     judged = judgement(run)
     assert judged.exit_status == 0
-    assert verdict_of(run, "net_tiny", "top1") == "not measured: needs to be among --claims"
+    assert verdict_of(run, "net_tiny", "top1") == "not measured: was not asked for"
 
 
 def test_a_run_that_measured_nothing_could_not_run(fake: Fake):
