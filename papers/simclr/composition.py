@@ -34,7 +34,7 @@ def contenders(quick: bool) -> dict[tuple[str, str], Contender]:
     There are fewer images than in the main part, so batches are smaller, for more steps.
     """
     budget = (
-        f"epoch_images={1280 if quick else 10240}",
+        f"epoch_images={1280 if quick else 5120}",
         "epochs=1",
         "evaluate_every=1",
         "total_batch=64",
