@@ -39,7 +39,7 @@ def run(args: Namespace) -> int:
         return _python(["pytest", *slow, *args.pytest])
     failed = [name for name, command in CHECKS.items() if _checked(name, command)]
     workers = min(_cores(), MOST_WORKERS)
-    options = ["-n", str(workers), "--dist", "loadfile", "--cov", "--cov-report=term", "--durations=15", *slow]
+    options = ["-n", str(workers), "--dist", "worksteal", "--cov", "--cov-report=term", "--durations=15", *slow]
     status = _python(["pytest", *options], workers)
     if failed:
         print(f"Failed beside the tests: {', '.join(failed)}.", file=sys.stderr)
