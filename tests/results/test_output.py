@@ -110,7 +110,15 @@ def test_an_interrupted_run_is_reported(fake: Fake, capsys):
     run = Run(fake.paper(), settings, fake.folder / "run")
     assert results.write_all(run) == 2
     assert "--resume goes on where it stopped" in capsys.readouterr().out
-    assert "Not finished: accuracy, corruptions." in Page((run.folder / "report.html").read_text()).text
+    # What is measured on the user's data comes first: the others were not reached.
+    text = Page((run.folder / "report.html").read_text()).text
+    assert "Not finished: size, identity, robustness, accuracy, corruptions." in text
+
+
+def test_a_fault_in_the_users_weights_shows_before_the_rest_is_measured(fake: Fake, capsys):
+    fake.full({"accuracy": [UserError("weights.pth fits none of the models")]})
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.index("failed: weights.pth fits none of the models") < told.index("Parameters and FLOPs are as printed")
 
 
 def test_a_run_without_anything_is_reported(fake: Fake, capsys):
