@@ -60,7 +60,7 @@ def downstream_backbones() -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def size(run: Run) -> Iterator[Result]:
-    """Count the hosts, whose numbers are printed, and the VARS variants (quick: the smallest of each)."""
+    """Count the hosts, whose numbers are printed, and VARS in them, of FAN in the smallest (quick: in RVT-Ti alone)."""
     yield from rvt_claims.size(run)
     own = [model.name for model in PAPER.models if not model.defined_by]
     # Nobody prints the larger FANs with VARS, and they are the slowest to count.
