@@ -13,7 +13,18 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from common.errors import UserError
-from common.robustness.corruptions import CORRUPTIONS, EXTRA, GROUPS, SEVERITIES, Corrupt, corrupt, scale_for
+from common.robustness.corruptions import (
+    CORRUPTIONS,
+    EXTRA,
+    GROUPS,
+    SEVERITIES,
+    Corrupt,
+    corrupt,
+    filters,
+    motion,
+    relief,
+    scale_for,
+)  # fmt: skip
 from common.robustness.corruptions.blur import _glass_sources
 from common.robustness.corruptions.frost_textures import ORIGINAL_FILES
 
@@ -230,6 +241,49 @@ def test_glass_sources_follow_the_visits_one_by_one() -> None:
                 for column, (dx, dy) in zip(range(width - reach, reach, -1), across, strict=True):
                     pixels[row, column] = pixels[row + dy, column + dx]
         assert np.array_equal(sources[image].numpy() - image * height * width, pixels)
+
+
+@pytest.mark.parametrize("angle", [-135.0, -100.0, -45.0, 0.0, 12.5, 44.9])
+@pytest.mark.parametrize("radius", [1, 6, 20])
+def test_motion_blur_is_a_weighted_mean_along_a_line(radius: int, angle: float) -> None:
+    images = torch.randint(256, (1, 3, 30, 50), generator=torch.Generator().manual_seed(2)).float()
+    blurred = motion.motion(images, radius, 0.5 * radius, torch.tensor([angle]))
+    weights = torch.exp(-(torch.arange(2 * radius + 1) ** 2) / (0.5 * radius**2))
+    expected = torch.full_like(images, 0.002)
+    for tap, weight in enumerate(weights / weights.sum()):
+        slope = np.deg2rad(angle)
+        down, right = int(np.ceil(tap * np.sin(slope) - 0.5)), int(np.ceil(tap * np.cos(slope) - 0.5))
+        rows, columns = (torch.arange(30) + down).clamp(0, 29), (torch.arange(50) + right).clamp(0, 49)
+        expected += weight * images[:, :, rows][..., columns]
+    torch.testing.assert_close(blurred, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_motion_blur_is_the_same_on_a_cpu_and_elsewhere() -> None:
+    images = torch.rand(3, 30, 50, generator=torch.Generator().manual_seed(2))
+    taps = [motion.Tap(tap, 2 * tap, 0.5**tap) for tap in range(12)]
+    ours, plain = torch.zeros(3, 12, 20), torch.zeros(3, 12, 20)
+    motion._by_opencv(ours, images, taps)
+    motion._one_by_one(plain, images, taps)
+    torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "reflect101"])
+@pytest.mark.parametrize("sigma", [0.4, 2.0, 7.0])
+def test_filters_are_the_same_on_a_cpu_and_elsewhere(sigma: float, mode: str) -> None:
+    images, taps = torch.rand(2, 3, 9, 40, generator=torch.Generator().manual_seed(4)), filters.gaussian_taps(sigma)
+    assert len(taps) > 1
+    torch.testing.assert_close(
+        filters._filter_by_opencv(images, taps, mode), filters._filter_by_maps(images, taps, mode)
+    )
+
+
+@pytest.mark.parametrize("size", [(8, 11), (40, 33), (224, 224)])
+def test_water_is_the_same_on_a_cpu_and_elsewhere(size: tuple[int, int]) -> None:
+    noise = 0.65 + 0.3 * torch.randn(4, *size, generator=torch.Generator().manual_seed(3))
+    layer = filters.gaussian(noise, 2)
+    levels = (255 * layer * (layer >= 0.68)).clamp(0, 255).floor()
+    levels[3] = 7  # no edge at all
+    assert torch.equal(relief._by_opencv(levels), relief._by_torch(levels))
 
 
 def test_shot_noise_inverts_the_poisson_distribution() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from . import filters
 from .draws import Draws
 from .filters import to_bytes
+from .motion import motion
 from .parameters import Parameters
 
 
@@ -26,7 +27,7 @@ def gaussian_blur(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
 def motion_blur(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     """Motion blur at an angle of -45 to 45 degrees. Draw: ``motion_angle`` (), u with angle = -45 + 90 u."""
     angles = draws.uniform("motion_angle").mul(90).sub(45)
-    return to_bytes(filters.motion(x.float(), p["radius"], p["sigma"], angles))
+    return to_bytes(motion(x.float(), p["radius"], p["sigma"], angles))
 
 
 def zoom_blur(x: Tensor, p: Parameters, draws: Draws) -> Tensor:

@@ -24,8 +24,8 @@ STORED_QUALITY = 85
 #: On the CPU a thread works on about this many values at a time (four images of 224 pixels): few enough for its
 #: cache, enough that Python does not hold the threads up.
 CHUNK_VALUES = 4 * 3 * 224 * 224
-#: Corruptions that mostly compute one plane, in many small steps, take this many times as many.
-TIMES_AS_MANY = {"fog": 4, "spatter": 4, "snow": 2, "elastic_transform": 2, "pixelate": 2}
+#: Corruptions that compute one plane or in many small steps take this many times as many.
+TIMES_AS_MANY = {"fog": 4, "motion_blur": 2, "snow": 2, "elastic_transform": 2, "pixelate": 2}
 #: Smaller images than this have no room for the largest blur of the 32-pixel set.
 SMALLEST_SIDE = 8
 

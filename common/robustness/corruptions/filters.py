@@ -126,11 +126,7 @@ def transposed(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _gaussian_map(size: int, sigma: float, truncate: float, mode: str) -> RowMap:
-    return _filter_map(size, gaussian_taps(sigma, truncate), mode)
-
-
-def _filter_map(size: int, taps: NDArray[np.float64], mode: str) -> RowMap:
+def _filter_map(size: int, taps: tuple[float, ...], mode: str) -> RowMap:
     radius = len(taps) // 2
     reads = border_indices(size, radius, radius, mode)
     matrix = np.zeros((size, size))
@@ -148,10 +144,26 @@ def gaussian(x: Tensor, sigma: float, truncate: float = 4.0, mode: str = "edge")
         truncate: cut the filter at this many standard deviations.
         mode: border rule, see ``border_indices``.
     """
-    if len(gaussian_taps(sigma, truncate)) == 1:
-        return x
-    height, width = x.shape[-2:]
-    return _gaussian_map(width, sigma, truncate, mode).across(_gaussian_map(height, sigma, truncate, mode).down(x))
+    taps = gaussian_taps(sigma, truncate)
+    return x if len(taps) == 1 else separable(x, taps, mode)
+
+
+def separable(x: Tensor, taps: NDArray[np.float64], mode: str) -> Tensor:
+    """Filter columns and rows of float ``(..., H, W)`` by the same symmetric taps; modes as in ``border_indices``."""
+    return _filter_by_opencv(x, taps, mode) if x.device.type == "cpu" else _filter_by_maps(x, taps, mode)
+
+
+def _filter_by_opencv(x: Tensor, taps: NDArray[np.float64], mode: str) -> Tensor:
+    border = {"edge": cv2.BORDER_REPLICATE, "reflect": cv2.BORDER_REFLECT, "reflect101": cv2.BORDER_REFLECT101}[mode]
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for plane, result in zip(x.flatten(0, -3).numpy(), out.flatten(0, -3).numpy(), strict=True):
+        cv2.sepFilter2D(plane, -1, taps, taps, dst=result, borderType=border)
+    return out
+
+
+def _filter_by_maps(x: Tensor, taps: NDArray[np.float64], mode: str) -> Tensor:
+    down, across = (_filter_map(size, tuple(taps.tolist()), mode) for size in x.shape[-2:])
+    return across.across(down.down(x))
 
 
 @lru_cache(maxsize=64)
@@ -223,36 +235,6 @@ def _runs_map(size: int, side: int, kernel: bytes) -> tuple[list[int], RowMap]:
     return reaches, RowMap(matrix.reshape(size, -1))
 
 
-def motion(x: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
-    """Motion blur as ImageMagick 6 computes it; its result is this cut to whole grey levels.
-
-    A one-sided Gaussian of 2 ceil(radius) + 1 taps along a line of pixels, edges replicated.
-
-    Args:
-        x: float32 grey levels ``(B, C, H, W)``.
-        radius: radius of the filter in pixels.
-        sigma: standard deviation in pixels.
-        angles: ``(B,)`` in degrees.
-    """
-    count = 2 * math.ceil(radius) + 1
-    weights = np.exp(-(np.arange(count) ** 2) / (2 * sigma**2))
-    weights /= weights.sum()
-    channels, height, width = x.shape[-3:]
-    out = torch.empty_like(x)
-    for image, blurred, angle in zip(x, out, np.deg2rad(angles.double().cpu().numpy()), strict=True):
-        rows = [math.ceil(tap * math.sin(angle) - 0.5) for tap in range(count)]
-        columns = [math.ceil(tap * math.cos(angle) - 0.5) for tap in range(count)]
-        top, left = -min(rows), -min(columns)
-        padded = F.pad(image[None], (left, max(columns), top, max(rows)), "replicate")[0]
-        line = padded.shape[2]
-        strides = padded.stride()
-        blurred.fill_(0.002)
-        for row, column, weight in zip(rows, columns, weights.tolist(), strict=True):
-            start = (top + row) * line + left + column
-            blurred.add_(padded.as_strided((channels, height, width), strides, start), alpha=weight)
-    return out
-
-
 def zoom_window(size: int, factor: float) -> slice:
     """The part of an axis that zooming into the centre by ``factor`` enlarges."""
     crop = math.ceil(size / factor)
@@ -313,12 +295,7 @@ def defocus(x: Tensor, radius: float, sigma: float) -> Tensor:
     blurred = correlate(x, _disk(radius))
     taps = _smoothing(radius, sigma)
     if taps[0] > 1e-9:
-        half, (height, width) = len(taps) // 2, x.shape[-2:]
-        wide = pad_columns(_smoothing_map(height, radius, sigma).down(blurred), half, "reflect101")
-        blurred = wide[..., half : half + width] * taps[half]
-        for offset in range(1, half + 1):
-            blurred.add_(wide[..., half - offset :][..., :width], alpha=taps[half + offset])
-            blurred.add_(wide[..., half + offset :][..., :width], alpha=taps[half + offset])
+        blurred = separable(blurred, taps, "reflect101")
     rim = _rim(radius, sigma)
     return blurred if np.abs(rim).max() < 1e-9 else blurred.add_(correlate(x, rim))
 
@@ -337,11 +314,6 @@ def _smoothing(radius: float, sigma: float) -> NDArray[np.float64]:
     half = 1 if radius <= 8 else 2
     taps = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
     return taps / taps.sum()
-
-
-@lru_cache(maxsize=16)
-def _smoothing_map(size: int, radius: float, sigma: float) -> RowMap:
-    return _filter_map(size, _smoothing(radius, sigma), "reflect101")
 
 
 @cache

@@ -8,6 +8,7 @@ from torch import Tensor
 from . import filters, frost_textures
 from .draws import Draws
 from .filters import cut, to_bytes
+from .motion import motion
 from .parameters import Parameters
 
 
@@ -78,7 +79,7 @@ def snow(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
     layer = filters.zoom(layer[:, None], height, width, p["zoom"])
     layer = layer.mul_(layer >= p["threshold"]).clamp_(0, 1).mul_(255).floor_()
     angles = draws.uniform("snow_angle").mul(90).sub(135)
-    layer = filters.motion(layer, p["radius"], p["sigma"], angles).floor_()
+    layer = motion(layer, p["radius"], p["sigma"], angles).floor_()
     layer = layer + layer.flip(2, 3)
     image = x.float()
     red, green, blue = image.split(1, 1)
