@@ -78,6 +78,19 @@ class FourierTransform(nn.Module):
         """Maps (B, H * W, C) of a spectrum (B, 2, H, W // 2 + 1, C)."""
         return self._to_maps(x, self.inverse_columns)
 
+    def real_part(self, x: Tensor) -> Tensor:
+        """``forward(inverse(x))``: what of a spectrum (B, 2, H, W // 2 + 1, C) a real map has.
+
+        In the first (and for even W the last) column, frequencies f and -f of rows are conjugates of each other.
+        """
+        between = self.half - 1 if self.grid[1] % 2 == 0 else self.half
+        edges = x[..., ::between, :]
+        mirrored = edges.flip(2).roll(1, 2)
+        real, imag = (edges[:, :1] + mirrored[:, :1]) / 2, (edges[:, 1:] - mirrored[:, 1:]) / 2
+        x = x.clone()
+        x[..., ::between, :] = torch.cat([real, imag], dim=1)
+        return x
+
     def adjoint(self, x: Tensor) -> Tensor:
         """Transpose of the forward transform; not the inverse, as half a spectrum stands for a whole one."""
         return self._to_maps(x, self.columns.T)

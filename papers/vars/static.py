@@ -43,13 +43,17 @@ def synthesize(kernels: Kernels, s: Tensor, onto: Tensor | None = None) -> Tenso
     """J spectra ``k^_j s``, (J, B, 2, H, W', c), added to the spectra ``onto``; s is (B, 2, H, W', c)."""
     real, imag = kernels
     onto = real * s if onto is None else torch.addcmul(onto, real, s)
-    return torch.addcmul(onto, imag, s.flip(1))
+    return onto.addcmul_(imag, s.flip(1))
 
 
 def analyze(kernels: Kernels, s: Tensor) -> Tensor:
     """``sum_j conj(k^_j) s_j``, (B, 2, H, W', c), of J spectra (J, B, 2, H, W', c)."""
     real, imag = kernels
-    return (real * s).sum(dim=0) + (imag * s).sum(dim=0).flip(1)
+    direct, crossed = real[0] * s[0], imag[0] * s[0]
+    for real_j, imag_j, s_j in zip(real[1:], imag[1:], s[1:], strict=True):
+        direct.addcmul_(real_j, s_j)
+        crossed.addcmul_(imag_j, s_j)
+    return direct.add_(crossed.flip(1))
 
 
 class _SoftAnalysis(torch.autograd.Function):
@@ -57,21 +61,6 @@ class _SoftAnalysis(torch.autograd.Function):
 
     What autograd would do, without its temporaries of J spectra each: sums over maps and over images are accumulated.
     """
-
-    @staticmethod
-    def _analyze(kernels: Kernels, s: Tensor) -> Tensor:
-        real, imag = kernels
-        direct, crossed = real[0] * s[0], imag[0] * s[0]
-        for real_j, imag_j, s_j in zip(real[1:], imag[1:], s[1:], strict=True):
-            direct.addcmul_(real_j, s_j)
-            crossed.addcmul_(imag_j, s_j)
-        return direct.add_(crossed.flip(1))
-
-    @staticmethod
-    def _synthesize(kernels: Kernels, s: Tensor, onto: Tensor | None = None) -> Tensor:
-        real, imag = kernels
-        onto = real * s if onto is None else torch.addcmul(onto, real, s)
-        return onto.addcmul_(imag, s.flip(1))
 
     @staticmethod
     def forward(
@@ -87,10 +76,10 @@ class _SoftAnalysis(torch.autograd.Function):
         for step in range(steps + 1):
             codes.append(scaled)
             spectra.append(fourier(scaled.flatten(0, 1)).unflatten(0, (maps, -1)))
-            analysis = _SoftAnalysis._analyze(kernels, spectra[-1]).div_(bound)
+            analysis = analyze(kernels, spectra[-1]).div_(bound)
             if step < steps:
                 residuals.append(target - analysis)
-                change = _SoftAnalysis._synthesize(kernels, residuals[-1], onto=spectra[-1])
+                change = synthesize(kernels, residuals[-1], onto=spectra[-1])
                 scaled = F.softshrink(fourier.inverse(change.flatten(0, 1)).unflatten(0, (maps, -1)), sparsity)
         ctx.save_for_backward(target, real, imag, bound, *spectra, *residuals, *codes)
         ctx.steps, ctx.fourier = steps, fourier
@@ -116,7 +105,7 @@ class _SoftAnalysis(torch.autograd.Function):
         for step in range(steps, -1, -1):
             gradient = gradient / bound
             accumulate(spectra[step], gradient)
-            d_spectra = _SoftAnalysis._synthesize(kernels, gradient, onto=d_spectra)
+            d_spectra = synthesize(kernels, gradient, onto=d_spectra)
             d_scaled = fourier.adjoint(d_spectra.flatten(0, 1)).unflatten(0, (maps, -1))
             # Zero where the code is. (As fast as any pass over memory; masked_fill_ is not.)
             d_scaled = torch.ops.aten.softshrink_backward(d_scaled, codes[step], 0)
@@ -124,7 +113,7 @@ class _SoftAnalysis(torch.autograd.Function):
                 d_scaled *= bound
             d_spectra = fourier.inverse_adjoint(d_scaled.flatten(0, 1)).unflatten(0, (maps, -1))
             accumulate(d_spectra, residuals[step - 1] if step else target)
-            gradient = _SoftAnalysis._analyze(kernels, d_spectra)
+            gradient = analyze(kernels, d_spectra)
             d_target += gradient
             gradient = gradient.neg_()
         d_real = direct.sum(dim=1)[:, None, None]
@@ -332,8 +321,8 @@ class VARSStatic(nn.Module):
             objectives.append(objective(code, gram_code, by_channel(drive), energy, self.sparsity))
         return Trajectory(torch.stack(codes), torch.stack(objectives))
 
-    def _reconstruct(self, v: Tensor) -> Tensor:
-        """The reconstruction of v, (B, N, C)."""
+    def _spectrum(self, v: Tensor) -> Tensor:
+        """The spectrum of the reconstruction of v, (B, 2, H, W', C), with what no real map has."""
         batch, _, channels = v.shape
         places = torch.arange(batch * channels, device=v.device).view(batch, channels)
         done, chosen = [], []
@@ -355,7 +344,7 @@ class VARSStatic(nn.Module):
                     bound[channel],
                 ))  # fmt: skip
         if not chosen:
-            return self.fourier.inverse(torch.cat([analysis for _, analysis in done], dim=-1))
+            return torch.cat([analysis for _, analysis in done], dim=-1)
         # The active pairs of several groups fill fewer. Where there is none an empty group stands for them, so that
         # every parameter has its gradient, zero then.
         size = batch * self.channels_per_group
@@ -366,7 +355,7 @@ class VARSStatic(nn.Module):
         analysis = torch.cat([analysis.movedim(0, -2).flatten(-2) for _, analysis in done], dim=-1)
         whole = analysis.new_zeros(*analysis.shape[:-1], places.numel())
         whole = whole.scatter(-1, place.expand_as(analysis), analysis)
-        return self.fourier.inverse(whole.unflatten(-1, places.shape).movedim(-2, 0))
+        return whole.unflatten(-1, places.shape).movedim(-2, 0)
 
     def _analysis(self, target: Tensor, kernels: Kernels, drive: Tensor, bound: Tensor) -> Tensor:
         """``sum_j conj(k^_j) u^_j``, (B, 2, H, W', c), after the last step."""
@@ -390,14 +379,14 @@ class VARSStatic(nn.Module):
 
     def attention_map(self, x: Tensor) -> Tensor:
         """The share of the reconstruction's energy on each token: (B, N, C) -> (B, 1, N), summing to 1."""
-        return token_energy(self._reconstruct(self._input(x))).unsqueeze(1)
+        return token_energy(self.fourier.inverse(self._spectrum(self._input(x)))).unsqueeze(1)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend; ``x`` has shape (B, N, C). Masks are refused."""
         refuse_masks(attn_mask, is_causal)
         v = self._input(x)
         with without_autocast(x):
-            spectrum = self.fourier(self._reconstruct(v))
+            spectrum = self.fourier.real_part(self._spectrum(v))
             real, imag = self.kernel2[:, 0, 0].to(v.dtype).permute(3, 1, 2, 0).unbind(0)
             x = self.fourier.inverse(real * spectrum + torch.stack([-imag, imag]) * spectrum.flip(1))
         return self.proj_drop(self.proj(self.norm(x.to(self.proj.weight.dtype))))
