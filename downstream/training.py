@@ -90,7 +90,9 @@ def load_config(path: Path) -> Config:
     if not path.is_file():
         known = settings(path.parent.name)
         raise UserError(f"There is no setting {path.stem!r}.{nearest(path.stem, known)} There are {', '.join(known)}.")
-    return Config.fromfile(path)
+    loaded = Config.fromfile(path)
+    # A Runner logs and keeps its config several times; laying it out as tidy Python would take seconds each time.
+    return Config(loaded.to_dict(), filename=loaded.filename, format_python_code=False)
 
 
 def prepare(job: Job) -> Config:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import downstream  # noqa: F401  (before anything of OpenMMLab)
 import papers  # noqa: F401  (registers the models)
 from downstream.backbone import TimmFeatures, find_backbones
-from downstream.training import CONFIGS, Job, build_model, prepare
+from downstream.training import CONFIGS, Job, build_model, load_config, prepare
 
 _OWN = ("shared", "embedded")
 ALL = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name not in _OWN)
@@ -39,6 +40,13 @@ def test_a_config_builds_its_model(path: Path) -> None:
     if _name(path) in PRINTED:
         millions = sum(value.numel() for value in model.parameters()) / 1e6
         assert round(millions) == PRINTED[_name(path)]
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if path.parent.name == "vars"], ids=_name)
+def test_a_kept_config_is_the_one_that_was_read(path: Path) -> None:
+    config = load_config(path)
+    assert config.to_dict() == Config.fromfile(path).to_dict()
+    assert Config.fromstring(config.pretty_text, ".py").to_dict() == config.to_dict()
 
 
 #: Narrow models; all have maps like those of the configs' own.

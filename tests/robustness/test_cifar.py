@@ -21,8 +21,8 @@ from common.robustness.metrics.calibration import adaptive_calibration_error, co
 from common.robustness.prediction import predict
 from common.run import Run, Settings
 
-#: Images of a severity: calibration asks for two bins of 100.
-COUNT = 200
+#: Images of a severity: calibration asks for two bins of 100 over the five of a corruption.
+COUNT = 40
 
 
 @pytest.fixture(scope="module")

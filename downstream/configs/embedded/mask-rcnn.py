@@ -73,7 +73,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-iterations = 200
+iterations = 170
 # No validation on the way: the measurement comes right after.
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_begin=iterations + 1)
 val_cfg = dict(type="ValLoop")
