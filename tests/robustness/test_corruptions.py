@@ -24,7 +24,7 @@ from common.robustness.corruptions import (
     motion,
     relief,
     scale_for,
-)  # fmt: skip
+)
 from common.robustness.corruptions.blur import _glass_sources
 from common.robustness.corruptions.frost_textures import ORIGINAL_FILES
 
