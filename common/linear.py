@@ -71,7 +71,8 @@ def left_linear(x: Tensor, weight: Tensor) -> Tensor:
     """``W X`` for each of n matrices X: (n, in, columns) -> (n, out, columns); W is (out, in)."""
     if _by_convolution(x, weight) and len(x) >= _IMAGES:
         return F.conv2d(x.unsqueeze(2), weight[:, :, None, None]).squeeze(2)
-    return weight @ x
+    # Not `weight @ x`, which copies x and the result to make one product of them.
+    return torch.bmm(weight.expand(len(x), -1, -1), x)
 
 
 class Linear(nn.Linear):

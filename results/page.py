@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from results import style
 
@@ -27,6 +28,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     environment.filters["anchor"] = anchor
+    environment.filters["breakable"] = breakable
     environment.globals["style"] = style
     return environment
 
@@ -34,3 +36,8 @@ def _environment() -> Environment:
 def anchor(text: str) -> str:
     """``text`` as an id or a class: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def breakable(model: str) -> Markup:
+    """A model's name that may go on in a new line before its tag."""
+    return Markup("<wbr>.").join(model.split("."))

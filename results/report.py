@@ -33,6 +33,7 @@ def render(judged: Judgement, provenance: dict[str, Any]) -> str:
         headline=headline(judged),
         tables=list(_tables(judged)),
         not_measured=list(_not_measured(judged)),
+        sources=list(dict.fromkeys(judged.rows["source"])),
         own=list(_own(judged, pictures)),
         differences=pictures.draw(figures.differences(judged)),
         claim_figures=[

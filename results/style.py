@@ -43,7 +43,8 @@ def number(value: float, like: str = "") -> str:
 
 def signed(difference: float, like: str) -> str:
     """A difference with its sign and one digit more than the printed number ``like``."""
-    return f"{'-' if difference < 0 else '+'}{number(abs(difference), like)}"
+    size = number(abs(difference), like)
+    return f"{'-' if difference < 0 and size.strip('0.') else '+'}{size}"
 
 
 def interval(value: float, low: float, high: float) -> str:

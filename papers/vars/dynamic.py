@@ -123,7 +123,7 @@ class _Products(torch.autograd.Function):
             own = symmetric[:, -static.shape[-1] :, -static.shape[-1] :]
             d_static = static @ own.unflatten(0, (len(static), -1)).sum(dim=1)
             own.zero_()
-        d_templates = torch.baddbmm(value @ d_drive, templates, symmetric)
+        d_templates = (value @ d_drive).baddbmm_(templates, symmetric)
         return d_templates, d_value, d_static
 
 
