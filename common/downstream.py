@@ -23,7 +23,7 @@ CLAIMS: tuple[Claim, ...] = tuple(
         name=name,
         statement=statement,
         kind="numbers",
-        needs=("downstream", need),
+        needs=("downstream", need, *(("corruptions",) if name.endswith("_corruption") else ())),
         settles=tuple((dataset, metric) for metric in metrics),
         measured_by=f"downstream.measure:{name}",
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from common.statistics import Estimate
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: Colours that can be told apart with the common forms of colour blindness (Okabe and Ito), on light and on dark.
@@ -57,6 +58,17 @@ def figure(name: str, width: float = 7.0, height: float = 3.5) -> Iterator[Figur
     style = {**_STYLE, "axes.prop_cycle": cycler(color=COLOURS), "svg.hashsalt": name}
     with matplotlib.rc_context(style):
         yield Figure(figsize=(width, height), layout="constrained")
+
+
+def multiples(drawn: Figure, count: int, width: float, height: float) -> list[Axes]:
+    """``count`` small panels of this size in inches with a common y axis, three beside each other at most."""
+    columns = min(3, count)
+    lines = -(-count // columns)
+    drawn.set_size_inches(1.6 + width * columns, lines * height)
+    grid = drawn.subplots(lines, columns, sharey=True, squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return list(grid.flat[:count])
 
 
 #: A line of a panel: x, and an estimate at each.
@@ -132,8 +144,8 @@ def intervals(
         zero: draw a line at zero, for differences.
     """
     rows: Sequence[str] = list(next(iter(panels.values())))
-    with figure(name, width=2.3 * len(panels) + 1.2, height=0.35 * len(rows) + 1.1) as drawn:
-        axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    with figure(name) as drawn:
+        axes = multiples(drawn, len(panels), width=2.1, height=0.3 * len(rows) + 0.75)
         for axis, (title, estimates) in zip(axes, panels.items(), strict=True):
             for position, row in enumerate(rows):
                 value, low, high = estimates[row]
@@ -145,6 +157,7 @@ def intervals(
             axis.set_title(title)
             axis.set_yticks(range(len(rows)), rows)
             axis.set_ylim(len(rows) - 0.5, -0.5)
+            axis.locator_params(axis="x", nbins=4)
             axis.grid(axis="x")
         drawn.supxlabel(xlabel, fontsize="medium")
         return to_svg(drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -14,7 +15,7 @@ class Need:
         tier: cost class: ``"nothing"``, ``"embedded"``, ``"command"`` (another command measures it), ``"data"`` (a data
             set that the user brings) or ``"checkpoint"``.
         option: the command-line option that provides it, empty where none is needed.
-        remedy: one clause that tells how to provide it.
+        remedy: one clause that tells how to provide it; SLUG stands for the paper's.
     """
 
     name: str
@@ -38,6 +39,7 @@ NEEDS: dict[str, Need] = {
             "Fashion-MNIST (found or fetched by itself; see ./reproduce.sh doctor)",
         ),
         Need("downstream", "command", "", "the command ./reproduce.sh SLUG downstream"),
+        Need("corruptions", "command", "--corruptions", "--corruptions (evaluates dozens of times)"),
         Need("checkpoint", "checkpoint", "--checkpoint", "--checkpoint FILE (released or own weights)"),
         _folder("imagenet", "ImageNet-1k with a val folder of 1,000 class folders"),
         _folder("imagenet-c", "ImageNet-C as corruption/severity/class folders"),
@@ -45,6 +47,7 @@ NEEDS: dict[str, Need] = {
         _folder("imagenet-r", "ImageNet-R, 200 class folders"),
         _folder("imagenet-sketch", "ImageNet-Sketch, 1,000 class folders"),
         _folder("imagenet-v2", "ImageNet-V2 matched-frequency, 1,000 class folders"),
+        _folder("imagenet-real", "ImageNet-1k's validation images under their own names, for ReaL labels"),
         _folder("stylized-imagenet", "Stylized-ImageNet with a val folder"),
         _folder("cue-conflict", "Geirhos et al.'s cue conflict images, 16 category folders"),
         _folder("dino", "the folder of dino_deitsmall16_pretrain.pth, DINO's released ViT-S/16"),
@@ -62,3 +65,16 @@ NEEDS: dict[str, Need] = {
 
 #: Needs that are a folder which the user names.
 FOLDERS: tuple[str, ...] = tuple(need.name for need in NEEDS.values() if need.tier == "data")
+
+
+def sentence(remedies: Sequence[str], slug: str) -> str:
+    """What a claim of the paper ``slug`` still needs, in words."""
+    return f"needs {' and '.join(remedies)}".replace("SLUG", slug)
+
+
+def command(needs: Sequence[str], slug: str) -> str:
+    """The command that provides needs, e.g. ``./reproduce.sh vars --imagenet DIR --checkpoint FILE``."""
+    arguments = {"data": " DIR", "checkpoint": " FILE"}
+    words = ["./reproduce.sh", slug] + ["downstream"] * ("downstream" in needs)
+    words += [f"{need.option}{arguments.get(need.tier, '')}" for name in needs if (need := NEEDS[name]).option]
+    return " ".join(words)

@@ -19,7 +19,7 @@ from common.declaration import Claim, Paper
 from common.errors import UserError
 from common.files import write_atomic
 from common.measurement import Result, from_json, to_json
-from common.needs import NEEDS
+from common.needs import NEEDS, sentence
 from common.progress import console
 from common.provenance import collect
 
@@ -168,7 +168,7 @@ class Run:
             self._begin(claim)
             missing = self.settings.missing(claim)
             if missing:
-                self._record_state(ClaimState(claim.name, "not measured", "needs " + " and ".join(missing)))
+                self._record_state(ClaimState(claim.name, "not measured", sentence(missing, self.paper.slug)))
                 continue
             console.print(f"[bold]{claim.name}[/bold]: {claim.statement}", highlight=False)
             state = self._measure(claim)

@@ -32,12 +32,9 @@ class DownstreamSettings(Settings):
     verbose: bool = False
 
     def missing(self, claim: Claim) -> list[str]:
-        """As of any run; ``--corruptions`` has to be asked for, since it evaluates dozens of times."""
-        have = {"embedded", "downstream", *self.folders}
-        remedies = [NEEDS[need].remedy for need in claim.needs if need not in have]
-        if claim.name.endswith("_corruption") and not self.corruptions:
-            remedies.append("--corruptions")
-        return remedies
+        """As of any run."""
+        have = {"embedded", "downstream", *self.folders, *(("corruptions",) if self.corruptions else ())}
+        return [NEEDS[need].remedy for need in claim.needs if need not in have]
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON-able values."""

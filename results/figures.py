@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.figures import COLOURS, INK, figure, to_svg
+from common.figures import COLOURS, INK, figure, multiples, to_svg
 from common.measurement import Picture
 from results.judge import Judgement
 from results.measured import each
@@ -69,14 +69,10 @@ def own_numbers(table: pd.DataFrame, most: int = 9) -> Picture | None:
         return None
     models = list(dict.fromkeys(table["model"]))
     dataset = str(table["dataset"].iloc[0])
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
     name = f"own-{table['claim'].iloc[0]}-{dataset}"
-    with figure(name, width=1.6 + 2.1 * columns, height=lines * (0.75 + 0.22 * len(models))) as drawn:
-        grid = drawn.subplots(lines, columns, sharey=True, squeeze=False)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
-        for axes, (metric, part) in zip(grid.flat, panels, strict=False):
+    with figure(name) as drawn:
+        grid = multiples(drawn, len(panels), width=2.1, height=0.75 + 0.22 * len(models))
+        for axes, (metric, part) in zip(grid, panels, strict=True):
             for row in each(part):
                 place = models.index(row.model)
                 axes.plot([row.low, row.high], [place, place], color=COLOURS[0], linewidth=1.4)

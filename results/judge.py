@@ -19,7 +19,7 @@ import pandas as pd
 from common.declaration import Claim, Paper
 from common.manifest import half_unit, load_manifest
 from common.measurement import Weights
-from common.needs import NEEDS
+from common.needs import command
 from common.run import ClaimState, Run
 from results.measured import each, of_run
 
@@ -53,8 +53,8 @@ class Judgement:
             ``outcome``, ``explanation``.
         own: measurements that no printed number corresponds to; columns of ``results.measured``.
         findings: columns of ``results.measured``.
-        claims: one row a claim: ``claim``, ``statement``, ``kind``, ``state``, ``reason``, ``seconds``, ``options``
-            (of the command line, that make it measurable).
+        claims: one row a claim: ``claim``, ``statement``, ``kind``, ``state``, ``reason``, ``seconds``, ``command``
+            (which measures it).
         measured: everything that was measured, columns of ``results.measured``.
     """
 
@@ -305,14 +305,14 @@ def _claims(run: Run) -> pd.DataFrame:
                 "state": state.state,
                 "reason": state.reason,
                 "seconds": state.seconds,
-                "options": options(claim),
+                "command": _command(run.paper.slug, claim),
             }
         )
-    columns = ["claim", "statement", "kind", "state", "reason", "seconds", "options"]
+    columns = ["claim", "statement", "kind", "state", "reason", "seconds", "command"]
     return pd.DataFrame(records, columns=columns)
 
 
-def options(claim: Claim) -> str:
-    """What the command line must say for ``claim`` to be measured, e.g. ``--imagenet DIR --checkpoint FILE``."""
-    needs = (NEEDS[name] for name in claim.needs)
-    return " ".join(f"{need.option} {'FILE' if need.tier == 'checkpoint' else 'DIR'}" for need in needs if need.option)
+def _command(slug: str, claim: Claim) -> str:
+    """What measures ``claim``; without the commands' other claims where they can be chosen."""
+    choice = "" if "downstream" in claim.needs else f" --claims {claim.name}"
+    return command(claim.needs, slug) + choice

@@ -44,6 +44,7 @@ def render(judged: Judgement, provenance: dict[str, Any]) -> str:
         training=pictures.draw(training.curves(judged.run.folder)),
         statements={claim.name: claim.statement for claim in judged.run.paper.claims},
         finding_of=_finding_of(judged),
+        done=set(judged.claims.loc[judged.claims["state"] == "done", "claim"]),
     )
 
 

@@ -9,7 +9,13 @@ from common.declaration import Claim
 
 #: Claim and function, need (the folder's option), data set, metrics, statement.
 _SETS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
-    ("imagenet", "imagenet", "imagenet-1k", ("top1", "top5"), "Top-1 accuracy on ImageNet's validation set."),
+    (
+        "imagenet",
+        "imagenet",
+        "imagenet-1k",
+        ("top1", "top5", "top1_error"),
+        "Top-1 accuracy on ImageNet's validation set.",
+    ),
     (
         "imagenet_attacks",
         "imagenet",
@@ -24,10 +30,16 @@ _SETS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
         ("mce", "corruption_top1"),
         "Mean corruption error, and mean accuracy, on ImageNet-C.",
     ),
-    ("imagenet_v2", "imagenet-v2", "imagenet-v2", ("top1",), "Top-1 accuracy on ImageNet-V2."),
-    ("imagenet_a", "imagenet-a", "imagenet-a", ("top1",), "Top-1 accuracy on ImageNet-A over its 200 classes."),
-    ("imagenet_r", "imagenet-r", "imagenet-r", ("top1",), "Top-1 accuracy on ImageNet-R over its 200 classes."),
-    ("imagenet_sketch", "imagenet-sketch", "imagenet-sketch", ("top1",), "Top-1 accuracy on ImageNet-Sketch."),
+    ("imagenet_v2", "imagenet-v2", "imagenet-v2", ("top1", "top5"), "Top-1 accuracy on ImageNet-V2."),
+    ("imagenet_a", "imagenet-a", "imagenet-a", ("top1", "top5"), "Top-1 accuracy on ImageNet-A over its 200 classes."),
+    (
+        "imagenet_r",
+        "imagenet-r",
+        "imagenet-r",
+        ("top1", "top5", "top1_error"),
+        "Top-1 accuracy on ImageNet-R over its 200 classes.",
+    ),
+    ("imagenet_sketch", "imagenet-sketch", "imagenet-sketch", ("top1", "top5"), "Top-1 accuracy on ImageNet-Sketch."),
     ("stylized_imagenet", "stylized-imagenet", "stylized-imagenet", ("top1",), "Top-1 accuracy on Stylized-ImageNet."),
     ("objectnet", "objectnet", "objectnet", ("top1",), "Top-1 accuracy on ObjectNet over the shared classes."),
 )
@@ -61,4 +73,17 @@ def _claims(sets: tuple[tuple[str, str, str, tuple[str, ...], str], ...], module
 
 
 CLAIMS: tuple[Claim, ...] = _claims(_SETS, "full_scale_measures")
+#: For papers that print it.
+REAL_CLAIMS: tuple[Claim, ...] = _claims(
+    (
+        (
+            "imagenet_real",
+            "imagenet-real",
+            "imagenet-real",
+            ("top1", "top5"),
+            "Top-1 accuracy on ImageNet's validation set by ReaL labels.",
+        ),
+    ),
+    "full_scale_measures",
+)
 CIFAR_CLAIMS: tuple[Claim, ...] = _claims(_CIFAR, "cifar")

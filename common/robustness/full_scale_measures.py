@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,8 @@ def _fits(model: nn.Module, content: Mapping[str, Any]) -> bool:
 def _measuring(benchmark: str, need: str) -> Callable[[Run], Iterator[Measurement]]:
     def measure(run: Run) -> Iterator[Measurement]:
         model, name, weights = load_model(run)
-        yield from evaluate(
+        printed = _printed(run.paper, name.partition(".")[0])
+        for found in evaluate(
             model,
             benchmark,
             run.settings.folders[need],
@@ -156,10 +158,19 @@ def _measuring(benchmark: str, need: str) -> Callable[[Run], Iterator[Measuremen
             workers=run.settings.workers,
             limit=run.settings.limit,
             output=run.folder / "evaluation",
-        )
+        ):
+            yield found
+            if found.metric == "top1" and (name, found.dataset, "top1_error") in printed:
+                yield _error(found)
 
     measure.__doc__ = f"Measure the user's checkpoint on the benchmark {benchmark!r}."
     return measure
+
+
+def _error(accuracy: Measurement) -> Measurement:
+    """What some sources print instead of an accuracy in per cent."""
+    low, high = accuracy.interval or (accuracy.value, accuracy.value)
+    return replace(accuracy, metric="top1_error", value=100 - accuracy.value, interval=(100 - high, 100 - low))
 
 
 imagenet = _measuring("imagenet", "imagenet")
@@ -169,6 +180,7 @@ imagenet_c = _measuring("imagenet-c", "imagenet-c")
 imagenet_v2 = _measuring("imagenet-v2", "imagenet-v2")
 imagenet_a = _measuring("imagenet-a", "imagenet-a")
 imagenet_r = _measuring("imagenet-r", "imagenet-r")
+imagenet_real = _measuring("imagenet-real", "imagenet-real")
 imagenet_sketch = _measuring("imagenet-sketch", "imagenet-sketch")
 stylized_imagenet = _measuring("stylized-imagenet", "stylized-imagenet")
 objectnet = _measuring("objectnet", "objectnet")

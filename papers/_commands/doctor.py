@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.needs import FOLDERS, NEEDS
+from common.needs import FOLDERS, NEEDS, sentence
 from common.run import Settings
 from papers._commands.arguments import existing_file, existing_folder
 
@@ -79,6 +79,6 @@ def _claims(console: Console, settings: Settings) -> None:
         groups: dict[str, list[str]] = {}
         for claim in paper.claims:
             missing = settings.missing(claim)
-            groups.setdefault(f"needs {' and '.join(missing)}" if missing else "can be measured", []).append(claim.name)
+            groups.setdefault(sentence(missing, slug) if missing else "can be measured", []).append(claim.name)
         for state, names in groups.items():
             console.print(f"  {', '.join(names)}: {state}", markup=False)

@@ -3,6 +3,7 @@
 from common.declaration import Claim, Deviation, Model, Paper
 from common.downstream import CLAIMS as DOWNSTREAM
 from common.robustness.full_scale import CLAIMS as FULL_SCALE
+from common.robustness.full_scale import REAL_CLAIMS
 
 #: Sizes of V1, which timm calls as the release does.
 _V1 = (
@@ -102,6 +103,7 @@ PAPER = Paper(
             needs=("embedded",),
         ),
         *FULL_SCALE,
+        *REAL_CLAIMS,
         *DOWNSTREAM,
     ),
     deviations=(

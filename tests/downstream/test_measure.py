@@ -75,7 +75,7 @@ def test_clean_and_corrupted_numbers_go_through_the_run(ready: Path) -> None:
     again = _run(ready / "again", ready / "canvases" / "ade20k", weights=weights)
     again.execute(claims)
     assert again.results["segmentation"][1].value == clean.value
-    assert again.states["segmentation_corruption"].reason == "needs --corruptions"
+    assert again.states["segmentation_corruption"].reason == "needs --corruptions (evaluates dozens of times)"
 
 
 def _opened_model(run: Run) -> torch.nn.Module:
