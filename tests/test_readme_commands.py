@@ -102,6 +102,11 @@ def measures(place: Place) -> None:
     assert (run / "report.html").is_file()
 
 
+def is_measured(place: Place) -> None:
+    """``measures`` runs with ``--quick`` what is told without."""
+    assert place.found["slug"] in TOLD
+
+
 def resumes(place: Place) -> None:
     slug = place.found["slug"]
     claims = ("--claims", CHEAP[slug], "--quick")
@@ -174,8 +179,8 @@ def evaluates(place: Place) -> None:
     run = place.folder / "run"
     given = {word.removeprefix("--") for word in place.words} & set(place.data)
     claims = [claim for claim in FULL_SCALE if claim.needs[0] in given]
-    if given == {"imagenet"}:
-        claims = [claim for claim in claims if claim.name == "imagenet"]  # attacks are made with the whole family
+    if given != set(place.data):  # attacks are made with the whole family
+        claims = [claim for claim in claims if claim.name != "imagenet_attacks"]
     chosen = ("--claims", ",".join(claim.name for claim in claims), "--output", str(run))
     words = place.filled(*CUT, *chosen, **{word: file for word in place.words if re.search(r"FILE|\.pth", word)})
     assert main(words) == 1, "random weights must be off"
@@ -260,7 +265,8 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     r"test": exists_only,
     r"list|doctor|cite \w+": prints,
     r"readme": renews,
-    rf"{SLUG}( --quick)?": measures,
+    SLUG: measures,
+    rf"{SLUG} --quick": is_measured,
     rf"{SLUG} --resume": resumes,
     r"compare-runs OLD NEW": compares,
     rf"{SLUG} downstream --task detection --coco DIR": trains_detectors,
