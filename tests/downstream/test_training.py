@@ -22,6 +22,7 @@ from common.errors import UserError
 from downstream import pictures
 from downstream.checkpoints import load_finetuned
 from downstream.composition import Canvases, write
+from downstream.operators import registration
 from downstream.training import CONFIGS, Job, Training, build_model, prepare
 from papers.rvt.claims import MINI
 
@@ -126,6 +127,8 @@ def test_a_killed_training_goes_on_where_it_was(kind: str, canvases: Path, tmp_p
 @pytest.mark.parametrize("kind", ["mask-rcnn", "upernet"])
 def test_mixed_precision_trains(kind: str, canvases: Path, tmp_path: Path) -> None:
     """On CPUs in bfloat16: the loss is that of float32 to its few digits, the weights stay float32."""
+    if kind == "mask-rcnn" and registration.compiled():
+        pytest.skip("compiled mmcv has no roi_align in bfloat16 on a CPU; ours has")
     losses = {}
     for amp in (False, True):
         training = Training(_job(kind, canvases, tmp_path / str(amp), amp=amp))
