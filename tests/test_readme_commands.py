@@ -179,8 +179,8 @@ def evaluates(place: Place) -> None:
     run = place.folder / "run"
     given = {word.removeprefix("--") for word in place.words} & set(place.data)
     claims = [claim for claim in FULL_SCALE if claim.needs[0] in given]
-    if given != set(place.data):  # attacks are made with the whole family
-        claims = [claim for claim in claims if claim.name != "imagenet_attacks"]
+    if given != set(place.data):  # attacks and corruptions are measured with the whole family
+        claims = [claim for claim in claims if claim.name == "imagenet"]
     chosen = ("--claims", ",".join(claim.name for claim in claims), "--output", str(run))
     words = place.filled(*CUT, *chosen, **{word: file for word in place.words if re.search(r"FILE|\.pth", word)})
     assert main(words) == 1, "random weights must be off"
@@ -191,7 +191,7 @@ def evaluates(place: Place) -> None:
     # An error is measured where one is printed.
     wanted = {pair for claim in claims for pair in claim.settles if pair[1] != "top1_error"}
     assert wanted <= set(zip(table["dataset"], table["metric"], strict=True))
-    if "imagenet-c" in given:
+    if ("imagenet-c", "mce") in wanted:
         assert table["metric"].str.startswith("corruption_error/").sum() == 75
     settings = Settings(limit=2, checkpoint=file, folders={need: place.data[need] for need in given})
     if "--model" in words:

@@ -190,7 +190,10 @@ def batches(images: ImageData, recipe, epoch: int, first_step: int, rank: int = 
     return [next(found) for _ in range(images.steps_per_epoch(recipe) - first_step)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# The slow one is a stream like wds; the next test resumes one of its epochs, too.
+@pytest.mark.parametrize(
+    "kind", ["folder", "tars", "wds", "hfds", pytest.param("hfids", marks=pytest.mark.slow), "tfds"]
+)
 def test_a_resumed_epoch_gives_the_same_pixels(kind, request, recipe, tmp_path, monkeypatch) -> None:
     """RandAugment, colour jitter and crops included, in a new process or not."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
