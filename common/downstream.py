@@ -7,14 +7,38 @@ from __future__ import annotations
 
 from common.declaration import Claim
 
-#: Claim, need, data set, metrics, statement.
-_SETS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
-    ("detection", "coco", "coco-val2017", ("box_ap", "mask_ap", "params"), "Box and mask AP on COCO's validation set."),
-    ("detection_corruption", "coco", "coco-c", ("box_ap", "mask_ap"), "Mean AP under corruption of COCO (COCO-C)."),
-    ("segmentation", "ade20k", "ade20k-val", ("miou", "params"), "Mean IoU on ADE20K's validation set."),
-    ("segmentation_corruption", "ade20k", "ade20k-c", ("miou",), "Mean IoU under corruption of ADE20K (ADE20K-C)."),
-    ("cityscapes", "cityscapes", "cityscapes-val", ("miou", "params"), "Mean IoU on Cityscapes' validation set."),
-    ("cityscapes_corruption", "cityscapes", "cityscapes-c", ("miou",), "Mean IoU under corruption of Cityscapes."),
+#: Claim, needs, data set, metrics, statement.
+_SETS: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...], str], ...] = (
+    (
+        "detection",
+        ("coco",),
+        "coco-val2017",
+        ("box_ap", "mask_ap", "params"),
+        "Box and mask AP on COCO's validation set.",
+    ),
+    (
+        "detection_corruption",
+        ("coco", "corruptions"),
+        "coco-c",
+        ("box_ap", "mask_ap"),
+        "Mean AP under corruption of COCO (COCO-C).",
+    ),
+    ("segmentation", ("ade20k",), "ade20k-val", ("miou", "params"), "Mean IoU on ADE20K's validation set."),
+    (
+        "segmentation_corruption",
+        ("ade20k", "corruptions"),
+        "ade20k-c",
+        ("miou",),
+        "Mean IoU under corruption of ADE20K (ADE20K-C).",
+    ),
+    ("cityscapes", ("cityscapes",), "cityscapes-val", ("miou", "params"), "Mean IoU on Cityscapes' validation set."),
+    (
+        "cityscapes_corruption",
+        ("cityscapes", "corruptions"),
+        "cityscapes-c",
+        ("miou",),
+        "Mean IoU under corruption of Cityscapes.",
+    ),
 )
 
 #: At full scale: the weights of a detector or segmenter that the user gives, or a training.
@@ -23,11 +47,11 @@ CLAIMS: tuple[Claim, ...] = tuple(
         name=name,
         statement=statement,
         kind="numbers",
-        needs=("downstream", need, *(("corruptions",) if name.endswith("_corruption") else ())),
+        needs=("downstream", *needs),
         settles=tuple((dataset, metric) for metric in metrics),
         measured_by=f"downstream.measure:{name}",
     )
-    for name, need, dataset, metrics, statement in _SETS
+    for name, needs, dataset, metrics, statement in _SETS
 )
 
 #: On the embedded composition: the paper's ``claims.py`` has ``downstream_backbones()``.

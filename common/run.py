@@ -59,12 +59,14 @@ class Settings:
     batch_size: int = 64
     workers: int = 2
 
+    def given(self) -> set[str]:
+        """Names of the needs that are provided for."""
+        return {"embedded", *self.folders, *(("checkpoint",) if self.checkpoint is not None else ())}
+
     def missing(self, claim: Claim) -> list[str]:
         """Remedies for what ``claim`` needs and the user has not given; empty when it can be measured."""
-        have = {"embedded", *self.folders}
-        if self.checkpoint is not None:
-            have.add("checkpoint")
-        return [NEEDS[need].remedy for need in claim.needs if need not in have]
+        given = self.given()
+        return [NEEDS[need].remedy for need in claim.needs if need not in given]
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON-able values, paths resolved."""

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.declaration import Claim
-from common.needs import NEEDS
 from common.run import Settings
 
 
@@ -31,10 +29,9 @@ class DownstreamSettings(Settings):
     iterations: int | None = None
     verbose: bool = False
 
-    def missing(self, claim: Claim) -> list[str]:
-        """As of any run."""
-        have = {"embedded", "downstream", *self.folders, *(("corruptions",) if self.corruptions else ())}
-        return [NEEDS[need].remedy for need in claim.needs if need not in have]
+    def given(self) -> set[str]:
+        """As of any run, and what this command provides."""
+        return super().given() | {"downstream", *(("corruptions",) if self.corruptions else ())}
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON-able values."""

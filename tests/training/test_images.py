@@ -192,7 +192,7 @@ def batches(images: ImageData, recipe, epoch: int, first_step: int, rank: int = 
 
 # The slow one is a stream like wds; the next test resumes one of its epochs, too.
 @pytest.mark.parametrize(
-    "kind", ["folder", "tars", "wds", "hfds", pytest.param("hfids", marks=pytest.mark.slow), "tfds"]
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "hfids" else kind for kind in KINDS]
 )
 def test_a_resumed_epoch_gives_the_same_pixels(kind, request, recipe, tmp_path, monkeypatch) -> None:
     """RandAugment, colour jitter and crops included, in a new process or not."""
