@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+# On a GPU convolutions in float32 would otherwise be computed with 10 bits.
+torch.backends.cudnn.allow_tf32 = False
+
 
 @pytest.fixture
 def process_group() -> Callable[[int], dict[str, str]]:

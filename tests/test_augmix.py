@@ -28,7 +28,15 @@ from papers.augmix.method import apply_chains, augment_and_mix, jensen_shannon
 from papers.augmix.model import VARIANTS, WideResNet, create
 from papers.augmix.operations import apply
 from papers.augmix.training import AugMix, DecayAll, hooks
-from tests.parity.fixtures import FOLDER, GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Fixture, distance, gradient_distance
+from tests.parity.fixtures import (
+    DEVICES,
+    FOLDER,
+    GRADIENT_TOLERANCE,
+    OUTPUT_TOLERANCE,
+    Fixture,
+    distance,
+    gradient_distance,
+)
 from tests.parity.fixtures import images as noise
 
 #: Statistics of the released augment_and_mix.py.
@@ -144,15 +152,16 @@ def test_loss_is_the_released_one() -> None:
         assert distance(tensor.grad, arrays[f"grad_{name}"]) < GRADIENT_TOLERANCE
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_networks_are_the_released_ones(name: str) -> None:
+def test_networks_are_the_released_ones(name: str, device: str) -> None:
     fixture = Fixture.load("augmix", name)
     model = timm.create_model(name, num_classes=10).eval()
-    load_released(model, fixture.state())
+    load_released(model, fixture.state()).to(device)
     assert sum(p.numel() for p in model.parameters()) == fixture.about["params"]
-    logits = model(noise(2, 3, 32, 32))
+    logits = model(noise(2, 3, 32, 32).to(device))
     assert distance(logits, fixture.arrays["logits"]) < OUTPUT_TOLERANCE
-    (logits * noise(1, 1, 2, 10, seed=7)[0, 0]).sum().backward()
+    (logits * noise(1, 1, 2, 10, seed=7)[0, 0].to(device)).sum().backward()
     assert gradient_distance(model, {n: n for n, _ in model.named_parameters()}, fixture) < GRADIENT_TOLERANCE
     assert set(to_released(model)) == set(fixture.about["state"])
 

@@ -22,6 +22,7 @@ from common.robustness.full_scale_measures import build
 from papers.fan import PAPER, claims, swin, token_groups
 from papers.fan.layers import ChannelAttention, UnbiasedLayerNorm2d
 from tests.parity.fixtures import (
+    DEVICES,
     GRADIENT_TOLERANCE,
     OUTPUT_TOLERANCE,
     Fixture,
@@ -62,25 +63,26 @@ def small(kind: str, **kwargs: object) -> nn.Module:
     return timm.create_model(name, **{"num_classes": 7, "img_size": 64, **sizes, **kwargs})
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("variant", RECORDED)
-def test_model_matches_the_release(variant: str) -> None:
+def test_model_matches_the_release(variant: str, device: str) -> None:
     fixture = Fixture.load("fan", variant)
     masks = [name for name in fixture.about["state"] if name.endswith("attn_mask")]
     state = {name: value for name, value in fixture.state().items() if name not in masks}
-    model = load_released(timm.create_model(variant), state).eval()
+    model = load_released(timm.create_model(variant), state).eval().to(device)
     assert sum(p.numel() for p in model.parameters()) == fixture.about["params"]
     released = to_released(model)
     assert {name: value.shape for name, value in released.items() if value.is_floating_point()} == {
         name: value.shape for name, value in state.items()
     }
 
-    logits = model(images(2, 3, 224, 224))
+    logits = model(images(2, 3, 224, 224).to(device))
     assert distance(logits, fixture.arrays["logits"]) < OUTPUT_TOLERANCE
-    (logits * images(1, 1, 2, 1000, seed=7)[0, 0]).sum().backward()
+    (logits * images(1, 1, 2, 1000, seed=7)[0, 0].to(device)).sum().backward()
     assert gradient_distance(model, released_names(model), fixture) < GRADIENT_TOLERANCE
     if "logits_256" in fixture.arrays:
         with torch.no_grad():
-            assert distance(model(images(2, 3, 256, 256)), fixture.arrays["logits_256"]) < OUTPUT_TOLERANCE
+            assert distance(model(images(2, 3, 256, 256).to(device)), fixture.arrays["logits_256"]) < OUTPUT_TOLERANCE
 
 
 def test_every_variant_has_the_size_of_its_checkpoint() -> None:

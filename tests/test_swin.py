@@ -19,6 +19,7 @@ from common.robustness.full_scale_measures import identify
 from papers.swin import PAPER, claims, complexity, windows
 from papers.swin.model import SwinMLP, create
 from tests.parity.fixtures import (
+    DEVICES,
     GRADIENT_TOLERANCE,
     OUTPUT_TOLERANCE,
     Fixture,
@@ -61,19 +62,20 @@ def small(kind: str, **kwargs: object) -> nn.Module:
     return timm.create_model(name, **{"num_classes": 7, **size, **sizes, **kwargs})
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("variant", RECORDED)
-def test_model_matches_the_release(variant: str) -> None:
+def test_model_matches_the_release(variant: str, device: str) -> None:
     fixture = Fixture.load("swin", variant)
     size = fixture.about["image_size"]
     state = {name: value for name, value in fixture.state().items() if not name.endswith(TABLES)}
-    model = load_released(timm.create_model(NAMES[variant]), state).eval()
+    model = load_released(timm.create_model(NAMES[variant]), state).eval().to(device)
     assert sum(p.numel() for p in model.parameters()) == fixture.about["params"]
     assert {name: value.shape for name, value in to_released(model).items()} == {
         name: value.shape for name, value in state.items()
     }
-    logits = model(images(2, 3, size, size))
+    logits = model(images(2, 3, size, size).to(device))
     assert distance(logits, fixture.arrays["logits"]) < OUTPUT_TOLERANCE
-    (logits * images(1, 1, 2, 1000, seed=7)[0, 0]).sum().backward()
+    (logits * images(1, 1, 2, 1000, seed=7)[0, 0].to(device)).sum().backward()
     assert gradient_distance(model, released_names(model), fixture) < GRADIENT_TOLERANCE
 
 

@@ -49,3 +49,17 @@ def test_half_precision_trains_every_parameter(name: str, dtype: torch.dtype) ->
         if parameter.requires_grad:
             assert parameter.grad is not None, parameter_name
             assert parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_autocast_around_the_backward_pass_changes_roundings_only(name: str) -> None:
+    attention, tokens, gradients = build(name, "soft").train(), torch.randn(2, 12, 8), []
+    for around in (False, True):
+        attention.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = attention(tokens).square().mean()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=around):
+            loss.backward()
+        gradients.append([p.grad for p in attention.parameters() if p.grad is not None])
+    for outside, inside in zip(*gradients, strict=True):
+        assert (inside - outside).abs().max() < 0.05 * outside.abs().max()

@@ -18,6 +18,7 @@ from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
 from papers.vars.model import checkpoint_filter_fn
 from papers.vars.static import VARSStatic
 from tests.parity.fixtures import (
+    DEVICES,
     GRADIENT_TOLERANCE,
     OUTPUT_TOLERANCE,
     Fixture,
@@ -56,10 +57,11 @@ def adjust(variant: str, name: str, value: Tensor) -> Tensor | None:
     return value
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("variant", MODELS)
-def test_model_matches_the_release(variant: str) -> None:
+def test_model_matches_the_release(variant: str, device: str) -> None:
     fixture = Fixture.load("vars", variant)
-    model = load_released(timm.create_model(MODELS[variant]), fixture.state(partial(adjust, variant))).eval()
+    model = load_released(timm.create_model(MODELS[variant]), fixture.state(partial(adjust, variant))).eval().to(device)
     parameters = list(model.parameters())
     assert sum(p.numel() for p in parameters) == fixture.about["params"]
     assert sum(p.numel() for p in parameters if p.requires_grad) == fixture.about["params_trainable"]
@@ -67,14 +69,14 @@ def test_model_matches_the_release(variant: str) -> None:
         name: shape for name, shape in fixture.about["state"].items() if name not in fixture.counters
     }
 
-    logits = model(images(2, 3, 224, 224))
+    logits = model(images(2, 3, 224, 224).to(device))
     assert distance(logits, fixture.arrays["logits"]) < OUTPUT_TOLERANCE
-    (logits * images(1, 1, 2, 1000, seed=7)[0, 0]).sum().backward()
+    (logits * images(1, 1, 2, 1000, seed=7)[0, 0].to(device)).sum().backward()
     assert gradient_distance(model, released_names(model), fixture) < GRADIENT_TOLERANCE
     for key in fixture.arrays.keys() & {"logits_192", "logits_256"}:
         size = int(key.removeprefix("logits_"))
         with torch.no_grad():
-            assert distance(model(images(2, 3, size, size)), fixture.arrays[key]) < OUTPUT_TOLERANCE
+            assert distance(model(images(2, 3, size, size).to(device)), fixture.arrays[key]) < OUTPUT_TOLERANCE
 
 
 def tokens(seed: int = 0) -> Tensor:

@@ -26,11 +26,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from common.errors import UserError
 from common.linear import Linear, left_linear, linear
-from papers.vars.kernelized import Grid, random_features, refuse_masks, without_autocast
+from papers.vars.kernelized import Grid, random_features, refuse_masks
+from papers.vars.precision import plain_backward, without_autocast
 from papers.vars.sparse import (
     SHRINKAGES,
     Shrinkage,
@@ -77,7 +77,7 @@ class _Templates(torch.autograd.Function):
         return templates
 
     @staticmethod
-    @once_differentiable
+    @plain_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         unit, inverse, projection, templates = ctx.saved_tensors
         own = projection.shape[-1]
@@ -114,7 +114,7 @@ class _Products(torch.autograd.Function):
         return gram, value.mT @ templates
 
     @staticmethod
-    @once_differentiable
+    @plain_backward
     def backward(ctx: Any, d_gram: Tensor, d_drive: Tensor) -> tuple[Tensor | None, ...]:
         templates, value, static = ctx.saved_tensors
         symmetric = d_gram + d_gram.mT

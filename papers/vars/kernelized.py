@@ -10,8 +10,6 @@ in VARS-D, as the dynamic templates.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,11 +30,6 @@ def refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
     """Raise where a caller masks attention that has no map to mask."""
     if attn_mask is not None or is_causal:
         raise UserError("This attention never forms a map and takes no attn_mask and no is_causal; leave them out.")
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Compute in the precision of the operands; meta tensors, which have no autocast, are let through."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 class KernelizedAttention(nn.Module):

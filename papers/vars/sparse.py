@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from common.sparse_coding import shrunk_affine, soft_threshold
+from papers.vars.precision import plain_backward
 
 Shrinkage = Literal["soft", "gelu"]
 SHRINKAGES: tuple[Shrinkage, ...] = ("soft", "gelu")
@@ -153,7 +153,7 @@ class _FinalCode(torch.autograd.Function):
         return code * code_unit(step, shrinkage)
 
     @staticmethod
-    @once_differentiable
+    @plain_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         gram, drive, step, sparsity, transition, codes, last, *states = ctx.saved_tensors
         steps, soft = codes.shape[1], ctx.shrinkage == "soft"

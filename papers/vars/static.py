@@ -25,13 +25,13 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from common.errors import UserError
 from common.linear import Linear
 from papers.rvt.model import TokenBatchNorm
 from papers.vars.fourier import FourierTransform
-from papers.vars.kernelized import Grid, refuse_masks, without_autocast
+from papers.vars.kernelized import Grid, refuse_masks
+from papers.vars.precision import plain_backward, without_autocast
 from papers.vars.sparse import SHRINKAGES, Shrinkage, Trajectory, objective, shrink, token_energy
 
 Kernels = tuple[Tensor, Tensor]
@@ -86,7 +86,7 @@ class _SoftAnalysis(torch.autograd.Function):
         return analysis
 
     @staticmethod
-    @once_differentiable
+    @plain_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         target, real, imag, *rest = ctx.saved_tensors
         if not rest:

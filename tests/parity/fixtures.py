@@ -2,7 +2,7 @@
 
 A fixture is ``<folder>/<name>.json`` and ``<name>.npz`` beside this file. The released model was built, every
 floating-point tensor of its state dict was replaced by :func:`fill` of the tensor's name and shape, and outputs and
-gradient norms were recorded in eval mode on the CPU.
+gradient norms were recorded in eval mode on the CPU. Where there is a GPU, it has to give the same.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ FOLDER = Path(__file__).parent
 #: Float32 rounding: allowed difference over the largest recorded magnitude.
 OUTPUT_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
+#: Where parity is tested.
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
 def fill(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -48,7 +50,7 @@ def images(batch: int, channels: int, height: int, width: int, seed: int = 0) ->
 
 def distance(ours: Tensor | np.ndarray, recorded: np.ndarray) -> float:
     """``max |ours - recorded| / max |recorded|``; the absolute difference where everything recorded is zero."""
-    ours = ours.detach().numpy() if isinstance(ours, Tensor) else ours
+    ours = ours.detach().cpu().numpy() if isinstance(ours, Tensor) else ours
     assert ours.shape == recorded.shape
     return float(np.abs(ours - recorded).max() / (np.abs(recorded).max() or 1.0))
 

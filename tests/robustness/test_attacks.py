@@ -14,26 +14,28 @@ from common.data.fashion_mnist import load_fashion_mnist
 from common.errors import UserError
 from common.robustness.attacks import PROTOCOLS, AutoAttack, PatchPgd, Pgd, fgsm, patch_mask
 from common.robustness.normalisation import Normalized
+from tests.parity.fixtures import DEVICES
 
 FIXTURES = Path(__file__).parents[1] / "parity" / "attacks"
 EPSILON = 8 / 255
 
 
-def recorded(name: str) -> tuple[dict, dict[str, Tensor], nn.Module]:
+def recorded(name: str, device: str) -> tuple[dict, dict[str, Tensor], nn.Module]:
     """A fixture's notes, its arrays, and its linear classifier on images in [0, 1]."""
     notes = json.loads((FIXTURES / f"{name}.json").read_text())
     with np.load(FIXTURES / f"{name}.npz") as file:
-        arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+        arrays = {key: torch.from_numpy(file[key]).to(device) for key in file.files}
     linear = nn.Linear(*reversed(arrays["w1"].shape))
     linear.load_state_dict({"weight": arrays["w1"], "bias": arrays["b1"]})
     settings = notes["settings_as_evaluated"]
     model = Normalized(nn.Sequential(nn.Flatten(), linear), settings["mean"], settings["std"])
-    return notes, arrays, model.eval()
+    return notes, arrays, model.eval().to(device)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("name", "metric"), [("attack_fgsm", "fgsm_top1"), ("attack_pgd", "pgd_top1")])
-def test_equals_released_attack(name: str, metric: str) -> None:
-    notes, arrays, model = recorded(name)
+def test_equals_released_attack(name: str, metric: str, device: str) -> None:
+    notes, arrays, model = recorded(name, device)
     attack = PROTOCOLS[metric]
     case = notes["this_case"]
     assert attack.epsilon == pytest.approx(case["eps_pixels"])

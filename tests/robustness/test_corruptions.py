@@ -27,6 +27,7 @@ from common.robustness.corruptions import (
 )
 from common.robustness.corruptions.blur import _glass_sources
 from common.robustness.corruptions.frost_textures import ORIGINAL_FILES
+from tests.parity.fixtures import DEVICES
 
 FIXTURES = Path(__file__).parents[1] / "parity" / "imagenet-c"
 ALL = CORRUPTIONS + EXTRA
@@ -53,12 +54,12 @@ def fixture(name: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def photo(which: str) -> torch.Tensor:
-    return torch.from_numpy(fixture(f"{which}_deterministic")["input"]).permute(2, 0, 1)[None]
+def photo(which: str, device: str = "cpu") -> torch.Tensor:
+    return torch.from_numpy(fixture(f"{which}_deterministic")["input"]).permute(2, 0, 1)[None].to(device)
 
 
 def as_recorded(images: torch.Tensor, which: str) -> np.ndarray:
-    array = images[0].permute(1, 2, 0).numpy()
+    array = images[0].permute(1, 2, 0).cpu().numpy()
     return np.stack([array[part, part] for part in WINDOWS]) if which == "imagenet" else array
 
 
@@ -75,11 +76,12 @@ def recorded_draws(which: str, name: str, severity: int) -> dict[str, np.ndarray
     return draws
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("severity", SEVERITIES)
 @pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("which", SETS)
-def test_deterministic_ones_equal_the_original(which: str, name: str, severity: int) -> None:
-    ours = as_recorded(corrupt(photo(which), name.removesuffix("_turbo"), severity), which)
+def test_deterministic_ones_equal_the_original(which: str, name: str, severity: int, device: str) -> None:
+    ours = as_recorded(corrupt(photo(which, device), name.removesuffix("_turbo"), severity), which)
     assert within_one_level(ours, fixture(f"{which}_deterministic")[name][severity - 1]) > 0.999
 
 
@@ -91,14 +93,16 @@ def test_jpeg_differs_from_the_old_codec_as_the_new_one_does(which: str) -> None
         assert 0 < np.abs(ours - old).mean() < 4.2
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("severity", SEVERITIES)
 @pytest.mark.parametrize(
     ("which", "name"),
     [(which, name) for which in SETS for name in RANDOM]
     + [("cifar10", "gaussian_noise"), ("cifar10", "speckle_noise")],
 )
-def test_random_ones_equal_the_original_given_its_draws(which: str, name: str, severity: int) -> None:
-    ours = as_recorded(corrupt(photo(which), name, severity, draws=recorded_draws(which, name, severity)), which)
+def test_random_ones_equal_the_original_given_its_draws(which: str, name: str, severity: int, device: str) -> None:
+    images = corrupt(photo(which, device), name, severity, draws=recorded_draws(which, name, severity))
+    ours = as_recorded(images, which)
     assert within_one_level(ours, fixture(f"{which}_given_draws")[f"out_{name}"][severity - 1]) > 0.999
 
 
@@ -109,12 +113,17 @@ def statistics(images: torch.Tensor, clean: torch.Tensor) -> np.ndarray:
     difference = images - clean
     power = (torch.fft.fft2(difference).abs() / size**2).square().mean(1)
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size))
-    ring = torch.from_numpy(np.minimum((frequency * 16).astype(int), 7))
+    ring = torch.from_numpy(np.minimum((frequency * 16).astype(int), 7)).to(images.device)
     rings = torch.stack([power[:, ring == index].sum(1) for index in range(8)], 1)
     deviations = images.std((2, 3), unbiased=False)
-    return torch.cat((images.mean((2, 3)), deviations, difference.square().mean((1, 2, 3))[:, None], rings), 1).numpy()
+    return (
+        torch.cat((images.mean((2, 3)), deviations, difference.square().mean((1, 2, 3))[:, None], rings), 1)
+        .cpu()
+        .numpy()
+    )
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("which", SETS)
 @pytest.mark.parametrize(
     "name",
@@ -130,8 +139,8 @@ def statistics(images: torch.Tensor, clean: torch.Tensor) -> np.ndarray:
         "spatter",
     ],
 )
-def test_random_ones_are_distributed_as_the_original(which: str, name: str) -> None:
-    clean = photo(which)
+def test_random_ones_are_distributed_as_the_original(which: str, name: str, device: str) -> None:
+    clean = photo(which, device)
     draws = 24 if which == "imagenet" else 64
     severities = (2, 5) if which == "imagenet" else SEVERITIES
     recorded = fixture(f"{which}_random_stats")
@@ -153,9 +162,10 @@ def test_every_recorded_difference_is_found() -> None:
         assert within_one_level(ours, fixture("imagenet_deterministic")[name][3]) < 0.99, name
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ALL)
-def test_result_does_not_depend_on_the_batch(name: str) -> None:
-    images = smooth_images(9, 45, 33)
+def test_result_does_not_depend_on_the_batch(name: str, device: str) -> None:
+    images = smooth_images(9, 45, 33).to(device)
     together = corrupt(images, name, 3, seeds=range(9))
     alone = torch.cat([corrupt(images[i : i + 1], name, 3, seeds=[i]) for i in range(9)])
     halves = torch.cat((corrupt(images[:4], name, 3, seeds=range(4)), corrupt(images[4:], name, 3, seeds=range(4, 9))))
