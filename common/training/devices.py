@@ -121,20 +121,20 @@ def release(accelerator: Accelerator, model: nn.Module, plain_model: nn.Module) 
 
 
 def whole_state(
-    model: nn.Module, plain_model: nn.Module, optimizer: Any, *, sharded: bool
+    model: nn.Module, plain_model: nn.Module, optimizer: torch.optim.Optimizer, *, sharded: bool
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the state dicts of model and optimizer; of a sharded model they are gathered (call on every process)."""
     if not sharded:
         return plain_model.state_dict(), optimizer.state_dict()
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    model_state, optimizer_state = get_state_dict(model, optimizer.optimizer, options=options)
+    model_state, optimizer_state = get_state_dict(model, optimizer, options=options)
     return model_state, optimizer_state  # type: ignore[return-value]
 
 
 def restore_state(
     model: nn.Module,
     plain_model: nn.Module,
-    optimizer: Any,
+    optimizer: torch.optim.Optimizer,
     model_state: dict[str, Tensor],
     optimizer_state: dict[str, Any],
     *,
@@ -147,7 +147,7 @@ def restore_state(
         return
     set_state_dict(
         model,
-        optimizer.optimizer,
+        optimizer,
         model_state_dict=dict(model_state),
         optim_state_dict=optimizer_state,
         options=StateDictOptions(full_state_dict=True, cpu_offload=True),

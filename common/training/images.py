@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -275,12 +276,14 @@ def make_transform(recipe: Recipe, *, training: bool) -> Callable[[Image.Image],
         UserError: timm does not know the recipe's policy of augmentation.
     """
     if not training:
-        return create_transform(
+        transform = create_transform(
             recipe.input_size,
             interpolation=recipe.evaluation_interpolation,
             crop_pct=recipe.evaluation_crop,
             use_prefetcher=True,
         )
+        transform.transforms[-1] = _planes
+        return transform
     try:
         transform = create_transform(
             recipe.input_size,
@@ -304,7 +307,18 @@ def make_transform(recipe: Recipe, *, training: bool) -> Callable[[Image.Image],
         ) from None
     for step in transform.transforms:
         _replace_posterize(step)
+    transform.transforms[-1] = _planes
     return transform
+
+
+def _planes(image: Image.Image) -> np.ndarray[Any, Any]:
+    """Uint8 (C, H, W), in memory channel by channel, in half the time of timm's own last step."""
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        return pixels[None]
+    planes = np.empty((pixels.shape[2], *pixels.shape[:2]), np.uint8)
+    cv2.split(pixels, list(planes))
+    return planes
 
 
 def _replace_posterize(step: Any) -> None:
@@ -335,7 +349,9 @@ class _Indexed(Dataset[Any]):
             try:
                 file, label = self.reader[place % len(self.reader)]
                 with Image.open(file) as opened:
-                    image = opened.convert(self.mode)
+                    opened.load()
+                # Converting to the same mode would make a copy.
+                image = opened if opened.mode == self.mode else opened.convert(self.mode)
             except READ_ERRORS as error:
                 file_name = self.reader.filename(place % len(self.reader), absolute=True)
                 name = str(file_name or f"number {place % len(self.reader)} of the data set")
@@ -415,8 +431,8 @@ def _collate(samples: list[tuple[Any, int] | Unreadable]) -> tuple[Tensor, Tenso
         if isinstance(sample[0], Unreadable):  # of a stream
             return sample[0]
         good.append(sample)
-    images = np.stack([np.asarray(image) for image, _ in good])
-    return torch.from_numpy(images), torch.tensor([int(label) for _, label in good])
+    images = torch.from_numpy(np.stack([image for image, _ in good]))
+    return images, torch.tensor([int(label) for _, label in good])
 
 
 def _check_packages(dataset: str) -> None:

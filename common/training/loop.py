@@ -30,7 +30,7 @@ from common.training.evaluation import evaluate_run
 from common.training.hooks import Batch, Hook
 from common.training.interrupts import Interrupts
 from common.training.logs import RunLog
-from common.training.optimisation import Schedule, make_loss, make_optimizer
+from common.training.optimisation import Schedule, make_loss, make_optimizer, update
 from common.training.options import Options, TrainingResult
 from common.training.preparation import Preparation
 from common.training.randomness import preserved_global_state, seed_global
@@ -139,9 +139,8 @@ class Run:
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
         self.whole_model = copy.deepcopy(model).cpu() if options.fsdp else None  # takes the gathered weights
         self.model = shard(model, self.accelerator, recipe) if options.fsdp else self.accelerator.prepare(model)
-        optimizer = make_optimizer(model, recipe, sharded=options.fsdp)
-        self.schedule = Schedule(optimizer, recipe, self.steps_per_epoch)
-        self.optimizer = self.accelerator.prepare(optimizer)
+        self.optimizer = make_optimizer(model, recipe, sharded=options.fsdp)
+        self.schedule = Schedule(self.optimizer, recipe, self.steps_per_epoch)
         self.criterion, self.prepare = make_loss(recipe), Preparation(recipe, self.device)
         listeners = (getattr(module, "on_optimizer_step", None) for module in model.modules())
         self._listeners = [listener for listener in listeners if callable(listener)]
@@ -211,12 +210,14 @@ class Run:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of ``loss``, weighted for accumulation and scaled for the precision."""
-        self.accelerator.backward(loss / self.plan.accumulation if self.plan.accumulation > 1 else loss)
+        loss = loss / self.plan.accumulation if self.plan.accumulation > 1 else loss
+        scaler = self.accelerator.scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
 
     def _train_step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         """Do one step of the optimizer: the passes of this process, then the update."""
         rate = self.schedule.set_rate(self.step)
-        total = torch.zeros((), device=self.device)
+        losses = []
         for part in range(self.plan.accumulation):
             images, labels = next(batches)
             seed_global(self.seed, "step", self.step, part, self.rank)
@@ -227,11 +228,8 @@ class Run:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss = self.loss(batch)
                 self.backward(loss)
-            total += loss.detach() / self.plan.accumulation
-        if self.recipe.clip_gradient:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_gradient)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+            losses.append(loss.detach())
+        update(self.optimizer, self.model.parameters(), self.recipe.clip_gradient, self.accelerator.scaler)
         self.step += 1
         if self._listeners:
             seed_global(self.seed, "listeners", self.step)  # alike on all processes
@@ -241,7 +239,7 @@ class Run:
             self.ema.update(self.plain_model)
         for hook in self.hooks:
             hook.on_step(self)
-        self._pending.append((total, rate))
+        self._pending.append((losses[0] if len(losses) == 1 else torch.stack(losses).mean(), rate))
         asked = self._interrupts.received and self.plan.world == 1
         if self.device.type == "cpu" or len(self._pending) >= STEPS_BETWEEN_CHECKS or asked:
             self.check_losses()
@@ -252,7 +250,9 @@ class Run:
             return
         asked = torch.tensor(float(self._interrupts.received), device=self.device)
         fetched = torch.stack([*(loss for loss, _ in self._pending), asked])
-        *losses, asked_of_any = self.accelerator.reduce(fetched, "mean").tolist()
+        if self.plan.world > 1:
+            fetched = self.accelerator.reduce(fetched, "mean")
+        *losses, asked_of_any = fetched.tolist()
         self._stopping = asked_of_any > 0
         first = self.step - len(losses) + 1
         for step, (loss, (_, rate)) in enumerate(zip(losses, self._pending, strict=True), start=first):

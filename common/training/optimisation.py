@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2, get_optimizer_class
 from timm.scheduler import create_scheduler_v2
 from torch import nn
+from torch.amp import GradScaler
 
 from common.errors import UserError, nearest
 from common.training.recipe import Recipe
@@ -71,6 +73,31 @@ def _lars_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         {"params": adapted, "weight_decay": recipe.weight_decay, "always_adapt": True},
     ]
     return [group for group in groups if group["params"]]
+
+
+def update(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], clip: float, scaler: GradScaler | None
+) -> None:
+    """Do an optimizer's step and clear the gradients.
+
+    Here rather than by accelerate, which looks for packages on the disk at every step.
+
+    Args:
+        optimizer: its gradients are those of one whole batch.
+        parameters: the model's.
+        clip: largest norm of the whole gradient; 0: any.
+        scaler: of the loss, in float16; leaves the step out where a gradient has overflown.
+    """
+    if clip:
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters, clip)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+    optimizer.zero_grad()
 
 
 class Schedule:
