@@ -12,6 +12,7 @@ from common.checkpoints import form_of, load_released, load_trained, to_released
 from common.errors import UserError
 from common.training.hooks import ExtraPass
 from common.training.recipe import load_recipe
+from papers.rvt.model import Downsample
 from papers.rvt.patch_augmentation import PatchAugmentation
 from papers.rvt.training import hooks
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
@@ -137,6 +138,12 @@ def test_what_cannot_be_built_is_refused_in_a_sentence() -> None:
         small("rvt_tiny", img_size=2)
     with pytest.raises(UserError, match="scaled_blocks"):
         small("vars_d_rvt_tiny", scaled_blocks=1)
+
+
+def test_downsampling_of_a_gpu_is_that_of_a_cpu() -> None:
+    torch.manual_seed(0)
+    downsample, pixels = Downsample(6, 12), torch.randn(2, 6, 7, 5).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(downsample._by_repetition(pixels), downsample(pixels))
 
 
 def test_starred_base_reaches_the_printed_size() -> None:

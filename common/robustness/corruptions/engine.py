@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,6 +14,7 @@ from . import blur, digital, filters, noise, spatter, weather
 from .draws import Draws, given_draws, image_seeds, slice_draws
 from .frost_textures import read_pictures
 from .parameters import CORRUPTIONS, EXTRA, Parameters, check_name, parameters_for, scale_for
+from .threads import in_threads
 
 #: Quality of the JPEG files that ImageNet-C is distributed as.
 STORED_QUALITY = 85
@@ -104,7 +101,7 @@ def corrupt(
         out = torch.empty_like(images, memory_format=torch.contiguous_format)
         if images.device.type == "cpu":
             values = CHUNK_VALUES * TIMES_AS_MANY.get(name, 1)
-            _in_threads(run, len(images), max(1, values // (3 * height * width)))
+            in_threads(run, len(images), max(1, values // (3 * height * width)))
         elif len(images):
             run(0, len(images))
     return out
@@ -126,39 +123,3 @@ def _check_images(images: Tensor) -> None:
         low, high = (float(bound) for bound in images.detach().aminmax())
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             raise UserError(f"Float images range from {low:.4g} to {high:.4g}; give values in [0, 1], not normalised.")
-
-
-def _in_threads(run: Callable[[int, int], None], images: int, chunk: int) -> None:
-    chunk = min(chunk, max(1, -(-images // torch.get_num_threads())))
-    workers = min(torch.get_num_threads(), -(-images // chunk))
-    if workers <= 1:
-        for start in range(0, images, chunk):
-            run(start, min(start + chunk, images))
-        return
-    starts = iter(range(0, images, chunk))
-
-    def work() -> None:
-        for start in starts:  # shared: each thread takes the next chunk
-            run(start, min(start + chunk, images))
-
-    pool = _pool(workers, os.getpid())
-    for job in [pool.submit(work) for _ in range(workers)]:
-        job.result()
-
-
-@cache
-def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Threads that each run torch's operators on one core; made anew in a forked process."""
-    threads = torch.get_num_threads()
-    ready = threading.Barrier(workers + 1)
-
-    def single() -> None:
-        torch.set_num_threads(1)
-        ready.wait()
-
-    pool = ThreadPoolExecutor(workers, "corrupt", initializer=single)
-    for _ in range(workers):
-        pool.submit(lambda: None)
-    ready.wait()
-    torch.set_num_threads(threads)  # set_num_threads acts on its own thread and on threads to come
-    return pool
