@@ -193,13 +193,17 @@ class TokenMlp(nn.Module):
         weight, bias = self.dwconv.weight * scale[:, None, None, None], torch.addcmul(shift, self.dwconv.bias, scale)
         return F.conv2d(x, weight, bias, padding=1, groups=self.dwconv.groups)
 
+    def _activate(self, x: Tensor) -> Tensor:
+        """GELU; in the memory of ``x``, which nothing else reads, where no gradient is asked for."""
+        return self.act(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
+
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Transform tokens ``x`` (B, N, C) that lie on ``grid`` = (H, W) row by row."""
         if not self.conv:
-            return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+            return self.drop(self.fc2(self.drop(self._activate(self.fc1(x)))))
         x = x.unflatten(1, grid).permute(0, 3, 1, 2)
-        x = self.drop(self.act(self._pointwise(x, self.fc1, self.bn1)))
-        x = self.act(self._depthwise(x))
+        x = self.drop(self._activate(self._pointwise(x, self.fc1, self.bn1)))
+        x = self._activate(self._depthwise(x))
         x = self.drop(self._pointwise(x, self.fc2, self.bn3))
         return x.permute(0, 2, 3, 1).flatten(1, 2)
 
