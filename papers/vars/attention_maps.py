@@ -71,7 +71,7 @@ def test_canvases(count: int) -> dict[str, Canvases]:
 
 def measure(run: Run, contenders: Sequence[embedded.Contender], baseline: str, recipe: Path) -> Iterator[Result]:
     """Train every contender on canvases and measure its maps on test canvases."""
-    count = 200 if run.settings.quick else 500
+    count = 100 if run.settings.quick else 500
     tests = test_canvases(count)
     table = embedded.table_of(run, contenders, recipe, partial(shares, count=count), training_canvases)
     chance = 100 * float(tests["clean"].masks.float().mean())
