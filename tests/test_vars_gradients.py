@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
+from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic, absolute_row_sums
+from papers.vars.lateral import ByFactors, ByMatrix
 from papers.vars.static import VARSStatic
 
 ATTENTIONS = {"vars_d": VARSDynamic, "vars_sd": VARSStaticDynamic, "vars_s": VARSStatic}
@@ -33,6 +34,43 @@ def test_gradients_are_those_of_finite_differences(name: str, shrinkage: str) ->
         return torch.func.functional_call(attention, dict(zip(names, values, strict=True)), (x,))
 
     assert torch.autograd.gradcheck(run, (tokens, *parameters), fast_mode=True, atol=1e-6)
+
+
+@pytest.mark.parametrize("initial", ["shrunk", "zero"])
+@pytest.mark.parametrize("shrinkage", ["soft", "gelu"])
+@pytest.mark.parametrize("name", ["vars_d", "vars_sd"])
+def test_both_forms_of_the_lateral_connections_are_one_computation(
+    name: str, shrinkage: str, initial: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention, tokens = build(name, shrinkage).double(), torch.randn(2, 12, 8, dtype=torch.float64)
+    attention.initial = initial
+    nn.init.normal_(attention.learned_k, std=0.3)  # not symmetric, so that K and its transpose are told apart
+    results = []
+    for form in (ByMatrix, ByFactors):
+        monkeypatch.setattr(attention, "_form", lambda *_, form=form: form)
+        x = tokens.clone().requires_grad_()
+        attention.zero_grad()
+        y = attention(x)
+        y.square().sum().backward()
+        with torch.no_grad():
+            found = [attention(tokens), *attention.trajectory(tokens)]
+        results.append([y.detach(), x.grad, *found, *(p.grad for p in attention.parameters() if p.requires_grad)])
+    torch.testing.assert_close(*results)
+
+
+def test_absolute_row_sums_need_no_product_of_templates() -> None:
+    templates = torch.rand(3, 2, 5, 7)
+    static = torch.randn(3, 5, 4)
+    templates[..., 3:] = static.unsqueeze(1)
+    expected = (templates.mT @ templates).abs().sum(dim=-1).flatten(0, 1)
+    torch.testing.assert_close(absolute_row_sums(templates, static), expected)
+    dynamic = templates[..., :3]
+    torch.testing.assert_close(absolute_row_sums(dynamic, None), (dynamic.mT @ dynamic).abs().sum(dim=-1).flatten(0, 1))
+
+
+@pytest.mark.parametrize(("tokens", "form"), [(196, ByMatrix), (49, ByFactors)])
+def test_the_form_of_fewer_operations_is_taken(tokens: int, form: type) -> None:
+    assert VARSStaticDynamic(192, 6, grid=(14, 14))._form(tokens, 32) is form
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError, nearest
-from common.linear import Linear, linear
+from common.linear import Linear, activated, convolution_gelu, linear
 from papers.rvt.resizing import resize_grid  # noqa: F401  (downstream looks for it beside the class)
 
 Grid = tuple[int, int]
@@ -164,7 +164,6 @@ class TokenMlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0, conv: bool = True) -> None:
         super().__init__()
         self.conv = conv
-        self.act = nn.GELU()
         self.drop = nn.Dropout(drop)
         if conv:
             self.fc1 = nn.Conv2d(dim, hidden_dim, 1)
@@ -178,34 +177,34 @@ class TokenMlp(nn.Module):
             self.fc2 = Linear(hidden_dim, dim)
 
     def _pointwise(self, x: Tensor, layer: nn.Module, norm: nn.Module) -> Tensor:
-        """A 1x1 convolution and its batch norm on ``x`` of shape (B, C, H, W), channels last in memory."""
-        weight, bias = layer.weight.flatten(1), layer.bias
-        if not folds(norm, x):
-            return norm(linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2))
-        scale, shift = folded_batch_norm(norm)
-        x = linear(x.permute(0, 2, 3, 1), weight * scale[:, None], torch.addcmul(shift, bias, scale))
-        return x.permute(0, 3, 1, 2)
+        """A 1x1 convolution of tokens ``x`` (B, H, W, C) and its norm, as (B, C, H, W), channels last in memory."""
+        return norm(linear(x, layer.weight.flatten(1), layer.bias).permute(0, 3, 1, 2))
 
-    def _depthwise(self, x: Tensor) -> Tensor:
-        if not folds(self.bn2, x):
-            return self.bn2(self.dwconv(x))
+    def _folded_pointwise(self, x: Tensor, layer: nn.Module, norm: nn.Module, gelu: bool = False) -> Tensor:
+        """The same in eval mode, as (B, H, W, C), and its GELU on request."""
+        scale, shift = folded_batch_norm(norm)
+        return linear(x, layer.weight.flatten(1) * scale[:, None], torch.addcmul(shift, layer.bias, scale), gelu)
+
+    def _folded_depthwise(self, x: Tensor) -> Tensor:
+        """The GELU of the depth-wise convolution and its norm in eval mode: (B, H, W, C) -> (B, H, W, C)."""
         scale, shift = folded_batch_norm(self.bn2)
         weight, bias = self.dwconv.weight * scale[:, None, None, None], torch.addcmul(shift, self.dwconv.bias, scale)
-        return F.conv2d(x, weight, bias, padding=1, groups=self.dwconv.groups)
-
-    def _activate(self, x: Tensor) -> Tensor:
-        """GELU; in the memory of ``x``, which nothing else reads, where no gradient is asked for."""
-        return self.act(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
+        x = convolution_gelu(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=self.dwconv.groups)
+        return x.permute(0, 2, 3, 1)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Transform tokens ``x`` (B, N, C) that lie on ``grid`` = (H, W) row by row."""
         if not self.conv:
-            return self.drop(self.fc2(self.drop(self._activate(self.fc1(x)))))
-        x = x.unflatten(1, grid).permute(0, 3, 1, 2)
-        x = self.drop(self._activate(self._pointwise(x, self.fc1, self.bn1)))
-        x = self._activate(self._depthwise(x))
-        x = self.drop(self._pointwise(x, self.fc2, self.bn3))
-        return x.permute(0, 2, 3, 1).flatten(1, 2)
+            return self.drop(self.fc2(self.drop(self.fc1(x, gelu=True))))
+        x = x.unflatten(1, grid)
+        if folds(self.bn1, x):
+            x = self._folded_depthwise(self.drop(self._folded_pointwise(x, self.fc1, self.bn1, gelu=True)))
+            x = self._folded_pointwise(x, self.fc2, self.bn3)
+        else:
+            x = self.drop(activated(self._pointwise(x, self.fc1, self.bn1)))
+            x = activated(self.bn2(self.dwconv(x))).permute(0, 2, 3, 1)
+            x = self._pointwise(x, self.fc2, self.bn3).permute(0, 2, 3, 1)
+        return self.drop(x).flatten(1, 2)
 
 
 class Attention(nn.Module):

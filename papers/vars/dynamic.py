@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.linear import Linear, left_linear, linear
 from papers.vars.kernelized import Grid, random_features, refuse_masks
+from papers.vars.lateral import ByFactors, ByMatrix, Lateral
 from papers.vars.precision import plain_backward, without_autocast
 from papers.vars.sparse import (
     SHRINKAGES,
@@ -40,7 +41,6 @@ from papers.vars.sparse import (
     iterate,
     objective,
     token_energy,
-    transition_matrix,
 )
 
 
@@ -48,7 +48,8 @@ class _Problem(NamedTuple):
     """One sparse reconstruction per head and image; m templates, N tokens of d channels."""
 
     templates: Tensor  # P, (h, B, N, m)
-    gram: Tensor  # G, (h * B, m, m)
+    connections: Tensor  # lateral ones, K P^T P K, as the form below takes them
+    form: type[Lateral]
     drive: Tensor  # v^T P, (h * B, d, m)
     step: Tensor  # s, (h * B, 1, 1) or (1, 1, 1)
     value: Tensor  # v, (h, B, N, d)
@@ -125,6 +126,22 @@ class _Products(torch.autograd.Function):
             own.zero_()
         d_templates = (value @ d_drive).baddbmm_(templates, symmetric)
         return d_templates, d_value, d_static
+
+
+@torch.no_grad()
+def absolute_row_sums(templates: Tensor, static: Tensor | None) -> Tensor:
+    """``sum_j |P^T P|_ij``, (h * B, m), of P (h, B, N, m) with static columns (h, N, k), the last ones, without P^T P.
+
+    Dynamic templates are positive, so that the sum over them is a product with their sum.
+    """
+    own = templates.shape[-1] - (0 if static is None else static.shape[-1])
+    dynamic = templates[..., :own].mT
+    sums = (dynamic @ templates[..., :own].sum(dim=-1, keepdim=True)).squeeze(-1)
+    if static is not None:
+        crossed = (dynamic @ templates[..., own:]).abs_()
+        shared = (static.mT @ static).abs_().sum(dim=-1).unsqueeze(1)
+        sums = torch.cat([sums + crossed.sum(dim=-1), shared + crossed.sum(dim=-2)], dim=-1)
+    return sums.flatten(0, 1)
 
 
 class VARSDynamic(nn.Module):
@@ -224,6 +241,15 @@ class VARSDynamic(nn.Module):
             return templates
         return torch.cat([templates, static.unsqueeze(1).expand(-1, len(q), -1, -1)], dim=-1)
 
+    def _form(self, tokens: int, channels: int) -> type[Lateral]:
+        """The form of the lateral connections that takes fewer operations."""
+        size = (tokens, self.num_templates, channels, self.steps)
+        return min(ByMatrix, ByFactors, key=lambda form: form.operations(*size))
+
+    def _step(self, row_sums: Tensor) -> Tensor:
+        """s, (n, 1, 1), by the rows' absolute sums of P^T P, (n, m)."""
+        return self.learned_L / (row_sums.amax(dim=-1)[:, None, None] + 1)
+
     def _problem(self, x: Tensor) -> _Problem:
         # In the parameters' precision also under autocast: half of it has too few bits for the dynamics.
         q, v = self.qkv(x).to(self.learned_k.dtype).unflatten(2, (2, self.num_heads, -1)).unbind(2)
@@ -232,16 +258,18 @@ class VARSDynamic(nn.Module):
             templates = self._templates(q, static)
             v = v.permute(2, 0, 1, 3).contiguous()
             del q  # with the last view of it the projection is freed
-            gram, drive = _Products.apply(templates.flatten(0, 1), v.flatten(0, 1), static)
-            if self.step_size is None:
-                # The matrix is symmetric, and sums over its rows are the faster ones.
-                bound = gram.detach().abs().sum(dim=-2).amax(dim=-1)[:, None, None] + 1
-                step = self.learned_L / bound
+            flat, form = templates.flatten(0, 1), self._form(*v.shape[2:])
+            if form is ByFactors:
+                drive = v.flatten(0, 1).mT @ flat
+                connections = linear(flat, torch.cat([self.learned_k.mT, self.learned_k]))
+                sums = absolute_row_sums(templates.detach(), static) if self.step_size is None else None
             else:
-                step = torch.full_like(drive[:1, :1, :1], self.step_size)
-            gram = linear(gram, self.learned_k.mT)
-            gram = left_linear(gram, self.learned_k)
-        return _Problem(templates, gram, drive, step, v)
+                gram, drive = _Products.apply(flat, v.flatten(0, 1), static)
+                # The matrix is symmetric, and sums over its rows are the faster ones.
+                sums = gram.detach().abs().sum(dim=-2) if self.step_size is None else None
+                connections = left_linear(linear(gram, self.learned_k.mT), self.learned_k)
+            step = torch.full_like(drive[:1, :1, :1], self.step_size) if sums is None else self._step(sums)
+        return _Problem(templates, connections, form, drive, step, v)
 
     def _sparsity(self) -> Tensor:
         return self.learned_lam * self.sparsity
@@ -250,8 +278,8 @@ class VARSDynamic(nn.Module):
         """P u_T, (h, B, N, d)."""
         with without_autocast(problem.drive):
             code = final_code(
-                problem.gram, problem.drive, problem.step, self._sparsity(), self.steps, self.shrinkage,
-                self.initial == "zero",
+                problem.connections, problem.drive, problem.step, self._sparsity(), self.steps, self.shrinkage,
+                self.initial == "zero", problem.form,
             )  # fmt: skip
             x = problem.templates @ code.view(*problem.templates.shape[:2], *code.shape[1:]).mT
             if self.normalization == "rows":
@@ -270,13 +298,13 @@ class VARSDynamic(nn.Module):
         Returns:
             Codes (T + 1, B, h, m, d) and objectives (T + 1, B, h), summed over the d channels of a head.
         """
-        _, gram, drive, step, value = self._problem(x)
+        _, connections, form, drive, step, value = self._problem(x)
         steps, sparsity = self.steps if steps is None else steps, self._sparsity()
-        transition = transition_matrix(gram, step)
-        found = iterate(transition, drive, step, sparsity, steps, self.shrinkage, self.initial == "zero")
+        lateral = form(connections, step)
+        found = iterate(lateral, drive, sparsity, steps, self.shrinkage, self.initial == "zero")
         stacked = torch.stack([code.mT for _, code in found]) * code_unit(step, self.shrinkage)
         energy = value.flatten(0, 1).square().sum(dim=(-2, -1))
-        objectives = objective(stacked, gram @ stacked, drive.mT, energy, sparsity)
+        objectives = objective(stacked, lateral.product(stacked), drive.mT, energy, sparsity)
         by_image = (self.num_heads, len(x))
         return Trajectory(
             stacked.unflatten(1, by_image).transpose(1, 2), objectives.unflatten(1, by_image).transpose(1, 2)

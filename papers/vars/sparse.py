@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.sparse_coding import shrunk_affine, soft_threshold
+from common.sparse_coding import soft_threshold
+from papers.vars.lateral import Lateral, dot
 from papers.vars.precision import plain_backward
 
 Shrinkage = Literal["soft", "gelu"]
@@ -73,38 +74,29 @@ def _unshrink_into(
     return torch.ops.aten.softshrink_backward.grad_input(gradient, code, 0, grad_input=out)
 
 
-def transition_matrix(gram: Tensor, step: Tensor, out: Tensor | None = None) -> Tensor:
-    """``I - s G``, (n, m, m), of G (n, m, m), written into ``out``; not differentiable."""
-    result = torch.mul(gram.detach(), -step.detach(), out=out)
-    result.diagonal(dim1=-2, dim2=-1).add_(1)
-    return result
-
-
 def code_unit(step: Tensor, shrinkage: Shrinkage) -> Tensor | float:
     """The unit c in which the dynamics count codes: the step for soft shrinkage, which commutes with it."""
     return step if shrinkage == "soft" else 1.0
 
 
 def iterate(
-    transition: Tensor,
+    lateral: Lateral,
     drive: Tensor,
-    step: Tensor,
     sparsity: Tensor,
     steps: int,
     shrinkage: Shrinkage,
     from_zero: bool,
     keep: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The dynamics of n problems with m templates and d channels each, a row a code: products are faster so.
+    """The dynamics of n problems with m templates and d channels each, a row a code.
 
-    With ``u - s (G u - d) = (I - s G) u + s d`` and codes ``u = c w`` in units of c, see :func:`code_unit`,
+    With ``u - s (X u - d) = (I - s X) u + s d`` and codes ``u = c w`` in units of c, see :func:`code_unit`,
 
-        w_0 = S_lambda(d) / c,   w_{t+1} = S_{lambda s / c}((I - s G) w_t + (s / c) d).
+        w_0 = S_lambda(d) / c,   w_{t+1} = S_{lambda s / c}((I - s X) w_t + (s / c) d).
 
     Args:
-        transition: ``I - s G``, (n, m, m).
+        lateral: X and s.
         drive: v^T P, (n, d, m).
-        step: s, (n, 1, 1) or (1, 1, 1).
         sparsity: lambda, (1,).
         steps: T.
         shrinkage: see :func:`shrink`.
@@ -114,7 +106,7 @@ def iterate(
     Yields:
         What was shrunk to w_t, and w_t, each (n, d, m), for t from 0 to T.
     """
-    soft = shrinkage == "soft"
+    soft, step = shrinkage == "soft", lateral.step
     source, threshold = (drive, sparsity) if soft else (step * drive, sparsity * step)
     places = [None] * (steps + 1) if keep is None else [*keep, None]
     if from_zero:
@@ -124,10 +116,9 @@ def iterate(
         if soft:
             code /= step
     yield drive, code
-    for place in places[1:]:
-        state, code = shrunk_affine(
-            source, transition, code, threshold, lambda x, a, place=place: _shrink_into(place, x, a, shrinkage)
-        )
+    for t, place in enumerate(places[1:]):
+        state = lateral.forward(code, t).add_(source)
+        code = _shrink_into(place, state, threshold, shrinkage)
         yield state, code
 
 
@@ -136,32 +127,28 @@ class _FinalCode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, gram: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage,
-        from_zero: bool,
+        ctx: Any, connections: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage,
+        from_zero: bool, form: type[Lateral],
     ) -> Tensor:  # fmt: skip
-        transition = transition_matrix(gram, step)
         n, d, m = drive.shape
         # The steps of a problem one below the other, so that sums over steps are products of matrices.
         codes, states = drive.new_empty(n, steps, d, m), []
+        lateral = form(connections, step, form.memory(connections, drive, steps))
         for state, code in iterate(  # noqa: B007 (the last)
-            transition, drive, step, sparsity, steps, shrinkage, from_zero, codes.transpose(0, 1)
+            lateral, drive, sparsity, steps, shrinkage, from_zero, codes.transpose(0, 1)
         ):
             if shrinkage != "soft":
                 states.append(state)
-        ctx.save_for_backward(gram, drive, step, sparsity, transition, codes, code, *states[1:])
-        ctx.shrinkage, ctx.from_zero = shrinkage, from_zero
+        ctx.save_for_backward(connections, drive, step, sparsity, lateral.kept, codes, code, *states[1:])
+        ctx.shrinkage, ctx.from_zero, ctx.form = shrinkage, from_zero, form
         return code * code_unit(step, shrinkage)
 
     @staticmethod
     @plain_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        gram, drive, step, sparsity, transition, codes, last, *states = ctx.saved_tensors
+        connections, drive, step, sparsity, kept, codes, last, *states = ctx.saved_tensors
         steps, soft = codes.shape[1], ctx.shrinkage == "soft"
-
-        def dot(a: Tensor, b: Tensor) -> Tensor:
-            """Of n tensors: (n, 1, 1)."""
-            return (a.reshape(len(a), 1, -1) @ b.reshape(len(b), -1, 1)).view(-1, 1, 1)
-
+        lateral = ctx.form(connections, step, kept)
         unit = code_unit(step, ctx.shrinkage)
         threshold = sparsity * step / unit
         d_unit = dot(gradient, last)
@@ -172,11 +159,9 @@ class _FinalCode(torch.autograd.Function):
             here, state = gradients[:, t], reached[t] if soft else states[t]
             _unshrink_into(here, gradient, state, reached[t], threshold, ctx.shrinkage)
             torch.sign(state, out=signs[:, t])
-            gradient = here @ transition
+            gradient = lateral.backward(here, t)
         d_source, d_threshold = gradients.sum(dim=1), dot(gradients, signs).neg_()
-        d_transition = gradients.flatten(1, 2).mT @ codes.flatten(1, 2)
-        d_step = -dot(d_transition, gram)  # the transition is I - s G
-        d_gram = d_transition.mul_(-step)
+        d_connections, d_step = lateral.gradients(codes, gradients)
         if soft:
             d_drive, d_sparsity = d_source, d_threshold.sum()
             d_step += d_unit
@@ -190,20 +175,28 @@ class _FinalCode(torch.autograd.Function):
             gradient = _unshrink_into(torch.empty_like(drive), gradient, drive, codes[:, 0], sparsity, ctx.shrinkage)
             d_sparsity = d_sparsity - dot(gradient, drive.sign()).sum()
             d_drive = gradient.add_(d_drive)
-        return d_gram, d_drive, d_step.sum_to_size(step.shape), d_sparsity.expand_as(sparsity), None, None, None
+        d_step, d_sparsity = d_step.sum_to_size(step.shape), d_sparsity.expand_as(sparsity)
+        return d_connections, d_drive, d_step, d_sparsity, None, None, None, None
 
 
 def final_code(
-    gram: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage, from_zero: bool
+    connections: Tensor,
+    drive: Tensor,
+    step: Tensor,
+    sparsity: Tensor,
+    steps: int,
+    shrinkage: Shrinkage,
+    from_zero: bool,
+    form: type[Lateral],
 ) -> Tensor:
-    """u_T, (n, d, m), of G (n, m, m); differentiable (once) in the first four arguments. See :func:`iterate`.
+    """u_T, (n, d, m); differentiable (once) in the first four arguments. See :func:`iterate`.
 
-    Where no gradient is asked for, G is overwritten: it is the largest tensor of the dynamics.
+    ``connections`` are those that ``form`` takes; where no gradient is asked for, they may be overwritten.
     """
     if torch.is_grad_enabled():
-        return _FinalCode.apply(gram, drive, step, sparsity, steps, shrinkage, from_zero)
-    transition = transition_matrix(gram, step, out=gram)
-    for _, code in iterate(transition, drive, step, sparsity, steps, shrinkage, from_zero):  # noqa: B007
+        return _FinalCode.apply(connections, drive, step, sparsity, steps, shrinkage, from_zero, form)
+    lateral = form(connections, step, overwrite=True)
+    for _, code in iterate(lateral, drive, sparsity, steps, shrinkage, from_zero):  # noqa: B007
         pass
     return code * code_unit(step, shrinkage)
 

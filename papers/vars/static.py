@@ -94,12 +94,13 @@ class _SoftAnalysis(torch.autograd.Function):
         bound, *rest = rest
         steps, fourier, kernels, maps = ctx.steps, ctx.fourier, (real, imag), len(real)
         spectra, residuals, codes = rest[: steps + 1], rest[steps + 1 : 2 * steps + 1], rest[2 * steps + 1 :]
-        direct, crossed = target.new_zeros(2, maps, *target.shape[1:])
+        # Images are summed over at the end: products that are added to are one pass, sums would be two more each time.
+        direct, crossed = torch.zeros_like(spectra[0]), torch.zeros_like(spectra[0])
 
         def accumulate(s: Tensor, factor: Tensor) -> None:
-            """Add the gradient of the kernels, ``sum_b s_j conj(factor)``, in parts."""
-            direct.add_((s * factor).sum(dim=1))
-            crossed.add_((s * factor.flip(1)).sum(dim=1))
+            """Add the gradient of the kernels, ``s_j conj(factor)`` for every image, in parts."""
+            direct.addcmul_(s, factor)
+            crossed.addcmul_(s, factor.flip(1))
 
         d_target, d_spectra = torch.zeros_like(target), None
         for step in range(steps, -1, -1):
@@ -116,8 +117,8 @@ class _SoftAnalysis(torch.autograd.Function):
             gradient = analyze(kernels, d_spectra)
             d_target += gradient
             gradient = gradient.neg_()
-        d_real = direct.sum(dim=1)[:, None, None]
-        return d_target, d_real, crossed[:, None], None, None, None, None, None
+        d_real, d_imag = direct.sum(dim=(1, 2), keepdim=True), crossed.sum(dim=1, keepdim=True)
+        return d_target, d_real, d_imag, None, None, None, None, None
 
 
 class VARSStatic(nn.Module):
@@ -146,7 +147,8 @@ class VARSStatic(nn.Module):
         momentum: weight of the new value in an update of L.
     """
 
-    #: Channels that are carried through the dynamics together on a CPU.
+    #: Values of v that are carried through the dynamics together on a CPU, as a multiple of so many channels.
+    values_per_group: ClassVar[int] = 100_000
     channels_per_group: ClassVar[int] = 32
     #: Pairs are chosen where fewer than this share of them are active: choosing costs some passes over memory.
     worth_choosing: ClassVar[float] = 0.9
@@ -254,7 +256,11 @@ class VARSStatic(nn.Module):
         return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
     def _group_size(self, v: Tensor) -> int:
-        return self.channels_per_group if v.device.type == "cpu" and not torch.jit.is_tracing() else v.shape[-1]
+        images, tokens, channels = v.shape
+        if v.device.type != "cpu" or torch.jit.is_tracing():
+            return channels
+        multiple = self.values_per_group // max(1, images * tokens * self.channels_per_group)
+        return self.channels_per_group * max(1, multiple)
 
     def _groups(self, v: Tensor) -> Iterator[tuple[Tensor, Kernels, Tensor]]:
         """Split v and the parameters into groups of channels: v (B, N, c), kernels, L (c,).
@@ -347,7 +353,7 @@ class VARSStatic(nn.Module):
             return torch.cat([analysis for _, analysis in done], dim=-1)
         # The active pairs of several groups fill fewer. Where there is none an empty group stands for them, so that
         # every parameter has its gradient, zero then.
-        size = batch * self.channels_per_group
+        size = batch * self._group_size(v)
         pooled = (torch.cat(parts, dim=-1).split(size, -1) for parts in zip(*chosen, strict=True))
         for own, target, real, imag, drive, bound in zip(*pooled, strict=True):
             done.append((own, self._analysis(target, (real, imag), drive, bound)))
