@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic, absolute_row_sums
+from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
 from papers.vars.lateral import ByFactors, ByMatrix
 from papers.vars.static import VARSStatic
 
@@ -58,14 +58,19 @@ def test_both_forms_of_the_lateral_connections_are_one_computation(
     torch.testing.assert_close(*results)
 
 
-def test_absolute_row_sums_need_no_product_of_templates() -> None:
-    templates = torch.rand(3, 2, 5, 7)
-    static = torch.randn(3, 5, 4)
-    templates[..., 3:] = static.unsqueeze(1)
-    expected = (templates.mT @ templates).abs().sum(dim=-1).flatten(0, 1)
-    torch.testing.assert_close(absolute_row_sums(templates, static), expected)
-    dynamic = templates[..., :3]
-    torch.testing.assert_close(absolute_row_sums(dynamic, None), (dynamic.mT @ dynamic).abs().sum(dim=-1).flatten(0, 1))
+@pytest.mark.parametrize("form", [ByMatrix, ByFactors])
+@pytest.mark.parametrize("static", [True, False])
+def test_lateral_connections_and_row_sums_are_those_of_the_whole_product(form: type, static: bool) -> None:
+    templates, weights = torch.rand(3, 2, 5, 7, dtype=torch.float64), torch.randn(7, 7, dtype=torch.float64)
+    columns = torch.randn(3, 5, 4, dtype=torch.float64) if static else None
+    if columns is not None:
+        templates[..., 3:] = columns.unsqueeze(1)
+    templates = templates.flatten(0, 1)
+    gram, code = templates.mT @ templates, torch.randn(6, 7, 2, dtype=torch.float64)
+    connections, row_sums, _ = form.connect(templates, columns, weights)
+    lateral = form(connections, torch.ones(1, 1, 1, dtype=torch.float64))
+    torch.testing.assert_close(row_sums, gram.abs().sum(dim=-1))
+    torch.testing.assert_close(lateral.product(code), weights @ gram @ weights @ code)
 
 
 @pytest.mark.parametrize(("tokens", "form"), [(196, ByMatrix), (49, ByFactors)])

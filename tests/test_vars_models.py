@@ -10,9 +10,10 @@ from torch import Tensor, nn
 import papers
 from common.checkpoints import form_of, load_released, load_trained, to_released
 from common.errors import UserError
+from common.profiling import flops
 from common.training.hooks import ExtraPass
 from common.training.recipe import load_recipe
-from papers.rvt.model import Downsample
+from papers.rvt.layers import Downsample
 from papers.rvt.patch_augmentation import PatchAugmentation
 from papers.rvt.training import hooks
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
@@ -144,6 +145,12 @@ def test_downsampling_of_a_gpu_is_that_of_a_cpu() -> None:
     torch.manual_seed(0)
     downsample, pixels = Downsample(6, 12), torch.randn(2, 6, 7, 5).contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(downsample._by_repetition(pixels), downsample(pixels))
+
+
+@pytest.mark.parametrize("attention", ["vars_d", "vars_sd", "vars_s"])
+def test_every_product_of_an_attention_is_counted(attention: str) -> None:
+    count = flops(timm.create_model(f"{attention}_rvt_tiny", img_size=32, depths=(1, 1)), (3, 32, 32))
+    assert not [name for name in count.not_counted if "PythonOp" in name]
 
 
 def test_starred_base_reaches_the_printed_size() -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import papers  # noqa: F401  (registers the models)
 from common.checkpoints import load_released, released_names, to_released
-from papers.rvt.model import Block, TokenBatchNorm, TokenMlp
+from papers.rvt.layers import TokenBatchNorm, TokenMlp
+from papers.rvt.model import Block
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
 from papers.vars.model import checkpoint_filter_fn
 from papers.vars.static import VARSStatic

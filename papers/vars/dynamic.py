@@ -28,31 +28,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.linear import Linear, left_linear, linear
+from common.linear import Linear
 from papers.vars.kernelized import Grid, random_features, refuse_masks
 from papers.vars.lateral import ByFactors, ByMatrix, Lateral
 from papers.vars.precision import plain_backward, without_autocast
+from papers.vars.reconstruction import reconstruct, step_size
 from papers.vars.sparse import (
     SHRINKAGES,
+    Dynamics,
     Shrinkage,
     Trajectory,
     code_unit,
-    final_code,
     iterate,
     objective,
     token_energy,
 )
 
 
-class _Problem(NamedTuple):
-    """One sparse reconstruction per head and image; m templates, N tokens of d channels."""
-
-    templates: Tensor  # P, (h, B, N, m)
-    connections: Tensor  # lateral ones, K P^T P K, as the form below takes them
-    form: type[Lateral]
-    drive: Tensor  # v^T P, (h * B, d, m)
-    step: Tensor  # s, (h * B, 1, 1) or (1, 1, 1)
-    value: Tensor  # v, (h, B, N, d)
+def _exponentials(q: Tensor, projection: Tensor, static: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """P of :class:`_Templates`, the unit vectors (h, B N, d) and the inverse norms (B, N, h, 1) of q."""
+    (batch, tokens, heads, _), own = q.shape, projection.shape[-1]
+    inverse = q.square().sum(dim=-1, keepdim=True).sqrt_().clamp_min_(1e-12).reciprocal_()
+    unit = (q * inverse).permute(2, 0, 1, 3).flatten(1, 2)  # without a copy
+    dynamic = (unit @ projection).exp_().unflatten(1, (batch, tokens))
+    norm = dynamic.square().sum(dim=-2, keepdim=True).sqrt_()  # several times as fast as vector_norm
+    if static is None:
+        return dynamic.div_(norm), unit, inverse
+    templates = q.new_empty(heads, batch, tokens, own + static.shape[-1])
+    torch.div(dynamic, norm, out=templates[..., :own])
+    templates[..., own:] = static.unsqueeze(1)
+    return templates, unit, inverse
 
 
 class _Templates(torch.autograd.Function):
@@ -63,17 +68,7 @@ class _Templates(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, projection: Tensor, static: Tensor | None) -> Tensor:
-        (batch, tokens, heads, _), own = q.shape, projection.shape[-1]
-        inverse = q.square().sum(dim=-1, keepdim=True).sqrt_().clamp_min_(1e-12).reciprocal_()
-        unit = (q * inverse).permute(2, 0, 1, 3).flatten(1, 2)  # (h, B N, d), without a copy
-        dynamic = (unit @ projection).exp_().unflatten(1, (batch, tokens))
-        norm = dynamic.square().sum(dim=-2, keepdim=True).sqrt_()  # several times as fast as vector_norm
-        if static is None:
-            templates = dynamic.div_(norm)
-        else:
-            templates = q.new_empty(heads, batch, tokens, own + static.shape[-1])
-            torch.div(dynamic, norm, out=templates[..., :own])
-            templates[..., own:] = static.unsqueeze(1)
+        templates, unit, inverse = _exponentials(q, projection, static)
         ctx.save_for_backward(unit, inverse, projection, templates)
         return templates
 
@@ -94,54 +89,12 @@ class _Templates(torch.autograd.Function):
         return d_q, None, d_static
 
 
-class _Products(torch.autograd.Function):
-    """``P^T P`` (n, m, m) and ``v^T P`` (n, d, m) of n matrices P (n, N, m) and v (n, N, d).
+class _Problem(NamedTuple):
+    """One sparse reconstruction per head and image; m templates, N tokens of d channels."""
 
-    With ``static`` (h, N, k), the last k columns of P, which are the same for the n / h problems of a head, their
-    products with each other are formed once.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, templates: Tensor, value: Tensor, static: Tensor | None) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(templates, value, static)
-        n, _, m = templates.shape
-        if static is None:
-            gram = templates.mT @ templates
-        else:
-            own, shared = m - static.shape[-1], static.mT @ static
-            gram, rows = templates.new_empty(n, m, m), templates[..., :own].mT @ templates
-            gram[:, :own], gram[:, own:, :own] = rows, rows[..., own:].mT
-            gram[:, own:, own:].unflatten(0, (len(static), -1)).copy_(shared.unsqueeze(1))
-        return gram, value.mT @ templates
-
-    @staticmethod
-    @plain_backward
-    def backward(ctx: Any, d_gram: Tensor, d_drive: Tensor) -> tuple[Tensor | None, ...]:
-        templates, value, static = ctx.saved_tensors
-        symmetric = d_gram + d_gram.mT
-        d_value, d_static = templates @ d_drive.mT, None
-        if static is not None:
-            own = symmetric[:, -static.shape[-1] :, -static.shape[-1] :]
-            d_static = static @ own.unflatten(0, (len(static), -1)).sum(dim=1)
-            own.zero_()
-        d_templates = (value @ d_drive).baddbmm_(templates, symmetric)
-        return d_templates, d_value, d_static
-
-
-@torch.no_grad()
-def absolute_row_sums(templates: Tensor, static: Tensor | None) -> Tensor:
-    """``sum_j |P^T P|_ij``, (h * B, m), of P (h, B, N, m) with static columns (h, N, k), the last ones, without P^T P.
-
-    Dynamic templates are positive, so that the sum over them is a product with their sum.
-    """
-    own = templates.shape[-1] - (0 if static is None else static.shape[-1])
-    dynamic = templates[..., :own].mT
-    sums = (dynamic @ templates[..., :own].sum(dim=-1, keepdim=True)).squeeze(-1)
-    if static is not None:
-        crossed = (dynamic @ templates[..., own:]).abs_()
-        shared = (static.mT @ static).abs_().sum(dim=-1).unsqueeze(1)
-        sums = torch.cat([sums + crossed.sum(dim=-1), shared + crossed.sum(dim=-2)], dim=-1)
-    return sums.flatten(0, 1)
+    templates: Tensor  # P, (h, B, N, m)
+    value: Tensor  # v, (h, B, N, d)
+    static: Tensor | None  # the last columns of P where they are the same for all images, (h, N, k)
 
 
 class VARSDynamic(nn.Module):
@@ -235,55 +188,46 @@ class VARSDynamic(nn.Module):
     def _templates(self, q: Tensor, static: Tensor | None) -> Tensor:
         """P (h, B, N, m) from q (B, N, h, d)."""
         if self.normalization == "tokens":
-            return _Templates.apply(q, self.rand_matrix, static)
+            if torch.is_grad_enabled():
+                return _Templates.apply(q, self.rand_matrix, static)
+            return _exponentials(q, self.rand_matrix, static)[0]
         templates = random_features(F.normalize(q, dim=-1).transpose(1, 2), self.rand_matrix).transpose(0, 1)
         if static is None:
             return templates
         return torch.cat([templates, static.unsqueeze(1).expand(-1, len(q), -1, -1)], dim=-1)
-
-    def _form(self, tokens: int, channels: int) -> type[Lateral]:
-        """The form of the lateral connections that takes fewer operations."""
-        size = (tokens, self.num_templates, channels, self.steps)
-        return min(ByMatrix, ByFactors, key=lambda form: form.operations(*size))
-
-    def _step(self, row_sums: Tensor) -> Tensor:
-        """s, (n, 1, 1), by the rows' absolute sums of P^T P, (n, m)."""
-        return self.learned_L / (row_sums.amax(dim=-1)[:, None, None] + 1)
 
     def _problem(self, x: Tensor) -> _Problem:
         # In the parameters' precision also under autocast: half of it has too few bits for the dynamics.
         q, v = self.qkv(x).to(self.learned_k.dtype).unflatten(2, (2, self.num_heads, -1)).unbind(2)
         with without_autocast(x):
             static = self._static()
-            templates = self._templates(q, static)
-            v = v.permute(2, 0, 1, 3).contiguous()
-            del q  # with the last view of it the projection is freed
-            flat, form = templates.flatten(0, 1), self._form(*v.shape[2:])
-            if form is ByFactors:
-                drive = v.flatten(0, 1).mT @ flat
-                connections = linear(flat, torch.cat([self.learned_k.mT, self.learned_k]))
-                sums = absolute_row_sums(templates.detach(), static) if self.step_size is None else None
-            else:
-                gram, drive = _Products.apply(flat, v.flatten(0, 1), static)
-                # The matrix is symmetric, and sums over its rows are the faster ones.
-                sums = gram.detach().abs().sum(dim=-2) if self.step_size is None else None
-                connections = left_linear(linear(gram, self.learned_k.mT), self.learned_k)
-            step = torch.full_like(drive[:1, :1, :1], self.step_size) if sums is None else self._step(sums)
-        return _Problem(templates, connections, form, drive, step, v)
+            return _Problem(self._templates(q, static), v.permute(2, 0, 1, 3).contiguous(), static)
 
     def _sparsity(self) -> Tensor:
         return self.learned_lam * self.sparsity
 
+    def _scale(self) -> Tensor | float:
+        """Of the step size, see :func:`papers.vars.reconstruction.step_size`."""
+        return self.learned_L if self.step_size is None else float(self.step_size)
+
+    def _form(self, tokens: int, channels: int) -> type[Lateral]:
+        """The form of the lateral connections that takes fewer operations."""
+        size = (tokens, self.num_templates, channels, self.steps)
+        return min(ByMatrix, ByFactors, key=lambda form: form.operations(*size))
+
+    def _dynamics(self) -> Dynamics:
+        return Dynamics(self.steps, self.shrinkage, self.initial == "zero")
+
     def _reconstruct(self, problem: _Problem) -> Tensor:
         """P u_T, (h, B, N, d)."""
-        with without_autocast(problem.drive):
-            code = final_code(
-                problem.connections, problem.drive, problem.step, self._sparsity(), self.steps, self.shrinkage,
-                self.initial == "zero", problem.form,
-            )  # fmt: skip
-            x = problem.templates @ code.view(*problem.templates.shape[:2], *code.shape[1:]).mT
+        templates, value, static = problem
+        with without_autocast(templates):
+            x = reconstruct(
+                templates.flatten(0, 1), value.flatten(0, 1), static, self.learned_k, self._scale(), self._sparsity(),
+                self._dynamics(), self._form(*value.shape[2:]),
+            ).view_as(value)  # fmt: skip
             if self.normalization == "rows":
-                x = x / (problem.templates @ problem.templates.sum(dim=-2).unsqueeze(-1))
+                x = x / (templates @ templates.sum(dim=-2).unsqueeze(-1))
             return x
 
     def reconstruction_problem(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -298,11 +242,14 @@ class VARSDynamic(nn.Module):
         Returns:
             Codes (T + 1, B, h, m, d) and objectives (T + 1, B, h), summed over the d channels of a head.
         """
-        _, connections, form, drive, step, value = self._problem(x)
-        steps, sparsity = self.steps if steps is None else steps, self._sparsity()
+        templates, value, static = self._problem(x)
+        dynamics, sparsity = self._dynamics()._replace(steps=self.steps if steps is None else steps), self._sparsity()
+        form, drive = self._form(*value.shape[2:]), (value.mT @ templates).flatten(0, 1)
+        connections, row_sums, _ = form.connect(templates.flatten(0, 1), static, self.learned_k)
+        step, _ = step_size(row_sums, self._scale())
         lateral = form(connections, step)
-        found = iterate(lateral, drive, sparsity, steps, self.shrinkage, self.initial == "zero")
-        stacked = torch.stack([code.mT for _, code in found]) * code_unit(step, self.shrinkage)
+        found = [code.clone() for _, code in iterate(lateral, drive, sparsity, dynamics)]
+        stacked = torch.stack(found).mT * code_unit(step, self.shrinkage)
         energy = value.flatten(0, 1).square().sum(dim=(-2, -1))
         objectives = objective(stacked, lateral.product(stacked), drive.mT, energy, sparsity)
         by_image = (self.num_heads, len(x))

@@ -1,22 +1,42 @@
-"""One step of the dynamics along the lateral connections X, ``w -> (I - s X) w``, and back.
+"""The lateral connections X = K P^T P K of the dynamics, in the form that takes fewer operations.
 
-X is ``K P^T P K`` for templates P (N, m) and learned K (m, m). It is formed, once for all steps, where there are many
-tokens. Where there are few, its two factors ``P K`` and ``P K^T`` (N, m) are the smaller ones and take fewer
-operations, in the backward pass as well.
+Templates P (N, m) and a learned K (m, m) are given. :class:`ByMatrix` forms X, once for all steps. Where there are few
+tokens, its factors ``P K`` and ``P K^T`` (N, m) are smaller than X and take fewer operations (:class:`ByFactors`).
 
-Shapes: n problems, each with N tokens, m templates and d channels; T steps. A code is a row, (n, d, m), for which
-products are faster.
+Either class is made from what its ``connect`` finds. ``forward`` then takes one step along X, ``w -> (I - s X) w``.
+After the same number of calls to ``backward``, ``gradients`` and ``disconnect`` give what ``connect`` was given its
+gradients, written out: autograd would pass over large tensors several times more.
+
+Shapes: n = h * B problems (of h heads and B images), each with N tokens, m templates and d channels; T steps. A code is
+a row, (n, d, m), for which products are faster. The last k templates may be static: the same for all images of a head.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from common.linear import left_linear, linear
+
+
+class Connected(NamedTuple):
+    """What ``connect`` finds."""
+
+    connections: Tensor  # X, or its factors
+    row_sums: Tensor  # sum_j |P^T P|_ij, (n, m)
+    parts: tuple[Tensor, ...]  # for ``disconnect``
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of each problem, (n, 1, 1), of two tensors of one shape (n, ...)."""
     return (a.reshape(len(a), 1, -1) @ b.reshape(len(b), -1, 1)).view(-1, 1, 1)
+
+
+def by_head(x: Tensor, heads: int) -> Tensor:
+    """(n, ...) -> (h, B, ...)."""
+    return x.unflatten(0, (heads, -1))
 
 
 class ByMatrix:
@@ -32,19 +52,81 @@ class ByMatrix:
     def __init__(self, connections: Tensor, step: Tensor, kept: Tensor | None = None, overwrite: bool = False) -> None:
         self.connections, self.step = connections, step
         if kept is None:
-            kept = torch.mul(connections.detach(), -step.detach(), out=connections if overwrite else None)
+            kept = torch.mul(connections, -step, out=connections if overwrite else None)
             kept.diagonal(dim1=-2, dim2=-1).add_(1)
         self.kept = kept
 
+    @classmethod
+    def restored(cls, parts: tuple[Tensor, ...], step: Tensor, kept: Tensor) -> ByMatrix:
+        """For the backward pass."""
+        return cls(kept, step, kept)
+
     @staticmethod
-    def memory(connections: Tensor, drive: Tensor, steps: int) -> None:
+    def operations(tokens: int, templates: int, channels: int, steps: int) -> int:
+        """Multiply-adds of a problem, to find X and to take all steps."""
+        return templates**2 * (tokens + 2 * templates + steps * channels)
+
+    @staticmethod
+    def memory(drive: Tensor, tokens: int, steps: int) -> None:
         """Memory to hand over as ``kept`` where there will be a backward pass: none is needed."""
         return None
 
     @staticmethod
-    def operations(tokens: int, templates: int, channels: int, steps: int) -> int:
-        """Multiply-adds of a problem, to find X from P and to take all steps."""
-        return templates**2 * (tokens + 2 * templates + steps * channels)
+    def connect(templates: Tensor, static: Tensor | None, weights: Tensor) -> Connected:
+        """X of P (n, N, m), whose last columns are static (h, N, k), and of K (m, m).
+
+        With the Gram matrix in blocks, ``P^T P = [A B; B^T S]`` where S is the same for all images of a head, and
+        ``K = [K_1 K_2] = [R_1; R_2]``,
+
+            X = K_1 (A R_1 + B R_2) + (K_2 B^T) R_1 + K_2 S R_2.
+        """
+        own = templates.shape[-1] - (0 if static is None else static.shape[-1])
+        rows = templates[..., :own].mT @ templates  # A and B; A is positive, and symmetric
+        inner = linear(rows, weights.mT)
+        if static is None:
+            return Connected(left_linear(inner, weights), rows.sum(dim=-2), (rows, inner))
+        crossed, shared = rows[..., own:], static.mT @ static
+        outer = left_linear(crossed.mT, weights[:, own:])
+        connections = linear(outer, weights[:own].mT).baddbmm_(weights[:, :own].expand(len(rows), -1, -1), inner)
+        by_head(connections, len(static)).add_((weights[:, own:] @ shared @ weights[own:]).unsqueeze(1))
+        sizes = rows.abs()
+        sums = sizes.sum(dim=-2)
+        sums[:, :own] += sizes[..., own:].sum(dim=-1)
+        by_head(sums[:, own:], len(static)).add_(shared.abs().sum(dim=-2).unsqueeze(1))
+        return Connected(connections, sums, (rows, inner, outer, shared))
+
+    @staticmethod
+    def disconnect(
+        gradient: Tensor, parts: tuple[Tensor, ...], templates: Tensor, static: Tensor | None, weights: Tensor,
+        d_templates: Tensor,
+    ) -> tuple[Tensor | None, Tensor]:  # fmt: skip
+        """From the gradient of X those of the static columns and of K; that of P is added to ``d_templates``.
+
+        The gradient of the static columns lacks their part in ``d_templates``.
+        """
+        rows, inner, *rest = parts
+        own = rows.shape[1]
+        d_inner = left_linear(gradient, weights[:, :own].mT)
+        d_weights = rows.flatten(0, 1).mT @ d_inner.flatten(0, 1)
+        d_weights[:, :own] += (gradient @ inner.mT).sum(dim=0)
+        d_rows = linear(d_inner, weights)
+        if static is None:
+            d_templates.baddbmm_(templates, d_rows + d_rows.mT)
+            return None, d_weights
+        (outer, shared), heads = rest, len(static)
+        d_outer = linear(gradient, weights[:own])
+        d_weights[:own] += outer.flatten(0, 1).mT @ gradient.flatten(0, 1)
+        d_weights[:, own:] += (d_outer @ rows[..., own:]).sum(dim=0)
+        d_rows[..., own:] += d_outer.mT @ weights[:, own:]
+        total = by_head(gradient, heads).sum(dim=1)
+        d_weights[:, own:] += (total @ (shared @ weights[own:]).mT).sum(dim=0)
+        d_weights[own:] += ((weights[:, own:] @ shared).mT @ total).sum(dim=0)
+        d_shared = weights[:, own:].mT @ total @ weights[own:].mT
+        d_gram = torch.zeros_like(gradient)
+        torch.add(d_rows[..., :own], d_rows[..., :own].mT, out=d_gram[:, :own, :own])
+        d_gram[:, :own, own:], d_gram[:, own:, :own] = d_rows[..., own:], d_rows[..., own:].mT
+        d_templates.baddbmm_(templates, d_gram)
+        return static @ (d_shared + d_shared.mT), d_weights
 
     def forward(self, code: Tensor, t: int) -> Tensor:
         """``(I - s X) w_t``, (n, d, m), in new memory."""
@@ -57,7 +139,8 @@ class ByMatrix:
     def gradients(self, codes: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Those of X and s, (n, m, m) and (n, 1, 1), from all w_t and g_t (n, T, d, m), after :meth:`backward`."""
         d_kept = gradients.flatten(1, 2).mT @ codes.flatten(1, 2)
-        d_step = -dot(d_kept, self.connections)
+        trace = d_kept.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[:, None, None]
+        d_step = (dot(d_kept, self.kept) - trace) / self.step
         return d_kept.mul_(-self.step), d_step
 
     def product(self, code: Tensor) -> Tensor:
@@ -76,19 +159,40 @@ class ByFactors:
     """
 
     def __init__(self, connections: Tensor, step: Tensor, kept: Tensor | None = None, overwrite: bool = False) -> None:
-        self.left, self.right = connections.detach().chunk(2, dim=-1)
+        self.left, self.right = connections.chunk(2, dim=-1)
         self.step, self.kept = step, kept
         self.returned: list[Tensor] = []
 
-    @staticmethod
-    def memory(connections: Tensor, drive: Tensor, steps: int) -> Tensor:
-        """Memory to hand over as ``kept`` where there will be a backward pass."""
-        return drive.new_empty(len(drive), connections.shape[1], steps, drive.shape[1])
+    @classmethod
+    def restored(cls, parts: tuple[Tensor, ...], step: Tensor, kept: Tensor) -> ByFactors:
+        """For the backward pass."""
+        return cls(parts[0], step, kept)
 
     @staticmethod
     def operations(tokens: int, templates: int, channels: int, steps: int) -> int:
-        """Multiply-adds of a problem, to find the factors from P and to take all steps."""
+        """Multiply-adds of a problem, to find the factors and to take all steps."""
         return 2 * tokens * templates * (templates + steps * channels)
+
+    @staticmethod
+    def memory(drive: Tensor, tokens: int, steps: int) -> Tensor:
+        """Memory to hand over as ``kept`` where there will be a backward pass."""
+        return drive.new_empty(len(drive), tokens, steps, drive.shape[1])
+
+    @staticmethod
+    def connect(templates: Tensor, static: Tensor | None, weights: Tensor) -> Connected:
+        """The factors, found as X is by :meth:`ByMatrix.connect`."""
+        factors = linear(templates, torch.cat([weights.mT, weights]))
+        return Connected(factors, _row_sums(templates, static), (factors,))
+
+    @staticmethod
+    def disconnect(
+        gradient: Tensor, parts: tuple[Tensor, ...], templates: Tensor, static: Tensor | None, weights: Tensor,
+        d_templates: Tensor,
+    ) -> tuple[Tensor | None, Tensor]:  # fmt: skip
+        """As :meth:`ByMatrix.disconnect`, from the gradient of the factors."""
+        d_templates.flatten(0, 1).addmm_(gradient.flatten(0, 1), torch.cat([weights.mT, weights]))
+        left, right = (gradient.flatten(0, 1).mT @ templates.flatten(0, 1)).chunk(2)
+        return None if static is None else torch.zeros_like(static), left.mT + right
 
     def forward(self, code: Tensor, t: int) -> Tensor:
         """``(I - s X) w_t``, (n, d, m), in new memory."""
@@ -115,6 +219,18 @@ class ByFactors:
     def product(self, code: Tensor) -> Tensor:
         """``X u`` of codes that are columns: (..., n, m, d)."""
         return self.right.mT @ (self.left @ code)
+
+
+def _row_sums(templates: Tensor, static: Tensor | None) -> Tensor:
+    """``sum_j |P^T P|_ij`` without P^T P: dynamic templates are positive, so that their sum takes the place of many."""
+    own = templates.shape[-1] - (0 if static is None else static.shape[-1])
+    dynamic = templates[..., :own].mT
+    sums = (dynamic @ templates[..., :own].sum(dim=-1, keepdim=True)).squeeze(-1)
+    if static is None:
+        return sums
+    crossed = (dynamic @ templates[..., own:]).abs_()
+    shared = (static.mT @ static).abs_().sum(dim=-1).repeat_interleave(len(templates) // len(static), dim=0)
+    return torch.cat([sums + crossed.sum(dim=-1), shared + crossed.sum(dim=-2)], dim=-1)
 
 
 #: X in either form.

@@ -28,8 +28,9 @@ from common.errors import UserError, nearest
 from papers.fan.model import VARIANTS as FAN_VARIANTS
 from papers.fan.model import FullyAttentionalNetwork
 from papers.fan.model import default_cfg as fan_cfg
+from papers.rvt.layers import TokenBatchNorm
 from papers.rvt.model import VARIANTS as RVT_VARIANTS
-from papers.rvt.model import RobustTransformer, TokenBatchNorm, build
+from papers.rvt.model import RobustTransformer, build
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
 from papers.vars.kernelized import KernelizedAttention
 from papers.vars.resizing import resize_grid  # noqa: F401  (downstream looks for it beside the class)

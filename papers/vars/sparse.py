@@ -14,7 +14,7 @@ never rises.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,23 @@ from torch import Tensor
 
 from common.sparse_coding import soft_threshold
 from papers.vars.lateral import Lateral, dot
-from papers.vars.precision import plain_backward
 
 Shrinkage = Literal["soft", "gelu"]
 SHRINKAGES: tuple[Shrinkage, ...] = ("soft", "gelu")
+
+
+class Dynamics(NamedTuple):
+    """Which dynamics.
+
+    Attributes:
+        steps: T.
+        shrinkage: see :func:`shrink`.
+        from_zero: whether u_0 is zero instead of ``S_lambda(P^T v)``.
+    """
+
+    steps: int
+    shrinkage: Shrinkage
+    from_zero: bool
 
 
 class Trajectory(NamedTuple):
@@ -53,9 +66,11 @@ def shrink(x: Tensor, threshold: Tensor | float, shrinkage: Shrinkage) -> Tensor
 
 
 def _shrink_into(out: Tensor | None, x: Tensor, threshold: Tensor, shrinkage: Shrinkage) -> Tensor:
-    """:func:`shrink` in few passes, without gradient."""
+    """:func:`shrink` in few passes, without gradient; ``out`` may be ``x``."""
     if shrinkage == "gelu":
-        return torch.mul(F.gelu(x.abs().sub_(threshold)), x.sign(), out=out)
+        sign = x.sign()
+        size = (x.abs_() if out is x else x.abs()).sub_(threshold)
+        return torch.mul(torch.ops.aten.gelu_(size), sign, out=out)
     # A number takes one pass, but reading it would wait for another device.
     if threshold.numel() == 1 and x.device.type == "cpu":
         return torch.ops.aten.softshrink.out(
@@ -80,15 +95,9 @@ def code_unit(step: Tensor, shrinkage: Shrinkage) -> Tensor | float:
 
 
 def iterate(
-    lateral: Lateral,
-    drive: Tensor,
-    sparsity: Tensor,
-    steps: int,
-    shrinkage: Shrinkage,
-    from_zero: bool,
-    keep: Tensor | None = None,
+    lateral: Lateral, drive: Tensor, sparsity: Tensor, dynamics: Dynamics, keep: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The dynamics of n problems with m templates and d channels each, a row a code.
+    """The dynamics of n problems with m templates and d channels each, a row a code; without gradient.
 
     With ``u - s (X u - d) = (I - s X) u + s d`` and codes ``u = c w`` in units of c, see :func:`code_unit`,
 
@@ -98,14 +107,14 @@ def iterate(
         lateral: X and s.
         drive: v^T P, (n, d, m).
         sparsity: lambda, (1,).
-        steps: T.
-        shrinkage: see :func:`shrink`.
-        from_zero: whether u_0 is zero instead of ``S_lambda(P^T v)``.
+        dynamics: which.
         keep: (T, n, d, m) for w_0 to w_{T-1}, if these are to be kept.
 
     Yields:
-        What was shrunk to w_t, and w_t, each (n, d, m), for t from 0 to T.
+        What was shrunk to w_t, and w_t, each (n, d, m), for t from 0 to T. Where nothing is kept, the former holds the
+        latter from t = 1 on.
     """
+    steps, shrinkage, from_zero = dynamics
     soft, step = shrinkage == "soft", lateral.step
     source, threshold = (drive, sparsity) if soft else (step * drive, sparsity * step)
     places = [None] * (steps + 1) if keep is None else [*keep, None]
@@ -118,87 +127,62 @@ def iterate(
     yield drive, code
     for t, place in enumerate(places[1:]):
         state = lateral.forward(code, t).add_(source)
-        code = _shrink_into(place, state, threshold, shrinkage)
+        code = _shrink_into(state if keep is None else place, state, threshold, shrinkage)
         yield state, code
 
 
-class _FinalCode(torch.autograd.Function):
-    """u_T of :func:`iterate`, with a backward pass that makes few passes over few tensors."""
+class Descent(NamedTuple):
+    """What is left of the dynamics for their gradient."""
 
-    @staticmethod
-    def forward(
-        ctx: Any, connections: Tensor, drive: Tensor, step: Tensor, sparsity: Tensor, steps: int, shrinkage: Shrinkage,
-        from_zero: bool, form: type[Lateral],
-    ) -> Tensor:  # fmt: skip
-        n, d, m = drive.shape
-        # The steps of a problem one below the other, so that sums over steps are products of matrices.
-        codes, states = drive.new_empty(n, steps, d, m), []
-        lateral = form(connections, step, form.memory(connections, drive, steps))
-        for state, code in iterate(  # noqa: B007 (the last)
-            lateral, drive, sparsity, steps, shrinkage, from_zero, codes.transpose(0, 1)
-        ):
-            if shrinkage != "soft":
-                states.append(state)
-        ctx.save_for_backward(connections, drive, step, sparsity, lateral.kept, codes, code, *states[1:])
-        ctx.shrinkage, ctx.from_zero, ctx.form = shrinkage, from_zero, form
-        return code * code_unit(step, shrinkage)
+    drive: Tensor  # (n, d, m)
+    codes: Tensor  # w_0 to w_{T-1}, (n, T, d, m): the steps of a problem one below the other
+    last: Tensor  # w_T, (n, d, m)
+    states: tuple[Tensor, ...]  # what was shrunk to w_1 to w_T, unless w_t itself shows it
 
-    @staticmethod
-    @plain_backward
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        connections, drive, step, sparsity, kept, codes, last, *states = ctx.saved_tensors
-        steps, soft = codes.shape[1], ctx.shrinkage == "soft"
-        lateral = ctx.form(connections, step, kept)
-        unit = code_unit(step, ctx.shrinkage)
-        threshold = sparsity * step / unit
-        d_unit = dot(gradient, last)
-        gradient = gradient * unit
-        gradients, signs = torch.empty_like(codes), torch.empty_like(codes)
-        reached = [*codes.unbind(1)[1:], last]
-        for t in range(steps - 1, -1, -1):
-            here, state = gradients[:, t], reached[t] if soft else states[t]
-            _unshrink_into(here, gradient, state, reached[t], threshold, ctx.shrinkage)
-            torch.sign(state, out=signs[:, t])
-            gradient = lateral.backward(here, t)
-        d_source, d_threshold = gradients.sum(dim=1), dot(gradients, signs).neg_()
-        d_connections, d_step = lateral.gradients(codes, gradients)
+
+def descend(lateral: Lateral, drive: Tensor, sparsity: Tensor, dynamics: Dynamics) -> Descent:
+    """:func:`iterate` to the end, and what :func:`differentiate` needs of it."""
+    n, d, m = drive.shape
+    codes, states = drive.new_empty(n, dynamics.steps, d, m), []
+    for state, code in iterate(lateral, drive, sparsity, dynamics, codes.transpose(0, 1)):  # noqa: B007 (the last)
+        if dynamics.shrinkage != "soft":
+            states.append(state)
+    return Descent(drive, codes, code, tuple(states[1:]))
+
+
+def differentiate(
+    gradient: Tensor, lateral: Lateral, descent: Descent, sparsity: Tensor, dynamics: Dynamics
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of X (in its form), d, s and lambda, from that of u_T; ``lateral`` is fresh."""
+    (drive, codes, last, states), step = descent, lateral.step
+    steps, shrinkage, from_zero = dynamics
+    soft, unit = shrinkage == "soft", code_unit(step, shrinkage)
+    threshold = sparsity * step / unit
+    d_unit = dot(gradient, last)
+    gradient = gradient * unit
+    gradients, signs = torch.empty_like(codes), torch.empty_like(codes)
+    reached = [*codes.unbind(1)[1:], last]
+    for t in range(steps - 1, -1, -1):
+        here, state = gradients[:, t], reached[t] if soft else states[t]
+        _unshrink_into(here, gradient, state, reached[t], threshold, shrinkage)
+        torch.sign(state, out=signs[:, t])
+        gradient = lateral.backward(here, t)
+    d_source, d_threshold = gradients.sum(dim=1), dot(gradients, signs).neg_()
+    d_connections, d_step = lateral.gradients(codes, gradients)
+    if soft:
+        d_drive, d_sparsity = d_source, d_threshold.sum()
+        d_step += d_unit
+    else:
+        d_drive, d_sparsity = step * d_source, (d_threshold * step).sum()
+        d_step += dot(d_source, drive) + sparsity * d_threshold
+    if not from_zero:
         if soft:
-            d_drive, d_sparsity = d_source, d_threshold.sum()
-            d_step += d_unit
-        else:
-            d_drive, d_sparsity = step * d_source, (d_threshold * step).sum()
-            d_step += dot(d_source, drive) + sparsity * d_threshold
-        if not ctx.from_zero:
-            if soft:
-                d_step -= dot(gradient, codes[:, 0]) / step
-                gradient /= step
-            gradient = _unshrink_into(torch.empty_like(drive), gradient, drive, codes[:, 0], sparsity, ctx.shrinkage)
-            d_sparsity = d_sparsity - dot(gradient, drive.sign()).sum()
-            d_drive = gradient.add_(d_drive)
-        d_step, d_sparsity = d_step.sum_to_size(step.shape), d_sparsity.expand_as(sparsity)
-        return d_connections, d_drive, d_step, d_sparsity, None, None, None, None
-
-
-def final_code(
-    connections: Tensor,
-    drive: Tensor,
-    step: Tensor,
-    sparsity: Tensor,
-    steps: int,
-    shrinkage: Shrinkage,
-    from_zero: bool,
-    form: type[Lateral],
-) -> Tensor:
-    """u_T, (n, d, m); differentiable (once) in the first four arguments. See :func:`iterate`.
-
-    ``connections`` are those that ``form`` takes; where no gradient is asked for, they may be overwritten.
-    """
-    if torch.is_grad_enabled():
-        return _FinalCode.apply(connections, drive, step, sparsity, steps, shrinkage, from_zero, form)
-    lateral = form(connections, step, overwrite=True)
-    for _, code in iterate(lateral, drive, sparsity, steps, shrinkage, from_zero):  # noqa: B007
-        pass
-    return code * code_unit(step, shrinkage)
+            d_step -= dot(gradient, codes[:, 0]) / step
+            gradient /= step
+        gradient = _unshrink_into(torch.empty_like(drive), gradient, drive, codes[:, 0], sparsity, shrinkage)
+        d_sparsity = d_sparsity - dot(gradient, drive.sign()).sum()
+        d_drive = gradient.add_(d_drive)
+    return d_connections, d_drive, d_step, d_sparsity.expand_as(sparsity)
 
 
 def objective(code: Tensor, gram_code: Tensor, drive: Tensor, energy: Tensor, sparsity: Tensor | float) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.linear import Linear
-from papers.rvt.model import TokenBatchNorm
+from papers.rvt.layers import TokenBatchNorm
 from papers.vars.fourier import FourierTransform
 from papers.vars.kernelized import Grid, refuse_masks
 from papers.vars.precision import plain_backward, without_autocast

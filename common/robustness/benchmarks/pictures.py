@@ -96,7 +96,9 @@ class Pictures(Dataset):
         try:
             file, label = self.reader[row]
             with Image.open(file) as opened:
-                picture = opened.convert("RGB")
+                opened.load()
+            # Converting to the same mode would make a copy.
+            picture = opened if opened.mode == "RGB" else opened.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             return Unreadable(str(self.reader.filename(row, absolute=True)), str(error) or type(error).__name__)
         if self.border:

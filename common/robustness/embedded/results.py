@@ -80,11 +80,12 @@ def difference_finding(statement: str, estimate: Estimate, seeds: int, unit: str
         verdict = "holds"
     elif estimate.high < 0:
         verdict = "does not hold"
-    spread = f"95 % interval {estimate.low:+.2f} to {estimate.high:+.2f}" if estimate.interval else "no interval"
+    low, value, high = (f"{round(x, 2) + 0.0:+.2f}" for x in (estimate.low, estimate.value, estimate.high))  # no -0.00
+    spread = f"95 % interval {low} to {high}" if estimate.interval else "no interval"
     return Finding(
         statement=statement,
         verdict=verdict,
-        evidence=f"Difference {estimate.value:+.2f} {unit} ({spread}, {seeds} {'seed' if seeds == 1 else 'seeds'}).",
+        evidence=f"Difference {value} {unit} ({spread}, {seeds} {'seed' if seeds == 1 else 'seeds'}).",
         value=estimate.value,
         interval=estimate.interval,
         seeds=seeds,
