@@ -19,6 +19,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -342,16 +343,27 @@ def _place(path: Path, text: str, table: str, key: str) -> str:
 
 def _line(text: str, table: str, key: str | None) -> int:
     """Return the line (from 1) of a key in a table, or of the table's header where ``key`` is None."""
+    headers, keys = _lines(text)
+    name = table if key is None else f"{table}.{key}"
+    found = [headers.get(name), None if key is None else keys.get((table, key))]
+    return min((line for line in found if line), default=1)
+
+
+@lru_cache(maxsize=16)
+def _lines(text: str) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+    """The first line (from 1) of each table's header, and of each (table, key)."""
     current = ""
+    headers: dict[str, int] = {}
+    keys: dict[tuple[str, str], int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[([^\[\]]+)\]", line)
+        key = None if header else re.match(r"""\s*(?:"([^"]+)"|'([^']+)'|([\w-]+))\s*[.=]""", line)
         if header:
             current = re.sub(r"[\"'\s]", "", header.group(1))
-            if current == (table if key is None else f"{table}.{key}"):
-                return number
-        elif key is not None and current == table and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line):
-            return number
-    return 1
+            headers.setdefault(current, number)
+        elif key:
+            keys.setdefault((current, next(filter(None, key.groups()))), number)
+    return headers, keys
 
 
 def _check(key: str, value: Any, place: str) -> Any:
