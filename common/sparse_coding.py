@@ -11,23 +11,20 @@ largest eigenvalue of ``P^T P``, F never rises and ``F(u_k) - F* <= L ||u_0 - u*
 an extrapolated code, has ``F(u_k) - F* <= 2 L ||u_0 - u*||^2 / (k + 1)^2`` (A. Beck and M. Teboulle, "A Fast Iterative
 Shrinkage-Thresholding Algorithm for Linear Inverse Problems", SIAM J. Imaging Sci. 2, 2009, theorems 3.1 and 4.4).
 
-Whatever a learned network makes of ISTA (LISTA's matrices, the attractor dynamics of VARS), its layer is the right
-form: a shrunk affine map of the code, :func:`shrunk_affine`.
+Whatever a learned network makes of ISTA (LISTA's matrices), its layer is the right form: a shrunk affine map of the
+code, :func:`shrunk_affine`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
-
-#: Takes what is to be shrunk and the threshold, a number or a tensor that broadcasts.
-Shrink = Callable[[Tensor, "Tensor | float"], Tensor]
 
 
 def soft_threshold(x: Tensor, threshold: Tensor | float, out: Tensor | None = None) -> Tensor:
@@ -43,10 +40,8 @@ def soft_threshold(x: Tensor, threshold: Tensor | float, out: Tensor | None = No
     return torch.sub(x, clipped, out=out)
 
 
-def shrunk_affine(
-    source: Tensor, transition: Tensor, code: Tensor, threshold: Tensor | float, shrink: Shrink = soft_threshold
-) -> tuple[Tensor, Tensor]:
-    """One step: ``state = code @ transition^T + source`` and ``shrink(state, threshold)``, both returned.
+def shrunk_affine(source: Tensor, transition: Tensor, code: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
+    """One step: ``state = code @ transition^T + source`` and the shrunk state, both returned.
 
     Codes are rows here, for which products are faster. With ``source = s v^T P``, ``transition = I - s P^T P`` and
     ``threshold = lambda s`` it is a step of ISTA.
@@ -56,10 +51,9 @@ def shrunk_affine(
         transition: (m, m) or (n, m, m).
         code: as ``source``.
         threshold: broadcasts against ``source``.
-        shrink: the non-linearity.
     """
     state = (code @ transition.mT).add_(source)  # faster than baddbmm
-    return state, shrink(state, threshold)
+    return state, soft_threshold(state, threshold)
 
 
 def lipschitz(dictionary: Tensor) -> float:
