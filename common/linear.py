@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.native import watched
+
 #: From so many images on torch gives a convolution of one pixel to oneDNN, whatever the number of threads.
 _IMAGES = 16
 #: Below so many tokens an image, or multiply-adds in all, the layout costs more than it gains.
@@ -44,8 +46,7 @@ def _plain(x: Tensor, weight: Tensor) -> bool:
 
 def _unwatched() -> bool:
     """Whether operators of oneDNN may be called by name: without gradient, and where nobody looks for torch's own."""
-    watched = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-    return not torch.is_grad_enabled() and not watched
+    return not torch.is_grad_enabled() and not watched()
 
 
 def _multiply_adds(x: Tensor, weight: Tensor) -> int:

@@ -64,14 +64,16 @@ def code(project: Path = PROJECT) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a number can depend on."""
+    """Versions of Python, of the libraries that a number can depend on, and of the C compiler where there is one."""
+    from common.native import compiler_version
+
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "from a checkout" if name == "resight" else "not installed"
-    return found
+    return {**found, "C compiler": compiler_version() or "none"}
 
 
 def hardware(device: str = "cpu") -> dict[str, Any]:

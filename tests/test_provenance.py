@@ -56,6 +56,7 @@ def test_what_is_collected_is_json_and_complete():
     assert found["hardware"]["accelerator"] is None
     assert found["versions"]["python"].startswith("3.")
     assert found["versions"]["torch"][0].isdigit()
+    assert found["versions"]["C compiler"]
     assert found["started"].endswith("+00:00")
     assert found["command"]
 

@@ -192,19 +192,6 @@ def test_the_objective_never_rises(attention_cls: type[nn.Module]) -> None:
     assert (objective[-1] < objective[0]).all()
 
 
-def test_leaving_out_silent_channels_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    attention = VARSStatic(24, grid=(6, 5), sparsity=1.0)
-    x = torch.randn(2, 30, 24, requires_grad=True)
-    some = attention(x)
-    (gradient,) = torch.autograd.grad(some.square().sum(), x)
-    attention = attention.train()
-    monkeypatch.setattr(VARSStatic, "_active", lambda self, drive: None)
-    every = attention(x)
-    assert torch.allclose(some, every, atol=1e-6)
-    assert torch.allclose(gradient, torch.autograd.grad(every.square().sum(), x)[0], atol=1e-6)
-
-
 def test_lipschitz_estimate_follows_the_kernels_every_hundred_steps() -> None:
     attention = VARSStatic(8, grid=(4, 4))
     before = attention.L.clone()

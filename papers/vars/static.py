@@ -12,9 +12,8 @@ with L a running estimate of the largest eigenvalue of G, ``max_f sum_j |k^_j(f)
 
 How it is computed. The dynamics are carried out for ``L u``, whose threshold is lambda itself. Per frequency G has
 rank one, so a step is ``u^_i += k^_i (v^ - sum_j conj(k^_j) u^_j / L)`` between one transform of the J maps and one
-inverse; the last step needs no inverse of J maps at all. Tokens stay in the (B, N, C) layout in which they come. No two
-pairs of an image and a channel interact, so pairs whose code stays zero are left out (:meth:`VARSStatic._active`), and
-the others stand side by side, as channels of a single image.
+inverse; the last step needs no inverse of J maps at all. Tokens stay in the (B, N, C) layout in which they come. On a
+CPU with a C compiler it is computed by compiled.py; here it is written for every device and precision.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.linear import Linear
 from papers.rvt.layers import TokenBatchNorm
+from papers.vars import compiled
 from papers.vars.fourier import FourierTransform
 from papers.vars.kernelized import Grid, refuse_masks
 from papers.vars.precision import plain_backward, without_autocast
@@ -68,9 +68,6 @@ class _SoftAnalysis(torch.autograd.Function):
         steps: int, fourier: FourierTransform,
     ) -> Tensor:  # fmt: skip
         kernels, maps = (real, imag), len(real)
-        if target.shape[-1] == 0:  # no channel is active: the gradients are as empty as the result
-            ctx.save_for_backward(target, real, imag)
-            return torch.empty_like(target)
         scaled = bound * F.softshrink(drive, sparsity)
         spectra, residuals, codes = [], [], []
         for step in range(steps + 1):
@@ -88,10 +85,7 @@ class _SoftAnalysis(torch.autograd.Function):
     @staticmethod
     @plain_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        target, real, imag, *rest = ctx.saved_tensors
-        if not rest:
-            return target, real, imag, None, None, None, None, None
-        bound, *rest = rest
+        target, real, imag, bound, *rest = ctx.saved_tensors
         steps, fourier, kernels, maps = ctx.steps, ctx.fourier, (real, imag), len(real)
         spectra, residuals, codes = rest[: steps + 1], rest[steps + 1 : 2 * steps + 1], rest[2 * steps + 1 :]
         # Images are summed over at the end: products that are added to are one pass, sums would be two more each time.
@@ -150,8 +144,6 @@ class VARSStatic(nn.Module):
     #: Values of v that are carried through the dynamics together on a CPU, as a multiple of so many channels.
     values_per_group: ClassVar[int] = 100_000
     channels_per_group: ClassVar[int] = 32
-    #: Pairs are chosen where fewer than this share of them are active: choosing costs some passes over memory.
-    worth_choosing: ClassVar[float] = 0.9
     #: State that a released file may lack.
     derived: ClassVar[tuple[str, ...]] = ("L", "kernel_norm")
 
@@ -329,39 +321,14 @@ class VARSStatic(nn.Module):
 
     def _spectrum(self, v: Tensor) -> Tensor:
         """The spectrum of the reconstruction of v, (B, 2, H, W', C), with what no real map has."""
-        batch, _, channels = v.shape
-        places = torch.arange(batch * channels, device=v.device).view(batch, channels)
-        done, chosen = [], []
-        for own, (part, kernels, bound) in zip(places.split(self._group_size(v), -1), self._groups(v), strict=True):
+        found = []
+        for part, kernels, bound in self._groups(v):
             target = self.fourier(part)
             # The backward pass of soft shrinkage is written out and starts from the spectra.
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.shrinkage != "soft"):
                 drive = self._inverse(synthesize(kernels, target))
-            active = self._active(drive)
-            if active is None:
-                done.append((own, self._analysis(target, kernels, drive, bound)))
-            else:
-                image, channel = active
-                chosen.append((
-                    own[active],
-                    target[image, ..., channel].movedim(0, -1).unsqueeze(0),
-                    *(kernel.index_select(-1, channel) for kernel in kernels),
-                    drive[:, image, :, channel].movedim(0, -1).unsqueeze(1),
-                    bound[channel],
-                ))  # fmt: skip
-        if not chosen:
-            return torch.cat([analysis for _, analysis in done], dim=-1)
-        # The active pairs of several groups fill fewer. Where there is none an empty group stands for them, so that
-        # every parameter has its gradient, zero then.
-        size = batch * self._group_size(v)
-        pooled = (torch.cat(parts, dim=-1).split(size, -1) for parts in zip(*chosen, strict=True))
-        for own, target, real, imag, drive, bound in zip(*pooled, strict=True):
-            done.append((own, self._analysis(target, (real, imag), drive, bound)))
-        place = torch.cat([own.flatten() for own, _ in done])
-        analysis = torch.cat([analysis.movedim(0, -2).flatten(-2) for _, analysis in done], dim=-1)
-        whole = analysis.new_zeros(*analysis.shape[:-1], places.numel())
-        whole = whole.scatter(-1, place.expand_as(analysis), analysis)
-        return whole.unflatten(-1, places.shape).movedim(-2, 0)
+            found.append(self._analysis(target, kernels, drive, bound))
+        return torch.cat(found, dim=-1)
 
     def _analysis(self, target: Tensor, kernels: Kernels, drive: Tensor, bound: Tensor) -> Tensor:
         """``sum_j conj(k^_j) u^_j``, (B, 2, H, W', c), after the last step."""
@@ -370,18 +337,14 @@ class VARSStatic(nn.Module):
         *_, (_, analysis) = self._dynamics(target, drive, kernels, bound, self.steps)
         return analysis
 
-    def _active(self, drive: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The pairs, images and channels, whose code is not zero at every step; None to compute all pairs.
-
-        Zero is a fixed point of the dynamics where no drive exceeds lambda (it solves the LASSO there), so that such a
-        pair's code, and its gradient, are zero. Only CPUs gain from leaving it out: elsewhere the choice would wait
-        for the device. Tracing (export, counting of operations) sees the full computation.
-        """
-        if self.shrinkage != "soft" or drive.device.type != "cpu" or torch.jit.is_tracing():
-            return None
-        largest = drive.detach().abs().amax(dim=0).amax(dim=1)  # one after the other is many times as fast
-        image, channel = (largest > self.sparsity).nonzero(as_tuple=True)
-        return (image, channel) if len(image) < self.worth_choosing * largest.numel() else None
+    def _reconstruct(self, v: Tensor) -> Tensor:
+        """The reconstruction of v, filtered with k2, (B, N, C)."""
+        if compiled.serves(v, self.shrinkage):
+            parameters = (part.to(v.dtype) for part in (self.kernel, self.kernel2, self.L))
+            return compiled.reconstruct(v, *parameters, self.grid, self.steps, self.sparsity)
+        spectrum = self.fourier.real_part(self._spectrum(v))
+        real, imag = self.kernel2[:, 0, 0].to(v.dtype).permute(3, 1, 2, 0).unbind(0)
+        return self.fourier.inverse(real * spectrum + torch.stack([-imag, imag]) * spectrum.flip(1))
 
     def attention_map(self, x: Tensor) -> Tensor:
         """The share of the reconstruction's energy on each token: (B, N, C) -> (B, 1, N), summing to 1."""
@@ -392,7 +355,5 @@ class VARSStatic(nn.Module):
         refuse_masks(attn_mask, is_causal)
         v = self._input(x)
         with without_autocast(x):
-            spectrum = self.fourier.real_part(self._spectrum(v))
-            real, imag = self.kernel2[:, 0, 0].to(v.dtype).permute(3, 1, 2, 0).unbind(0)
-            x = self.fourier.inverse(real * spectrum + torch.stack([-imag, imag]) * spectrum.flip(1))
+            x = self._reconstruct(v)
         return self.proj_drop(self.proj(self.norm(x.to(self.proj.weight.dtype))))

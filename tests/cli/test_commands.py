@@ -13,6 +13,7 @@ import timm
 import torch
 
 import papers
+from common import native
 from common.errors import UserError
 from common.manifest import load_manifest
 from common.training.recipe import load_recipe, settings
@@ -81,6 +82,18 @@ def test_doctor_says_what_claims_need(toy: Path, tmp_path: Path, capsys: pytest.
     (tmp_path / "data/val/n01440764").mkdir(parents=True)
     assert main(["doctor", "--imagenet", str(tmp_path / "data")]) == 0
     assert "first, second, third: can be measured" in capsys.readouterr().out
+
+
+def test_doctor_says_what_a_compiler_would_bring(
+    toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native.compiler_version.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "C compiler none" in text
+    assert "Install a C compiler" in text
+    native.compiler_version.cache_clear()
 
 
 def test_readmes_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
