@@ -45,7 +45,7 @@ def _machine(console: Console) -> None:
         if name != "resight":
             console.print(f"  {name} {version}")
     if provenance.versions()["C compiler"] == "none":
-        console.print("  Install a C compiler (cc, gcc, clang), or name one by CC: VARS-S trains twice as fast with it.")
+        console.print("  Install a C compiler (cc, gcc, clang) or name one by CC: VARS-S trains twice as fast with it.")
     _section(console, "Machine")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     hardware = provenance.hardware(device)
