@@ -24,8 +24,13 @@ from platformdirs import user_cache_path
 
 from common.files import write_atomic
 
+#: What sources may include.
+HEADER = Path(__file__).with_name("lanes.h")
 #: Sources are written in vectors as wide as the processor's, among which a compiler that looks for more does harm.
-FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-fPIC", "-shared")
+FLAGS = (
+    *("-std=gnu11", "-O3", "-march=native", "-fno-tree-vectorize", "-fno-tree-slp-vectorize"),
+    *("-fPIC", "-shared", f"-I{HEADER.parent}"),
+)
 
 
 def compiler() -> str | None:
@@ -77,14 +82,15 @@ def _compile(source: Path, command: str, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     part = to.with_suffix(f".{os.getpid()}.part")
     try:
-        _run(command, *FLAGS, "-o", str(part), str(source))
+        _run(command, *FLAGS, "-o", str(part), str(source), "-lm")
         write_atomic(to, part.read_bytes())
     finally:
         part.unlink(missing_ok=True)
 
 
 def _key(source: Path, command: str) -> str:
-    parts = (source.read_text("utf-8"), command, _run(command, "--version"), *FLAGS, _processor())
+    texts = (file.read_text("utf-8") for file in (HEADER, source))
+    parts = (*texts, command, _run(command, "--version"), *FLAGS, _processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.linear import Linear, activated, convolution_gelu, linear
+from papers.rvt import compiled
 
 Grid = tuple[int, int]
 
@@ -146,17 +147,25 @@ class TokenMlp(nn.Module):
         x = convolution_gelu(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=self.dwconv.groups)
         return x.permute(0, 2, 3, 1)
 
+    def _hidden(self, x: Tensor) -> Tensor:
+        """All but the last map and norm: (B, H, W, C) -> (B, H, W, hidden_dim)."""
+        dropping = self.drop.training and self.drop.p > 0
+        if torch.is_grad_enabled() and not dropping and compiled.serves(x, self.bn1, self.bn2):
+            x = linear(x, self.fc1.weight.flatten(1), self.fc1.bias)
+            return compiled.middle(x, self.bn1, self.dwconv, self.bn2)
+        if folds(self.bn1, x):
+            return self._folded_depthwise(self.drop(self._folded_pointwise(x, self.fc1, self.bn1, gelu=True)))
+        x = self.drop(activated(self._pointwise(x, self.fc1, self.bn1)))
+        return activated(self.bn2(self.dwconv(x))).permute(0, 2, 3, 1)
+
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Transform tokens ``x`` (B, N, C) that lie on ``grid`` = (H, W) row by row."""
         if not self.conv:
             return self.drop(self.fc2(self.drop(self.fc1(x, gelu=True))))
-        x = x.unflatten(1, grid)
-        if folds(self.bn1, x):
-            x = self._folded_depthwise(self.drop(self._folded_pointwise(x, self.fc1, self.bn1, gelu=True)))
+        x = self._hidden(x.unflatten(1, grid))
+        if folds(self.bn3, x):
             x = self._folded_pointwise(x, self.fc2, self.bn3)
         else:
-            x = self.drop(activated(self._pointwise(x, self.fc1, self.bn1)))
-            x = activated(self.bn2(self.dwconv(x))).permute(0, 2, 3, 1)
             x = self._pointwise(x, self.fc2, self.bn3).permute(0, 2, 3, 1)
         return self.drop(x).flatten(1, 2)
 

@@ -14,23 +14,7 @@
    products with cosines and sines: there are n / 2 + 1 sums and (n - 1) / 2 differences. For even n each of the two
    products is halved once more, in the same way (see `waves`). */
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-
-/* What is to be compiled anew for sizes that are known there. */
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t mask __attribute__((vector_size(4 * LANES)));
+#include "lanes.h"
 
 /* compiled.py has the same structure. */
 typedef struct {
@@ -147,13 +131,6 @@ typedef struct {
     vec *real_sum, *real_difference, *imag_sum, *imag_difference; /* of one row or column */
     vec *even, *odd;
 } Room;
-
-static vec *take(vec **memory, long count)
-{
-    vec *taken = *memory;
-    *memory += count;
-    return taken;
-}
 
 static Room make_room(const Problem *p, vec **memory)
 {
@@ -288,28 +265,6 @@ INLINE void multiply_conjugate(int F, const vec *k, const vec *x, const vec *bas
 }
 
 /* -- Lanes --------------------------------------------------------------------------------------------------------- */
-
-/* x[i] of up to LANES channels, each `apart` numbers from the next, `stride` from value to value. */
-static vec load(const float *x, int lanes, long apart)
-{
-    vec found = {0};
-    if (apart == 1 && lanes == LANES) {
-        memcpy(&found, x, sizeof found);
-        return found;
-    }
-    for (int c = 0; c < LANES; c++)
-        found[c] = c < lanes ? x[c * apart] : 0;
-    return found;
-}
-
-static void store(float *x, vec value, int lanes, long apart)
-{
-    if (apart == 1 && lanes == LANES)
-        memcpy(x, &value, sizeof value);
-    else
-        for (int c = 0; c < lanes; c++)
-            x[c * apart] = value[c];
-}
 
 /* A spectrum (2, W', H) of the parameters' layout (H, W', 2). */
 static void load_spectrum(const Problem *p, const float *from, int lanes, long apart, vec *spectrum)
@@ -455,14 +410,6 @@ static int iterate(const Problem *p, Lanes *l, int kept)
 
 /* -- What compiled.py calls ---------------------------------------------------------------------------------------- */
 
-/* LANES channels that nobody has taken up, the last ones maybe fewer: the first of them, and how many; 0 for none. */
-static int take_up(Problem *p, int *channel)
-{
-    *channel = __atomic_fetch_add(&p->next, LANES, __ATOMIC_RELAXED);
-    const int left = p->channels - *channel;
-    return left < 0 ? 0 : left < LANES ? left : LANES;
-}
-
 /* Find x, the filtered reconstruction of v. Several threads may call it for one problem and share the work. */
 void reconstruct(Problem *p)
 {
@@ -474,7 +421,7 @@ void reconstruct(Problem *p)
         return;
     }
     Lanes l = divide(p, &rest, 0);
-    for (int channel, width; (width = take_up(p, &channel));) {
+    for (int channel, width; (width = take_up(&p->next, LANES, p->channels, &channel));) {
         load_parameters(p, channel, width, &l);
         for (int b = 0; b < p->images; b++) {
             load_map(p, p->v + b * image + channel, width, l.map);
@@ -503,7 +450,7 @@ void differentiate(Problem *p)
     Lanes l = divide(p, &rest, T);
     vec *incoming = take(&rest, N), *d_kernels = take(&rest, J * S), *d_filters = take(&rest, S);
     vec *g = take(&rest, S), *d_target = take(&rest, S), *d_analysis = take(&rest, S), *d_spectra = take(&rest, J * S);
-    for (int channel, width; (width = take_up(p, &channel));) {
+    for (int channel, width; (width = take_up(&p->next, LANES, p->channels, &channel));) {
         load_parameters(p, channel, width, &l);
         memset(d_kernels, 0, J * S * sizeof(vec));
         memset(d_filters, 0, S * sizeof(vec));

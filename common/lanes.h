@@ -1,0 +1,65 @@
+/* Vectors as wide as the processor's registers, whose lanes are neighbouring channels of a tensor, channels last.
+
+   Vector types are those of gcc and clang, so that code is the same for every processor. native.py compiles what
+   includes this file. */
+
+#ifndef LANES_H
+#define LANES_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+/* What is to be compiled anew for sizes that are known where it is called. */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t mask __attribute__((vector_size(4 * LANES)));
+
+/* The value of up to `lanes` channels, each `apart` numbers from the next; the others are 0. */
+static inline vec load(const float *x, int lanes, long apart)
+{
+    vec found = {0};
+    if (apart == 1 && lanes == LANES)
+        memcpy(&found, x, sizeof found);
+    else
+        for (int c = 0; c < lanes; c++)
+            found[c] = x[c * apart];
+    return found;
+}
+
+static inline void store(float *x, vec value, int lanes, long apart)
+{
+    if (apart == 1 && lanes == LANES)
+        memcpy(x, &value, sizeof value);
+    else
+        for (int c = 0; c < lanes; c++)
+            x[c * apart] = value[c];
+}
+
+/* Up to `most` channels that nobody has taken up yet: the first, and how many there are, 0 at the end. `next` is what
+   the threads that share the work have in common. */
+static inline int take_up(int *next, int most, int channels, int *channel)
+{
+    *channel = __atomic_fetch_add(next, most, __ATOMIC_RELAXED);
+    const int left = channels - *channel;
+    return left < 0 ? 0 : left < most ? left : most;
+}
+
+/* Memory from the front of a piece that is large enough. */
+static inline vec *take(vec **memory, long count)
+{
+    vec *taken = *memory;
+    *memory += count;
+    return taken;
+}
+
+#endif
