@@ -28,30 +28,38 @@ def layers(channels: int, training: bool) -> nn.ModuleList:
     return nn.ModuleList([norms[0], convolution, norms[1]]).train(training)
 
 
-def by_torch(x: Tensor, norm1: nn.Module, convolution: nn.Module, norm2: nn.Module) -> Tensor:
-    return F.gelu(norm2(convolution(F.gelu(norm1(x.permute(0, 3, 1, 2)))))).permute(0, 2, 3, 1)
+def by_torch(x: Tensor, shift: Tensor, norm1: nn.Module, convolution: nn.Module, norm2: nn.Module) -> Tensor:
+    return F.gelu(norm2(convolution(F.gelu(norm1((x + shift).permute(0, 3, 1, 2)))))).permute(0, 2, 3, 1)
 
 
-def results(function: object, modules: nn.ModuleList, x: Tensor) -> dict[str, Tensor]:
+def results(function: object, modules: nn.ModuleList, x: Tensor, shift: Tensor) -> dict[str, Tensor]:
     """Output, gradients and the norms' state afterwards."""
     modules, x = copy.deepcopy(modules), x.clone().requires_grad_()
-    y = function(x, *modules)
+    shift = shift.to(x.dtype, copy=True).requires_grad_()
+    y = function(x, shift, *modules)
     (y * torch.linspace(0, 9, y.numel(), dtype=y.dtype).cos().add(0.5).view_as(y)).sum().backward()
     gradients = {f"gradient of {name}": p.grad for name, p in modules.named_parameters()}
-    return {"y": y.detach(), "gradient of x": x.grad, **gradients, **dict(modules.named_buffers())}
+    return {
+        "y": y.detach(),
+        "gradient of x": x.grad,
+        "gradient of shift": shift.grad,
+        **gradients,
+        **dict(modules.named_buffers()),
+    }
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(3, 5, 4, 20), (2, 14, 14, 70), (4, 7, 7, 8), (9, 3, 2, 3), (1, 2, 9, 100)])
 def test_output_gradients_and_statistics_are_those_of_torch(shape: tuple[int, ...], training: bool) -> None:
     modules, x = layers(shape[-1], training), torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 2 + 0.5
+    shift = torch.linspace(-1, 1, shape[-1])
     assert compiled.serves(x, modules[0], modules[2])
-    found = results(compiled.middle, modules, x)
-    expected = results(by_torch, copy.deepcopy(modules).double(), x.double())
+    found = results(compiled.middle, modules, x, shift)
+    expected = results(by_torch, copy.deepcopy(modules).double(), x.double(), shift)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        # The convolution's bias is taken out again by the norm of a batch: its gradient is rounding alone.
-        gone = training and name == "gradient of 1.bias"
+        # The norm of a batch takes out again what was added before: the gradient of that is rounding alone.
+        gone = training and name in ("gradient of 1.bias", "gradient of shift")
         scale = (expected["gradient of 1.weight"] if gone else value).abs().max()
         assert (found[name] - value).abs().max() <= 3e-5 * scale, name
 
@@ -64,11 +72,11 @@ def test_gelu_is_right_far_from_zero_too() -> None:
         norm.running_var -= norm.eps
     nn.init.dirac_(modules[1].weight), nn.init.zeros_(modules[1].bias)
     x = torch.cat([torch.linspace(-40, 40, 4001), torch.tensor([-1e4, -100.0, -0.0, 100.0, 1e4])]).view(-1, 1, 1, 1)
-    found = results(compiled.middle, modules, x)
-    expected = results(by_torch, copy.deepcopy(modules).double(), x.double())
+    found = results(compiled.middle, modules, x, torch.zeros(1))
+    expected = results(by_torch, copy.deepcopy(modules).double(), x.double(), torch.zeros(1))
     for name in ("y", "gradient of x"):
         torch.testing.assert_close(found[name].double(), expected[name], atol=1e-6, rtol=1e-6)
-    assert compiled.middle(torch.full((1, 1, 1, 1), torch.nan), *modules).isnan().all()
+    assert compiled.middle(torch.full((1, 1, 1, 1), torch.nan), torch.zeros(1), *modules).isnan().all()
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -116,4 +124,4 @@ def test_want_of_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(compiled, "in_team", fail)
     with pytest.raises(MemoryError, match="4 channels"):
-        compiled.middle(torch.randn(2, 3, 3, 4), *layers(4, training=True))
+        compiled.middle(torch.randn(2, 3, 3, 4), torch.zeros(4), *layers(4, training=True))

@@ -51,8 +51,8 @@ class _Layers(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gamma1: Tensor, beta1: Tensor, gamma2: Tensor, beta2: Tensor,
-        statistics: Tensor, epsilons: tuple[float, float], training: bool,
+        ctx: Any, x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, gamma1: Tensor, beta1: Tensor, gamma2: Tensor,
+        beta2: Tensor, statistics: Tensor, epsilons: tuple[float, float], training: bool,
     ) -> Tensor:  # fmt: skip
         tensors = {"weight": weight, "bias": bias, "gamma1": gamma1, "beta1": beta1, "gamma2": gamma2, "beta2": beta2}
         y = torch.empty_like(x)
@@ -69,7 +69,10 @@ class _Layers(torch.autograd.Function):
         d_x, found = torch.empty_like(x), {f"d_{name}": torch.empty_like(tensor) for name, tensor in tensors.items()}
         settings = ctx.epsilons, ctx.training, statistics
         _call("backward", *settings, **tensors, **found, x=x, d_y=gradient.contiguous(), d_x=d_x)
-        return d_x, *found.values(), None, None, None
+        d_shift = torch.zeros_like(tensors["beta1"])
+        if not ctx.training:
+            d_shift.addcdiv_(found["d_beta1"] * tensors["gamma1"], (statistics[1] + ctx.epsilons[0]).sqrt_())
+        return d_x, d_shift, *found.values(), None, None, None
 
 
 def _call(name: str, epsilons: tuple[float, float], training: bool, statistics: Tensor, **tensors: Tensor) -> None:
@@ -86,11 +89,12 @@ def _call(name: str, epsilons: tuple[float, float], training: bool, statistics: 
         raise MemoryError(f"no memory for the feed-forward network of {problem.channels} channels")
 
 
-def middle(x: Tensor, norm1: nn.BatchNorm2d, convolution: nn.Conv2d, norm2: nn.BatchNorm2d) -> Tensor:
-    """``GELU(norm2(convolution(GELU(norm1(x)))))``, and the norms' running statistics moved on where they train.
+def middle(x: Tensor, shift: Tensor, norm1: nn.BatchNorm2d, convolution: nn.Conv2d, norm2: nn.BatchNorm2d) -> Tensor:
+    """``GELU(norm2(convolution(GELU(norm1(x + shift)))))``, and the norms' running statistics moved on in training.
 
     Args:
         x: (B, H, W, C), float32 on a CPU.
+        shift: (C,), the bias of the map before; adding it here takes no pass over x. In training its gradient is 0.
         norm1: of C channels.
         convolution: 3x3, depth-wise, padded by 1.
         norm2: of C channels; trains if ``norm1`` does.
@@ -99,13 +103,15 @@ def middle(x: Tensor, norm1: nn.BatchNorm2d, convolution: nn.Conv2d, norm2: nn.B
     if training:
         statistics = x.new_empty(4, x.shape[-1])
     else:
-        statistics = torch.stack([part for norm in norms for part in (norm.running_mean, norm.running_var)])
-    parameters = (convolution.weight, convolution.bias, norm1.weight, norm1.bias, norm2.weight, norm2.bias)
+        means = norm1.running_mean - shift.detach(), norm2.running_mean
+        statistics = torch.stack([means[0], norm1.running_var, means[1], norm2.running_var])
+    parameters = (shift, convolution.weight, convolution.bias, norm1.weight, norm1.bias, norm2.weight, norm2.bias)
     contiguous = (tensor.contiguous() for tensor in (x, *parameters))
     y = _Layers.apply(*contiguous, statistics, (norm1.eps, norm2.eps), training)
     if training:
         count = x.numel() // x.shape[-1]
-        for norm, mean, variance in zip(norms, statistics[::2], statistics[1::2], strict=True):
+        means = statistics[0] + shift.detach(), statistics[2]
+        for norm, mean, variance in zip(norms, means, statistics[1::2], strict=True):
             norm.num_batches_tracked += 1
             norm.running_mean.lerp_(mean, norm.momentum)
             norm.running_var.lerp_(variance * (count / max(count - 1, 1)), norm.momentum)

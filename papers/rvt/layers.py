@@ -151,8 +151,9 @@ class TokenMlp(nn.Module):
         """All but the last map and norm: (B, H, W, C) -> (B, H, W, hidden_dim)."""
         dropping = self.drop.training and self.drop.p > 0
         if torch.is_grad_enabled() and not dropping and compiled.serves(x, self.bn1, self.bn2):
-            x = linear(x, self.fc1.weight.flatten(1), self.fc1.bias)
-            return compiled.middle(x, self.bn1, self.dwconv, self.bn2)
+            return compiled.middle(
+                linear(x, self.fc1.weight.flatten(1)), self.fc1.bias, self.bn1, self.dwconv, self.bn2
+            )
         if folds(self.bn1, x):
             return self._folded_depthwise(self.drop(self._folded_pointwise(x, self.fc1, self.bn1, gelu=True)))
         x = self.drop(activated(self._pointwise(x, self.fc1, self.bn1)))
