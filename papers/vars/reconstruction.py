@@ -21,7 +21,8 @@ def step_size(row_sums: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor |
 
     Args:
         row_sums: ``sum_j |P^T P|_ij``, (n, m).
-        scale: the learned factor, (1,), of ``1 / (max_i sum_j |P^T P|_ij + 1)``; or s itself, a number.
+        scale: the learned factor, (1,), of ``1 / (max_i sum_j |P^T P|_ij + 1)``; or s itself, a number. Not 0, which
+            would be no dynamics: codes are counted in units of s, and I - s X takes the place of X.
     """
     if isinstance(scale, float):
         return row_sums.new_full((1, 1, 1), scale), None
