@@ -6,6 +6,7 @@
 #ifndef LANES_H
 #define LANES_H
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +44,28 @@ static inline void store(float *x, vec value, int lanes, long apart)
     else
         for (int c = 0; c < lanes; c++)
             x[c * apart] = value[c];
+}
+
+/* exp(x), to 2e-7 of it, for x between -87 and 88, and for others what it is at the nearer end. */
+INLINE vec exponential(vec x)
+{
+    typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
+    const float whole = 12582912.0f; /* adding 1.5 * 2^23 leaves an integer in a number's last bits */
+    const mask low = x < -87.0f, high = x > 88.0f;
+    const vec zero = {0};
+    x = (vec)(((mask)x & ~(low | high)) | ((mask)(zero - 87.0f) & low) | ((mask)(zero + 88.0f) & high));
+    const vec shifted = x * 1.44269504f + whole, n = shifted - whole;
+    const vec r = x - n * 0.693359375f + n * 2.12194440e-4f, r2 = r * r; /* ln 2 in two parts */
+    const vec series = (1 + r) + r2 * ((1.0f / 2 + r * (1.0f / 6)) + r2 * ((1.0f / 24 + r * (1.0f / 120)) +
+                       r2 * (1.0f / 720 + r * (1.0f / 5040)))); /* in pairs, which need not wait for each other */
+    return series * (vec)(((bits)shifted + 127) << 23);
+}
+
+INLINE vec square_root(vec x)
+{
+    for (int c = 0; c < LANES; c++)
+        x[c] = sqrtf(x[c]);
+    return x;
 }
 
 /* Up to `most` channels that nobody has taken up yet: the first, and how many there are, 0 at the end. `next` is what

@@ -6,8 +6,6 @@
 
    Pixels lie whole pages apart, so that channels are fetched from, and brought to, memory WIDE at a time. */
 
-#include <math.h>
-
 #include "lanes.h"
 
 #define BLOCKS 8
@@ -31,20 +29,6 @@ typedef struct {
 } Middle;
 
 /* -- GELU ---------------------------------------------------------------------------------------------------------- */
-
-/* exp(x) for x <= 0, to 2e-7 of it; not below exp(-87). */
-INLINE vec exponential(vec x)
-{
-    typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
-    const float whole = 12582912.0f; /* adding 1.5 * 2^23 leaves an integer in a number's last bits */
-    x = (vec)(((mask)x & (x > -87.0f)) | ((mask)(x * 0 - 87.0f) & ~(x > -87.0f)));
-    const vec shifted = x * 1.44269504f + whole, n = shifted - whole;
-    const vec r = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln 2 in two parts */
-    const vec r2 = r * r; /* and terms in pairs, which need not wait for each other */
-    const vec series = (1 + r) + r2 * ((1.0f / 2 + r * (1.0f / 6)) + r2 * ((1.0f / 24 + r * (1.0f / 120)) +
-                       r2 * (1.0f / 720 + r * (1.0f / 5040))));
-    return series * (vec)(((bits)shifted + 127) << 23);
-}
 
 /* Phi(x), the standard normal distribution, and x times its density. Phi by formula 7.1.26 of Abramowitz and Stegun's
    handbook, to 8e-8. */
@@ -72,13 +56,6 @@ INLINE vec gelu(vec x)
 typedef struct {
     vec mean, inverse, scale, shift;
 } Norm;
-
-INLINE vec square_root(vec x)
-{
-    for (int c = 0; c < LANES; c++)
-        x[c] = sqrtf(x[c]);
-    return x;
-}
 
 static Norm norm_of(vec mean, vec variance, float epsilon, const float *gamma, const float *beta, int lanes)
 {

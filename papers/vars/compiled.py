@@ -1,6 +1,7 @@
-"""VARS-S on a CPU, from v to the filtered reconstruction, by the compiled loops of static.c; differentiable once.
+"""What of VARS is computed by compiled loops on a CPU; differentiable once.
 
-Equations: static.py, which has the same in torch.
+:func:`reconstruct` is VARS-S from v to the filtered reconstruction (static.c; equations and the same in torch:
+static.py), :func:`templates` are those of VARS-D and VARS-SD (templates.c; dynamic.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from papers.vars.kernelized import Grid
 from papers.vars.precision import plain_backward
 from papers.vars.sparse import Shrinkage
 
-SOURCE = Path(__file__).with_name("static.c")
+STATIC, TEMPLATES = (Path(__file__).with_name(name) for name in ("static.c", "templates.c"))
 
 
 _TABLES = ("cos_h", "sin_h", "cos_w", "cos_w_back", "sin_w")
@@ -39,8 +40,16 @@ class _Problem(ctypes.Structure):
 
 def serves(v: Tensor, shrinkage: Shrinkage) -> bool:
     """Whether :func:`reconstruct` can take ``v``: soft shrinkage of float32 on a CPU, where C could be compiled."""
-    plain = v.device.type == "cpu" and v.dtype == torch.float32 and shrinkage == "soft"
-    return plain and not watched() and library(SOURCE) is not None
+    return shrinkage == "soft" and _plain(v) and library(STATIC) is not None
+
+
+def serves_templates(q: Tensor) -> bool:
+    """Whether :func:`templates` can take ``q``: float32 on a CPU, where C could be compiled."""
+    return _plain(q) and library(TEMPLATES) is not None
+
+
+def _plain(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0 and not watched()
 
 
 @lru_cache(maxsize=64)
@@ -95,7 +104,7 @@ class _Reconstruction(torch.autograd.Function):
 
 def _call(name: str, grid: Grid, steps: int, sparsity: float, **tensors: Tensor) -> None:
     """Call a function of static.c with all that it needs of a ``Problem``."""
-    code, tables = library(SOURCE), _tables(grid)
+    code, tables = library(STATIC), _tables(grid)
     assert code is not None
     images, _, channels = tensors["v"].shape
     pointers = dict(zip(_TABLES, tables, strict=True)) | tensors
@@ -124,3 +133,73 @@ def reconstruct(
     """
     tensors = (tensor.contiguous() for tensor in (v, kernel, filter_, bound))
     return _Reconstruction.apply(*tensors, tuple(grid), steps, float(sparsity))
+
+
+class _TemplatesProblem(ctypes.Structure):
+    """``Templates`` of templates.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("heads", "images", "tokens", "channels", "own", "fixed", "next", "failed")),
+        *((name, ctypes.c_long) for name in ("q_image", "q_token", "q_head")),
+        *((name, ctypes.c_void_p) for name in ("q", "projection", "fixed_columns", "templates", "unit", "inverse")),
+        *((name, ctypes.c_void_p) for name in ("gradient", "d_q", "d_fixed_columns")),
+    )
+
+
+class _Templates(torch.autograd.Function):
+    """:func:`templates`."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, projection: Tensor, static: Tensor | None) -> Tensor:
+        (images, tokens, heads, channels), own = q.shape, projection.shape[-1]
+        fixed = 0 if static is None else static.shape[-1]
+        found, kept = q.new_empty(heads, images, tokens, own + fixed), {}
+        if any(ctx.needs_input_grad):
+            kept["unit"] = q.new_empty(heads, images, tokens, channels)
+            kept["inverse"] = q.new_empty(heads, images, tokens)
+            ctx.save_for_backward(projection, found, *kept.values())
+            ctx.fixed = fixed
+        _call_templates("templates", q.shape, own, fixed, q.stride(), q=q, projection=projection,
+                        fixed_columns=static, templates=found, **kept)  # fmt: skip
+        return found
+
+    @staticmethod
+    @plain_backward
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        projection, found, unit, inverse = ctx.saved_tensors
+        heads, images, tokens, channels = unit.shape
+        d_q = unit.new_empty(images, tokens, heads, channels)
+        d_static = unit.new_empty(heads, tokens, ctx.fixed) if ctx.fixed else None
+        _call_templates("templates_backward", d_q.shape, projection.shape[-1], ctx.fixed, d_q.stride(),
+                        projection=projection, templates=found, unit=unit, inverse=inverse,
+                        gradient=gradient.contiguous(), d_q=d_q, d_fixed_columns=d_static)  # fmt: skip
+        return d_q, None, d_static
+
+
+def _call_templates(
+    name: str, shape: tuple[int, ...], own: int, fixed: int, strides: tuple[int, ...], **tensors: Tensor | None
+) -> None:
+    """Call a function of templates.c; ``shape`` and ``strides`` are those of q."""
+    code = library(TEMPLATES)
+    assert code is not None
+    images, tokens, heads, channels = shape
+    problem = _TemplatesProblem(
+        heads, images, tokens, channels, own, fixed,
+        q_image=strides[0], q_token=strides[1], q_head=strides[2],
+        **{key: tensor.data_ptr() for key, tensor in tensors.items() if tensor is not None},
+    )  # fmt: skip
+    in_team(getattr(code, name), problem)
+    if problem.failed:
+        raise MemoryError(f"no memory for the templates of {tokens} tokens")
+
+
+def templates(q: Tensor, projection: Tensor, static: Tensor | None) -> Tensor:
+    """P (h, B, N, m) of VARS-D: unit exponentials of the projected unit vectors, then the static columns.
+
+    Args:
+        q: (B, N, h, d); float32 on a CPU, as all others.
+        projection: (h, d, m - k); has no gradient.
+        static: (h, N, k), or None for k = 0.
+    """
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    return _Templates.apply(q, projection.contiguous(), None if static is None else static.contiguous())

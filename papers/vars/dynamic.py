@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.linear import Linear
+from papers.vars import compiled
 from papers.vars.kernelized import Grid, random_features, refuse_masks
 from papers.vars.lateral import ByFactors, ByMatrix, Lateral
 from papers.vars.precision import plain_backward, without_autocast
@@ -188,6 +189,8 @@ class VARSDynamic(nn.Module):
     def _templates(self, q: Tensor, static: Tensor | None) -> Tensor:
         """P (h, B, N, m) from q (B, N, h, d)."""
         if self.normalization == "tokens":
+            if compiled.serves_templates(q):
+                return compiled.templates(q, self.rand_matrix, static)
             if torch.is_grad_enabled():
                 return _Templates.apply(q, self.rand_matrix, static)
             return _exponentials(q, self.rand_matrix, static)[0]
