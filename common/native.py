@@ -139,5 +139,7 @@ def _openmp() -> Callable[..., object] | None:
 
 
 def watched() -> bool:
-    """Whether somebody looks for torch's own operators: a tracer, a compiler or a dispatch mode."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    """Whether somebody looks for torch's own operators: a tracer, a compiler, a dispatch mode or torch.func."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -102,6 +102,15 @@ def test_what_it_cannot_take_is_left_to_torch() -> None:
         assert not compiled.serves(x, norm, norm)
 
 
+def test_transformed_functions_are_left_to_torch() -> None:
+    torch.manual_seed(0)
+    mlp, x = TokenMlp(12, 24).eval(), torch.randn(3, 2, 30, 12)
+    each = torch.func.vmap(torch.func.grad(lambda tokens: mlp(tokens, (5, 6)).square().sum()))(x)
+    together = x.flatten(0, 1).requires_grad_()
+    mlp(together, (5, 6)).square().sum().backward()
+    torch.testing.assert_close(each.flatten(0, 1), together.grad, atol=1e-5, rtol=1e-5)
+
+
 def test_dropout_between_the_layers_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("compiled code has no dropout")
