@@ -69,6 +69,15 @@ def test_channels_whose_code_stays_zero_have_no_output_and_no_gradient() -> None
     assert kernel.count_nonzero() > 0
 
 
+def test_what_is_not_a_number_is_not_lost() -> None:
+    x = torch.randn(2, 30, 20, generator=torch.Generator().manual_seed(0))
+    x[0, 3, 4] = torch.nan
+    output = results(build((6, 5)), x)[0]
+    expected = torch.zeros_like(x, dtype=torch.bool)
+    expected[0, :, 4] = True
+    assert torch.equal(output.isnan(), expected)
+
+
 @pytest.mark.parametrize("openmp", [True, False])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_change_nothing(threads: int, openmp: bool, monkeypatch: pytest.MonkeyPatch) -> None:

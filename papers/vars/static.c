@@ -25,12 +25,12 @@ typedef struct {
     /* Tables for `waves`: cosines and negative sines of a transform of H numbers; of one of W numbers with the roots
        above, for the way to frequencies and, cosines alone, for the way back. */
     const float *cos_h, *sin_h, *cos_w, *cos_w_back, *sin_w;
-    const float *kernel;      /* (C, J, H, W', 2) */
-    const float *filter;      /* (C, H, W', 2) */
-    const float *bound;       /* (C,) */
-    const float *v;           /* (B, N, C) */
-    float *x;                 /* (B, N, C), what is found */
-    const float *gradient;    /* of x */
+    const float *kernel;   /* (C, J, H, W', 2) */
+    const float *filter;   /* (C, H, W', 2) */
+    const float *bound;    /* (C,) */
+    const float *v;        /* (B, N, C) */
+    float *x;              /* (B, N, C), what is found */
+    const float *gradient; /* of x */
     float *d_v, *d_kernel, *d_filter;
 } Problem;
 
@@ -109,8 +109,7 @@ INLINE void fold(int n, const vec *x, vec *sum, vec *difference)
 }
 
 /* x_j = even_j + sign odd_j and x_{n-j} = even_j - sign odd_j, each at x[j * stride]; the sign is 1 or -1. */
-INLINE void unfold(
-    int n, const vec *even, const int sign, const vec *odd, vec *x, int stride)
+INLINE void unfold(int n, const vec *even, const int sign, const vec *odd, vec *x, int stride)
 {
     x[0] = even[0];
     for (int j = 1; 2 * j < n; j++) {
@@ -127,7 +126,7 @@ INLINE int is_edge(int width, int column) { return column == 0 || 2 * column == 
 
 /* Where the two transforms below put what is between them. */
 typedef struct {
-    vec *real, *imag;                                              /* (W', H) or (H, W') */
+    vec *real, *imag; /* (W', H) or (H, W') */
     vec *real_sum, *real_difference, *imag_sum, *imag_difference; /* of one row or column */
     vec *even, *odd;
 } Room;
@@ -135,12 +134,15 @@ typedef struct {
 static Room make_room(const Problem *p, vec **memory)
 {
     const int F = frequencies(p), longest = sums(p->height > p->width ? p->height : p->width);
-    vec **parts[8];
     Room r;
-    parts[0] = &r.real, parts[1] = &r.imag, parts[2] = &r.real_sum, parts[3] = &r.real_difference;
-    parts[4] = &r.imag_sum, parts[5] = &r.imag_difference, parts[6] = &r.even, parts[7] = &r.odd;
-    for (int i = 0; i < 8; i++)
-        *parts[i] = take(memory, i < 2 ? F : longest);
+    r.real = take(memory, F);
+    r.imag = take(memory, F);
+    r.real_sum = take(memory, longest);
+    r.real_difference = take(memory, longest);
+    r.imag_sum = take(memory, longest);
+    r.imag_difference = take(memory, longest);
+    r.even = take(memory, longest);
+    r.odd = take(memory, longest);
     return r;
 }
 
@@ -202,13 +204,13 @@ INLINE void map_of(const Problem *p, const int H, const int W, const vec *spectr
     }
 }
 
-/* Call a transform, as one for known sizes where it is one of a vision transformer's grids for images of 224 pixels. */
-#define WITH_SIZES(transform, p, ...)                                       \
-    if (p->height == 14 && p->width == 14)                                  \
-        transform(p, 14, 14, __VA_ARGS__);                                  \
-    else if (p->height == 7 && p->width == 7)                               \
-        transform(p, 7, 7, __VA_ARGS__);                                    \
-    else                                                                    \
+/* Call a transform, as one of known sizes for a vision transformer's grids of images of 224 pixels. */
+#define WITH_SIZES(transform, p, ...)                \
+    if (p->height == 14 && p->width == 14)           \
+        transform(p, 14, 14, __VA_ARGS__);           \
+    else if (p->height == 7 && p->width == 7)        \
+        transform(p, 7, 7, __VA_ARGS__);             \
+    else                                             \
         transform(p, p->height, p->width, __VA_ARGS__)
 
 /* The spectrum (2, W', H) of a map (H, W). */
@@ -227,18 +229,19 @@ static void to_map(const Problem *p, const vec *spectrum, vec *map, Room r)
 static void keep_real_part(const Problem *p, vec *spectrum)
 {
     const int H = p->height, W = p->width, F = frequencies(p);
+    const vec zero = {0};
     for (int k = 0; k < sums(W); k++) {
         if (!is_edge(W, k))
             continue;
         vec *real = spectrum + k * H, *imag = real + F;
-        imag[0] -= imag[0];
+        imag[0] = zero;
         for (int j = 1; 2 * j < H; j++) {
             real[j] = real[H - j] = 0.5f * (real[j] + real[H - j]);
             imag[j] = 0.5f * (imag[j] - imag[H - j]);
             imag[H - j] = -imag[j];
         }
         if (H % 2 == 0)
-            imag[H / 2] -= imag[H / 2];
+            imag[H / 2] = zero;
     }
 }
 
@@ -264,7 +267,7 @@ INLINE void multiply_conjugate(int F, const vec *k, const vec *x, const vec *bas
     }
 }
 
-/* -- Lanes --------------------------------------------------------------------------------------------------------- */
+/* -- Parameters and shrinkage -------------------------------------------------------------------------------------- */
 
 /* A spectrum (2, W', H) of the parameters' layout (H, W', 2). */
 static void load_spectrum(const Problem *p, const float *from, int lanes, long apart, vec *spectrum)
@@ -285,11 +288,12 @@ static void store_spectrum(const Problem *p, const vec *spectrum, int lanes, lon
                 store(to + (y * half + k) * 2 + part, spectrum[part * F + k * H + y], lanes, apart);
 }
 
+/* sign(x) max(|x| - threshold, 0); what is not a number stays so. */
 INLINE vec soft(vec x, float threshold)
 {
-    vec over = x - threshold, under = x + threshold;
-    mask up = over > 0, down = under < 0;
-    return (vec)(((mask)over & up) | ((mask)under & down));
+    const vec zero = {0};
+    const mask sign = (mask)x & INT32_MIN, inside = (x <= threshold) & (x >= -threshold);
+    return (vec)((mask)(x - (vec)((mask)(zero + threshold) | sign)) & ~inside);
 }
 
 static int any(mask m)
