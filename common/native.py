@@ -28,8 +28,8 @@ from common.files import write_atomic
 HEADER = Path(__file__).with_name("lanes.h")
 #: Sources are written in vectors as wide as the processor's, among which a compiler that looks for more does harm.
 FLAGS = (
-    *("-std=gnu11", "-O3", "-march=native", "-fno-tree-vectorize", "-fno-tree-slp-vectorize"),
-    *("-fPIC", "-shared", f"-I{HEADER.parent}"),
+    *("-std=gnu11", "-O3", "-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-fPIC", "-shared"),
+    *("-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native", f"-I{HEADER.parent}"),
 )
 
 
