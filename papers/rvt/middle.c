@@ -131,16 +131,13 @@ static Channels divide(const Middle *p, vec **memory, int images, int backward)
     return c;
 }
 
-/* Memory for `images`, zeros; NULL, and `failed`, where there is none. */
+/* Memory for `images`; NULL, and `failed`, where there is none. */
 static vec *reserve(Middle *p, int images, int backward)
 {
     vec *start = NULL, *end = start;
     divide(p, &end, images, backward);
-    const size_t size = (end - start) * sizeof(vec);
-    vec *memory = aligned_alloc(sizeof(vec), size);
-    if (memory)
-        memset(memory, 0, size);
-    else
+    vec *memory = aligned_alloc(sizeof(vec), (end - start) * sizeof(vec));
+    if (!memory)
         p->failed = 1;
     return memory;
 }
@@ -304,13 +301,18 @@ static void store_gradients(const Middle *p, int at, int lanes, const Gradients 
 static void run(Middle *p, const int backward)
 {
     const int together = p->training ? p->images : 1;
-    const long pixels = p->height * p->width, count = together * pixels;
+    const long pixels = p->height * p->width, count = together * pixels, framed = (p->height + 2) * (p->width + 2);
     vec *memory = reserve(p, together, backward), *rest = memory;
     if (!memory)
         return;
     Channels c = divide(p, &rest, together, backward);
     Gradients gradients[BLOCKS];
-    for (int first, width; (width = take_up(&p->next, WIDE, p->channels, &first));) {
+    int first, width = take_up(&p->next, WIDE, p->channels, &first);
+    if (width) { /* and these margins, which nobody writes to, are needed */
+        memset(c.hidden, 0, together * framed * sizeof(vec));
+        memset(c.margin, 0, framed * sizeof(vec));
+    }
+    for (; width; width = take_up(&p->next, WIDE, p->channels, &first)) {
         memset(gradients, 0, sizeof gradients);
         for (int image = 0; image < p->images; image += together) {
             const long place = image * pixels * p->channels + first;
