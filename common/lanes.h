@@ -77,6 +77,18 @@ static inline int take_up(int *next, int most, int channels, int *channel)
     return left < 0 ? 0 : left < most ? left : most;
 }
 
+/* How many of `count` values the register that begins with value `at` holds. */
+INLINE int filled(int count, int at) { return count - at < LANES ? count - at : LANES; }
+
+/* Memory for `count` registers; NULL, and `failed`, where there is none. */
+static inline vec *reserve(long count, int *failed)
+{
+    vec *memory = aligned_alloc(sizeof(vec), count * sizeof(vec));
+    if (!memory)
+        *failed = 1;
+    return memory;
+}
+
 /* Memory from the front of a piece that is large enough. */
 static inline vec *take(vec **memory, long count)
 {

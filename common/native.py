@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
+from torch import Tensor
 
 from common.files import write_atomic
 
@@ -136,6 +137,30 @@ def _openmp() -> Callable[..., object] | None:
         function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
         function.restype = None
     return function
+
+
+def call(source: Path, name: str, data: ctypes.Structure, what: str) -> None:
+    """Call a function of a compiled C file by :func:`in_team`.
+
+    Args:
+        source: the file.
+        name: of the function.
+        data: its argument, whose field ``failed`` it sets for want of memory.
+        what: is computed, for the error.
+
+    Raises:
+        MemoryError: there is not enough memory.
+    """
+    code = library(source)
+    assert code is not None
+    in_team(getattr(code, name), data)
+    if data.failed:
+        raise MemoryError(f"no memory for {what}")
+
+
+def plain(x: Tensor) -> bool:
+    """Whether compiled code can take ``x``: float32 on a CPU, and nobody looks for torch's own operators."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0 and not watched()
 
 
 def watched() -> bool:

@@ -131,6 +131,6 @@ def test_want_of_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(function: object, data: ctypes.Structure) -> None:
         data.failed = 1
 
-    monkeypatch.setattr(compiled, "in_team", fail)
+    monkeypatch.setattr(native, "in_team", fail)
     with pytest.raises(MemoryError, match="4 channels"):
         compiled.middle(torch.randn(2, 3, 3, 4), torch.zeros(4), *layers(4, training=True))

@@ -116,7 +116,7 @@ def test_want_of_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(function: object, data: ctypes.Structure) -> None:
         data.failed = 1
 
-    monkeypatch.setattr(compiled, "in_team", fail)
+    monkeypatch.setattr(native, "in_team", fail)
     with pytest.raises(MemoryError, match="20 channels"):
         build((6, 5))(torch.randn(1, 30, 20))
     with pytest.raises(MemoryError, match="30 tokens"):

@@ -41,10 +41,11 @@ def _machine(console: Console) -> None:
     from common import provenance
 
     console.print("[bold]Installed[/bold]")
-    for name, version in provenance.versions().items():
+    versions = provenance.versions()
+    for name, version in versions.items():
         if name != "resight":
             console.print(f"  {name} {version}")
-    if provenance.versions()["C compiler"] == "none":
+    if versions["C compiler"] == "none":
         console.print("  Install a C compiler (cc, gcc, clang) or name one by CC: VARS-S trains twice as fast with it.")
     _section(console, "Machine")
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from common.native import in_team, library, watched
+from common.native import call, library, plain
 
 SOURCE = Path(__file__).with_name("middle.c")
 _TENSORS = (
@@ -35,11 +35,13 @@ class _Middle(ctypes.Structure):
 
 def serves(x: Tensor, norm1: nn.Module, norm2: nn.Module) -> bool:
     """Whether :func:`middle` can take ``x``: float32 on a CPU, common batch norms, and a C compiler."""
-    plain = x.device.type == "cpu" and x.dtype == norm1.weight.dtype == torch.float32 and x.numel() > 0
-    if not plain or torch.is_autocast_enabled("cpu") or watched():
+    if not plain(x) or torch.is_autocast_enabled("cpu"):
         return False
-    common = all(type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats for norm in (norm1, norm2))
-    if not common or norm1.training != norm2.training or None in (norm1.momentum, norm2.momentum):
+    norms = (norm1, norm2)
+    common = all(type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats for norm in norms)
+    if not common or norm1.weight.dtype != x.dtype or norm1.training != norm2.training:
+        return False
+    if None in (norm1.momentum, norm2.momentum):
         return False
     if norm1.training and x.numel() == x.shape[-1]:
         return False  # one value a channel has no statistics; torch says so
@@ -77,16 +79,12 @@ class _Layers(torch.autograd.Function):
 
 def _call(name: str, epsilons: tuple[float, float], training: bool, statistics: Tensor, **tensors: Tensor) -> None:
     """Call a function of middle.c; ``statistics`` are the norms' mean1, variance1, mean2 and variance2, (4, C)."""
-    code = library(SOURCE)
-    assert code is not None
     pointers = dict(zip(_TENSORS[:4], statistics, strict=True)) | tensors
     problem = _Middle(
         *tensors["x"].shape, training, epsilon1=epsilons[0], epsilon2=epsilons[1],
         **{key: tensor.data_ptr() for key, tensor in pointers.items()},
     )  # fmt: skip
-    in_team(getattr(code, name), problem)
-    if problem.failed:
-        raise MemoryError(f"no memory for the feed-forward network of {problem.channels} channels")
+    call(SOURCE, name, problem, f"the feed-forward network of {problem.channels} channels")
 
 
 def middle(x: Tensor, shift: Tensor, norm1: nn.BatchNorm2d, convolution: nn.Conv2d, norm2: nn.BatchNorm2d) -> Tensor:

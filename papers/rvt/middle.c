@@ -131,15 +131,11 @@ static Channels divide(const Middle *p, vec **memory, int images, int backward)
     return c;
 }
 
-/* Memory for `images`; NULL, and `failed`, where there is none. */
-static vec *reserve(Middle *p, int images, int backward)
+static long needed(const Middle *p, int images, int backward)
 {
     vec *start = NULL, *end = start;
     divide(p, &end, images, backward);
-    vec *memory = aligned_alloc(sizeof(vec), (end - start) * sizeof(vec));
-    if (!memory)
-        p->failed = 1;
-    return memory;
+    return end - start;
 }
 
 /* `width` channels of some images, from `from` on, as (BLOCKS, images, H, W). */
@@ -148,7 +144,7 @@ static void fetch(const Middle *p, const float *from, int width, int images, vec
     const long count = (long)images * p->height * p->width, stride = p->channels;
     for (long i = 0; i < count; i++)
         for (int c = 0; c < width; c += LANES)
-            to[c / LANES * count + i] = load(from + i * stride + c, width - c < LANES ? width - c : LANES, 1);
+            to[c / LANES * count + i] = load(from + i * stride + c, filled(width, c), 1);
 }
 
 static void bring(const Middle *p, const vec *from, int width, int images, float *to)
@@ -156,7 +152,7 @@ static void bring(const Middle *p, const vec *from, int width, int images, float
     const long count = (long)images * p->height * p->width, stride = p->channels;
     for (long i = 0; i < count; i++)
         for (int c = 0; c < width; c += LANES)
-            store(to + i * stride + c, from[c / LANES * count + i], width - c < LANES ? width - c : LANES, 1);
+            store(to + i * stride + c, from[c / LANES * count + i], filled(width, c), 1);
 }
 
 static void load_layers(const Middle *p, int channel, Channels *c)
@@ -302,7 +298,7 @@ static void run(Middle *p, const int backward)
 {
     const int together = p->training ? p->images : 1;
     const long pixels = p->height * p->width, count = together * pixels, framed = (p->height + 2) * (p->width + 2);
-    vec *memory = reserve(p, together, backward), *rest = memory;
+    vec *memory = reserve(needed(p, together, backward), &p->failed), *rest = memory;
     if (!memory)
         return;
     Channels c = divide(p, &rest, together, backward);
@@ -321,7 +317,7 @@ static void run(Middle *p, const int backward)
                 fetch(p, p->d_y + place, width, together, c.all_d);
             for (int block = 0; block * LANES < width; block++) {
                 const int at = first + block * LANES;
-                c.lanes = width - block * LANES < LANES ? width - block * LANES : LANES;
+                c.lanes = filled(width, block * LANES);
                 c.x = c.all_x + block * count;
                 c.d = c.all_d + block * count;
                 load_layers(p, at, &c);
@@ -342,12 +338,12 @@ static void run(Middle *p, const int backward)
                 bring(p, c.all_x, width, together, p->y + place);
         }
         for (int c = 0; backward && c < width; c += LANES)
-            store_gradients(p, first + c, width - c < LANES ? width - c : LANES, &gradients[c / LANES]);
+            store_gradients(p, first + c, filled(width, c), &gradients[c / LANES]);
     }
     free(memory);
 }
 
-/* -- What compiled.py calls ------------------------------------------------------------------------------------------ */
+/* -- What compiled.py calls ---------------------------------------------------------------------------------------- */
 
 /* Find y. Several threads may call it for one problem and share the work. */
 void forward(Middle *p) { run(p, 0); }

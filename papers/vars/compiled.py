@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.native import in_team, library, watched
+from common.native import call, library, plain
 from papers.vars.kernelized import Grid
 from papers.vars.precision import plain_backward
 from papers.vars.sparse import Shrinkage
@@ -40,16 +40,12 @@ class _Problem(ctypes.Structure):
 
 def serves(v: Tensor, shrinkage: Shrinkage) -> bool:
     """Whether :func:`reconstruct` can take ``v``: soft shrinkage of float32 on a CPU, where C could be compiled."""
-    return shrinkage == "soft" and _plain(v) and library(STATIC) is not None
+    return shrinkage == "soft" and plain(v) and library(STATIC) is not None
 
 
 def serves_templates(q: Tensor) -> bool:
     """Whether :func:`templates` can take ``q``: float32 on a CPU, where C could be compiled."""
-    return _plain(q) and library(TEMPLATES) is not None
-
-
-def _plain(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0 and not watched()
+    return plain(q) and library(TEMPLATES) is not None
 
 
 @lru_cache(maxsize=64)
@@ -104,17 +100,13 @@ class _Reconstruction(torch.autograd.Function):
 
 def _call(name: str, grid: Grid, steps: int, sparsity: float, **tensors: Tensor) -> None:
     """Call a function of static.c with all that it needs of a ``Problem``."""
-    code, tables = library(STATIC), _tables(grid)
-    assert code is not None
     images, _, channels = tensors["v"].shape
-    pointers = dict(zip(_TABLES, tables, strict=True)) | tensors
+    pointers = dict(zip(_TABLES, _tables(grid), strict=True)) | tensors
     problem = _Problem(
         *grid, tensors["kernel"].shape[1], steps, images, channels, sparsity=sparsity,
         **{key: tensor.data_ptr() for key, tensor in pointers.items()},
     )  # fmt: skip
-    in_team(getattr(code, name), problem)
-    if problem.failed:
-        raise MemoryError(f"no memory for the sparse reconstruction of {channels} channels")
+    call(STATIC, name, problem, f"the sparse reconstruction of {channels} channels")
 
 
 def reconstruct(
@@ -180,17 +172,13 @@ def _call_templates(
     name: str, shape: tuple[int, ...], own: int, fixed: int, strides: tuple[int, ...], **tensors: Tensor | None
 ) -> None:
     """Call a function of templates.c; ``shape`` and ``strides`` are those of q."""
-    code = library(TEMPLATES)
-    assert code is not None
     images, tokens, heads, channels = shape
     problem = _TemplatesProblem(
         heads, images, tokens, channels, own, fixed,
         q_image=strides[0], q_token=strides[1], q_head=strides[2],
         **{key: tensor.data_ptr() for key, tensor in tensors.items() if tensor is not None},
     )  # fmt: skip
-    in_team(getattr(code, name), problem)
-    if problem.failed:
-        raise MemoryError(f"no memory for the templates of {tokens} tokens")
+    call(TEMPLATES, name, problem, f"the templates of {tokens} tokens")
 
 
 def templates(q: Tensor, projection: Tensor, static: Tensor | None) -> Tensor:

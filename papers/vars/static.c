@@ -419,11 +419,9 @@ void reconstruct(Problem *p)
 {
     const int F = frequencies(p);
     const long image = (long)tokens(p) * p->channels;
-    vec *memory = aligned_alloc(sizeof(vec), needed(p, 0) * sizeof(vec)), *rest = memory;
-    if (!memory) {
-        p->failed = 1;
+    vec *memory = reserve(needed(p, 0), &p->failed), *rest = memory;
+    if (!memory)
         return;
-    }
     Lanes l = divide(p, &rest, 0);
     for (int channel, width; (width = take_up(&p->next, LANES, p->channels, &channel));) {
         load_parameters(p, channel, width, &l);
@@ -440,17 +438,15 @@ void reconstruct(Problem *p)
     free(memory);
 }
 
-/* From the gradient of x find those of v, of the kernels and of the filter, as `reconstruct` does. The dynamics are computed
-   again, which takes less time than to write them to memory and read them. */
+/* From the gradient of x find those of v, of the kernels and of the filter, as `reconstruct` does. The dynamics are
+   computed again, which takes less time than to write them to memory and read them. */
 void differentiate(Problem *p)
 {
     const int F = frequencies(p), J = p->maps, T = p->steps;
     const long N = tokens(p), S = 2 * F, image = N * p->channels;
-    vec *memory = aligned_alloc(sizeof(vec), (needed(p, T) + N + (J + 4) * S + J * S) * sizeof(vec)), *rest = memory;
-    if (!memory) {
-        p->failed = 1;
+    vec *memory = reserve(needed(p, T) + N + (2 * J + 4) * S, &p->failed), *rest = memory;
+    if (!memory)
         return;
-    }
     Lanes l = divide(p, &rest, T);
     vec *incoming = take(&rest, N), *d_kernels = take(&rest, J * S), *d_filters = take(&rest, S);
     vec *g = take(&rest, S), *d_target = take(&rest, S), *d_analysis = take(&rest, S), *d_spectra = take(&rest, J * S);

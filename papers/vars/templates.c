@@ -27,7 +27,6 @@ typedef struct {
 } Templates;
 
 static int registers(int columns) { return (columns + LANES - 1) / LANES; }
-INLINE int filled(int columns, int r) { return columns - r * LANES < LANES ? columns - r * LANES : LANES; }
 
 INLINE float sum(vec x)
 {
@@ -45,7 +44,7 @@ static void fetch(const float *from, int rows, int columns, long row, long colum
     const int count = registers(columns);
     for (int i = 0; i < rows; i++)
         for (int r = 0; r < count; r++)
-            to[i * count + r] = load(from + i * row + r * LANES * column, filled(columns, r), column);
+            to[i * count + r] = load(from + i * row + r * LANES * column, filled(columns, r * LANES), column);
 }
 
 /* R rows of y = a b, registers r and r + 1 (if `two`) of them, with b (depth, count registers). */
@@ -87,21 +86,13 @@ static void product(int rows, int depth, int count, const float *a, long row, co
     }
 }
 
-static vec *reserve(Templates *p, long count)
-{
-    vec *memory = aligned_alloc(sizeof(vec), count * sizeof(vec));
-    if (!memory)
-        p->failed = 1;
-    return memory;
-}
-
 /* -- What compiled.py calls ---------------------------------------------------------------------------------------- */
 
 /* Find P. Several threads may call it for one problem and share the work. */
 void templates(Templates *p)
 {
     const int N = p->tokens, d = p->channels, own = registers(p->own), m = p->own + p->fixed, deep = registers(d);
-    vec *memory = reserve(p, (long)d * own + N * (long)own + own + (long)N * deep), *rest = memory;
+    vec *memory = reserve((long)d * own + N * (long)own + own + (long)N * deep, &p->failed), *rest = memory;
     if (!memory)
         return;
     vec *projection = take(&rest, d * own), *found = take(&rest, (long)N * own), *norms = take(&rest, own);
@@ -115,13 +106,13 @@ void templates(Templates *p)
             vec squares = {0};
             for (int c = 0; c < d; c += LANES) {
                 __builtin_prefetch(q + (i + 16) * p->q_token + c);
-                const vec x = load(q + i * p->q_token + c, filled(d, c / LANES), 1);
+                const vec x = load(q + i * p->q_token + c, filled(d, c), 1);
                 squares += x * x;
             }
             const float norm = sqrtf(sum(squares)), inverse = 1 / (norm < 1e-12f ? 1e-12f : norm);
             for (int c = 0; c < d; c += LANES)
-                store(unit + i * d + c, inverse * load(q + i * p->q_token + c, filled(d, c / LANES), 1),
-                      filled(d, c / LANES), 1);
+                store(unit + i * d + c, inverse * load(q + i * p->q_token + c, filled(d, c), 1),
+                      filled(d, c), 1);
             if (p->inverse)
                 p->inverse[(long)n * N + i] = inverse;
         }
@@ -137,7 +128,7 @@ void templates(Templates *p)
             norms[r] = 1 / square_root(norms[r]);
         for (int i = 0; i < N; i++) {
             for (int r = 0; r < own; r++)
-                store(to + (long)i * m + r * LANES, found[i * own + r] * norms[r], filled(p->own, r), 1);
+                store(to + (long)i * m + r * LANES, found[i * own + r] * norms[r], filled(p->own, r * LANES), 1);
             if (p->fixed)
                 memcpy(to + (long)i * m + p->own, p->fixed_columns + ((long)head * N + i) * p->fixed,
                        p->fixed * sizeof(float));
@@ -150,7 +141,7 @@ void templates(Templates *p)
 void templates_backward(Templates *p)
 {
     const int N = p->tokens, d = p->channels, own = registers(p->own), m = p->own + p->fixed, deep = registers(d);
-    vec *memory = reserve(p, (long)p->own * deep + N * (long)own + own + (long)N * deep), *rest = memory;
+    vec *memory = reserve((long)p->own * deep + N * (long)own + own + (long)N * deep, &p->failed), *rest = memory;
     if (!memory)
         return;
     vec *transposed = take(&rest, (long)p->own * deep), *inner = take(&rest, (long)N * own);
@@ -165,13 +156,13 @@ void templates_backward(Templates *p)
             memset(sums, 0, own * sizeof(vec));
             for (int i = 0; i < N; i++)
                 for (int r = 0; r < own; r++)
-                    sums[r] += load(g + (long)i * m + r * LANES, filled(p->own, r), 1) *
-                               load(x + (long)i * m + r * LANES, filled(p->own, r), 1);
+                    sums[r] += load(g + (long)i * m + r * LANES, filled(p->own, r * LANES), 1) *
+                               load(x + (long)i * m + r * LANES, filled(p->own, r * LANES), 1);
             for (int i = 0; i < N; i++)
                 for (int r = 0; r < own; r++) {
-                    const vec own_x = load(x + (long)i * m + r * LANES, filled(p->own, r), 1);
+                    const vec own_x = load(x + (long)i * m + r * LANES, filled(p->own, r * LANES), 1);
                     inner[i * own + r] =
-                        own_x * (load(g + (long)i * m + r * LANES, filled(p->own, r), 1) - own_x * sums[r]);
+                        own_x * (load(g + (long)i * m + r * LANES, filled(p->own, r * LANES), 1) - own_x * sums[r]);
                 }
             product(N, p->own, deep, (float *)inner, own * LANES, transposed, d_unit);
             for (int i = 0; i < N; i++) {
@@ -179,20 +170,20 @@ void templates_backward(Templates *p)
                 float *to = p->d_q + (((long)image * N + i) * p->heads + head) * d;
                 vec along = {0};
                 for (int r = 0; r < deep; r++)
-                    along += d_unit[i * deep + r] * load(unit + r * LANES, filled(d, r), 1);
+                    along += d_unit[i * deep + r] * load(unit + r * LANES, filled(d, r * LANES), 1);
                 const float component = sum(along);
-                for (int r = 0; r < deep; r++)
-                    store(to + r * LANES,
-                          inverse * (d_unit[i * deep + r] - component * load(unit + r * LANES, filled(d, r), 1)),
-                          filled(d, r), 1);
+                for (int c = 0; c < d; c += LANES) {
+                    const vec across = d_unit[i * deep + c / LANES] - component * load(unit + c, filled(d, c), 1);
+                    store(to + c, inverse * across, filled(d, c), 1);
+                }
             }
             for (long i = 0; i < N && p->fixed; i++)
                 for (int r = 0; r < registers(p->fixed); r++) {
                     float *to = d_fixed + i * p->fixed + r * LANES;
-                    vec total = load(g + i * m + p->own + r * LANES, filled(p->fixed, r), 1);
+                    vec total = load(g + i * m + p->own + r * LANES, filled(p->fixed, r * LANES), 1);
                     if (image)
-                        total += load(to, filled(p->fixed, r), 1);
-                    store(to, total, filled(p->fixed, r), 1);
+                        total += load(to, filled(p->fixed, r * LANES), 1);
+                    store(to, total, filled(p->fixed, r * LANES), 1);
                 }
         }
     }
