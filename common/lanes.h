@@ -68,6 +68,27 @@ INLINE vec square_root(vec x)
     return x;
 }
 
+/* Phi(x), the standard normal distribution, and x times its density. Phi by formula 7.1.26 of Abramowitz and Stegun's
+   handbook, to 8e-8. */
+INLINE void normal(vec x, vec *distribution, vec *slope)
+{
+    const mask negative = x < 0;
+    const vec size = (vec)((mask)x & 0x7fffffff), density = exponential(-0.5f * x * x);
+    const vec t = 1 / (1 + 0.2316418882f * size), t2 = t * t;
+    const vec tail = density * t * ((0.127414796f - t * 0.142248368f) + t2 * ((0.710706871f - t * 0.726576014f) +
+                     t2 * 0.530702715f));
+    *distribution = (vec)(((mask)tail & negative) | ((mask)(1 - tail) & ~negative));
+    *slope = x * density * 0.398942280f;
+}
+
+/* sign(x) max(|x| - threshold, 0); what is not a number stays so. */
+INLINE vec soft(vec x, float threshold)
+{
+    const vec zero = {0};
+    const mask sign = (mask)x & INT32_MIN, inside = (x <= threshold) & (x >= -threshold);
+    return (vec)((mask)(x - (vec)((mask)(zero + threshold) | sign)) & ~inside);
+}
+
 /* Up to `most` channels that nobody has taken up yet: the first, and how many there are, 0 at the end. `next` is what
    the threads that share the work have in common. */
 static inline int take_up(int *next, int most, int channels, int *channel)

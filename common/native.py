@@ -26,11 +26,11 @@ from torch import Tensor
 from common.files import write_atomic
 
 #: What sources may include.
-HEADER = Path(__file__).with_name("lanes.h")
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 #: Sources are written in vectors as wide as the processor's, among which a compiler that looks for more does harm.
 FLAGS = (
     *("-std=gnu11", "-O3", "-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-fPIC", "-shared"),
-    *("-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native", f"-I{HEADER.parent}"),
+    *("-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native", f"-I{Path(__file__).parent}"),
 )
 
 
@@ -90,7 +90,7 @@ def _compile(source: Path, command: str, to: Path) -> None:
 
 
 def _key(source: Path, command: str) -> str:
-    texts = (file.read_text("utf-8") for file in (HEADER, source))
+    texts = (file.read_text("utf-8") for file in (*HEADERS, *sorted(source.parent.glob("*.h")), source))
     parts = (*texts, command, _run(command, "--version"), *FLAGS, _processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.linear import Linear
-from papers.vars import compiled
+from papers.vars import dynamic_compiled
 from papers.vars.kernelized import Grid, random_features, refuse_masks
 from papers.vars.lateral import ByFactors, ByMatrix, Lateral
 from papers.vars.precision import plain_backward, without_autocast
@@ -189,8 +189,6 @@ class VARSDynamic(nn.Module):
     def _templates(self, q: Tensor, static: Tensor | None) -> Tensor:
         """P (h, B, N, m) from q (B, N, h, d)."""
         if self.normalization == "tokens":
-            if compiled.serves_templates(q):
-                return compiled.templates(q, self.rand_matrix, static)
             if torch.is_grad_enabled():
                 return _Templates.apply(q, self.rand_matrix, static)
             return _exponentials(q, self.rand_matrix, static)[0]
@@ -199,9 +197,17 @@ class VARSDynamic(nn.Module):
             return templates
         return torch.cat([templates, static.unsqueeze(1).expand(-1, len(q), -1, -1)], dim=-1)
 
-    def _problem(self, x: Tensor) -> _Problem:
+    def _qv(self, x: Tensor) -> Tensor:
+        """Queries and values, (B, N, 2 C)."""
+        self._check_tokens(x.shape[1])
         # In the parameters' precision also under autocast: half of it has too few bits for the dynamics.
-        q, v = self.qkv(x).to(self.learned_k.dtype).unflatten(2, (2, self.num_heads, -1)).unbind(2)
+        return self.qkv(x).to(self.learned_k.dtype)
+
+    def _check_tokens(self, tokens: int) -> None:
+        """Refuse a number of tokens that there are no templates for."""
+
+    def _problem(self, x: Tensor) -> _Problem:
+        q, v = self._qv(x).unflatten(2, (2, self.num_heads, -1)).unbind(2)
         with without_autocast(x):
             static = self._static()
             return _Problem(self._templates(q, static), v.permute(2, 0, 1, 3).contiguous(), static)
@@ -232,6 +238,15 @@ class VARSDynamic(nn.Module):
             if self.normalization == "rows":
                 x = x / (templates @ templates.sum(dim=-2).unsqueeze(-1))
             return x
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """P u_T for tokens ``x``, (B, N, C)."""
+        if self.normalization == "tokens" and self.steps > 0 and dynamic_compiled.serves(x, self.learned_k):
+            return dynamic_compiled.reconstruct(
+                self._qv(x), self.rand_matrix, self._static(), self.learned_k, self._scale(), self._sparsity(),
+                self._dynamics(), self._form(x.shape[1], x.shape[2] // self.num_heads),
+            )  # fmt: skip
+        return self._reconstruct(self._problem(x)).permute(1, 2, 0, 3).flatten(2)
 
     def reconstruction_problem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is to be reconstructed from what: templates P (B, h, N, m) and input v (B, h, N, d) of tokens ``x``."""
@@ -271,8 +286,7 @@ class VARSDynamic(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend; ``x`` has shape (B, N, C). Masks are refused."""
         refuse_masks(attn_mask, is_causal)
-        x = self._reconstruct(self._problem(x))
-        return self.proj_drop(self.proj(x.permute(1, 2, 0, 3).flatten(2)))
+        return self.proj_drop(self.proj(self._attend(x)))
 
 
 class VARSStaticDynamic(VARSDynamic):
@@ -303,10 +317,9 @@ class VARSStaticDynamic(VARSDynamic):
         static = self.kernel.squeeze(0)
         return static / static.square().sum(dim=-2, keepdim=True).sqrt() if self.normalization == "tokens" else static
 
-    def _templates(self, q: Tensor, static: Tensor | None) -> Tensor:
-        if q.shape[1] != self.kernel.shape[-2]:
+    def _check_tokens(self, tokens: int) -> None:
+        if tokens != self.kernel.shape[-2]:
             raise UserError(
                 f"VARS-SD has learned templates of {self.kernel.shape[-2]} tokens (grid {self.grid[0]}x{self.grid[1]}) "
-                f"and got {q.shape[1]} tokens; build the model with img_size=<the size you use>."
+                f"and got {tokens} tokens; build the model with img_size=<the size you use>."
             )
-        return super()._templates(q, static)

@@ -1,4 +1,4 @@
-/* VARS-S on a processor, from v to the filtered reconstruction, and its gradient: see compiled.py, which calls it.
+/* VARS-S on a processor, from v to the filtered reconstruction, and its gradient: see static_compiled.py, which calls it.
 
    Equations: static.py. What is computed is the same; what differs is where it stays. No two pairs of an image and a
    channel interact, so LANES channels of one image are carried from the first transform to the last within the cache,
@@ -16,7 +16,7 @@
 
 #include "lanes.h"
 
-/* compiled.py has the same structure. */
+/* static_compiled.py has the same structure. */
 typedef struct {
     int height, width, maps, steps, images, channels;
     int next;   /* the first channel that nobody has taken up */
@@ -288,14 +288,6 @@ static void store_spectrum(const Problem *p, const vec *spectrum, int lanes, lon
                 store(to + (y * half + k) * 2 + part, spectrum[part * F + k * H + y], lanes, apart);
 }
 
-/* sign(x) max(|x| - threshold, 0); what is not a number stays so. */
-INLINE vec soft(vec x, float threshold)
-{
-    const vec zero = {0};
-    const mask sign = (mask)x & INT32_MIN, inside = (x <= threshold) & (x >= -threshold);
-    return (vec)((mask)(x - (vec)((mask)(zero + threshold) | sign)) & ~inside);
-}
-
 static int any(mask m)
 {
     int32_t found = 0;
@@ -412,7 +404,7 @@ static int iterate(const Problem *p, Lanes *l, int kept)
     return 1;
 }
 
-/* -- What compiled.py calls ---------------------------------------------------------------------------------------- */
+/* -- What static_compiled.py calls ---------------------------------------------------------------------------------------- */
 
 /* Find x, the filtered reconstruction of v. Several threads may call it for one problem and share the work. */
 void reconstruct(Problem *p)

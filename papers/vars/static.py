@@ -13,7 +13,7 @@ with L a running estimate of the largest eigenvalue of G, ``max_f sum_j |k^_j(f)
 How it is computed. The dynamics are carried out for ``L u``, whose threshold is lambda itself. Per frequency G has
 rank one, so a step is ``u^_i += k^_i (v^ - sum_j conj(k^_j) u^_j / L)`` between one transform of the J maps and one
 inverse; the last step needs no inverse of J maps at all. Tokens stay in the (B, N, C) layout in which they come. On a
-CPU with a C compiler it is computed by compiled.py; here it is written for every device and precision.
+CPU with a C compiler it is computed by static_compiled.py; here it is written for every device and precision.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.linear import Linear
 from papers.rvt.layers import TokenBatchNorm
-from papers.vars import compiled
+from papers.vars import static_compiled
 from papers.vars.fourier import FourierTransform
 from papers.vars.kernelized import Grid, refuse_masks
 from papers.vars.precision import plain_backward, without_autocast
@@ -339,9 +339,9 @@ class VARSStatic(nn.Module):
 
     def _reconstruct(self, v: Tensor) -> Tensor:
         """The reconstruction of v, filtered with k2, (B, N, C)."""
-        if compiled.serves(v, self.shrinkage):
+        if static_compiled.serves(v, self.shrinkage):
             parameters = (part.to(v.dtype) for part in (self.kernel, self.kernel2, self.L))
-            return compiled.reconstruct(v, *parameters, self.grid, self.steps, self.sparsity)
+            return static_compiled.reconstruct(v, *parameters, self.grid, self.steps, self.sparsity)
         spectrum = self.fourier.real_part(self._spectrum(v))
         real, imag = self.kernel2[:, 0, 0].to(v.dtype).permute(3, 1, 2, 0).unbind(0)
         return self.fourier.inverse(real * spectrum + torch.stack([-imag, imag]) * spectrum.flip(1))

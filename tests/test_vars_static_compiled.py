@@ -1,4 +1,4 @@
-"""The compiled forms of VARS beside those in torch, which other tests hold to the release and to the equations."""
+"""The compiled form of VARS-S beside that in torch, which other tests hold to the release and to the equations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import native
-from papers.vars import compiled
-from papers.vars.dynamic import VARSStaticDynamic
+from papers.vars import static_compiled as compiled
 from papers.vars.static import VARSStatic
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C compiler")
@@ -119,42 +118,3 @@ def test_want_of_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "in_team", fail)
     with pytest.raises(MemoryError, match="20 channels"):
         build((6, 5))(torch.randn(1, 30, 20))
-    with pytest.raises(MemoryError, match="30 tokens"):
-        compiled.templates(torch.randn(1, 30, 2, 8), torch.randn(2, 8, 16), None)
-
-
-@pytest.mark.parametrize("fixed", [0, 3, 64])
-@pytest.mark.parametrize("shape", [(2, 49, 3, 32, 64), (3, 7, 2, 5, 9), (1, 6, 4, 16, 24), (2, 3, 1, 40, 1)])
-def test_templates_and_their_gradients_are_those_of_the_equations(shape: tuple[int, ...], fixed: int) -> None:
-    images, tokens, heads, channels, own = shape
-    generator = torch.Generator().manual_seed(0)
-    qv = torch.randn(images, tokens, 2 * heads * channels, generator=generator)
-    projection = torch.randn(heads, channels, own, generator=generator)
-    static = torch.randn(heads, tokens, fixed, generator=generator) if fixed else None
-    weights = torch.randn(heads, images, tokens, own + fixed, generator=generator)
-
-    def equations(q: Tensor, projection: Tensor, static: Tensor | None) -> Tensor:
-        unit = q / q.square().sum(dim=-1, keepdim=True).sqrt()
-        found = torch.einsum("bnhd,hdm->hbnm", unit, projection).exp()
-        found = found / found.square().sum(dim=-2, keepdim=True).sqrt()
-        return found if static is None else torch.cat([found, static[:, None].expand(-1, images, -1, -1)], dim=-1)
-
-    def both(function: object, dtype: torch.dtype) -> list[Tensor]:
-        leaves = [x.to(dtype, copy=True).requires_grad_() for x in (qv, static) if x is not None]
-        q, _ = leaves[0].unflatten(2, (2, heads, -1)).unbind(2)  # with the strides that it has in the attention
-        found = function(q, projection.to(dtype), None if static is None else leaves[1])
-        return [found.detach(), *torch.autograd.grad((found * weights.to(dtype)).sum(), leaves)]
-
-    for ours, expected in zip(both(compiled.templates, torch.float32), both(equations, torch.float64), strict=True):
-        assert (ours - expected).abs().max() <= 3e-6 * expected.abs().max()
-
-
-@pytest.mark.parametrize("grad", [True, False])
-def test_vars_sd_computes_the_same_with_and_without(grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    attention, x = VARSStaticDynamic(24, 3, grid=(6, 5)), torch.randn(2, 30, 24)
-    assert compiled.serves_templates(x)
-    with torch.set_grad_enabled(grad):
-        ours = attention(x)
-        monkeypatch.setattr(compiled, "serves_templates", lambda q: False)
-        torch.testing.assert_close(ours, attention(x), atol=1e-5, rtol=1e-5)

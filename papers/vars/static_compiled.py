@@ -1,7 +1,6 @@
-"""What of VARS is computed by compiled loops on a CPU; differentiable once.
+"""VARS-S by compiled loops on a CPU, from v to the filtered reconstruction; differentiable once.
 
-:func:`reconstruct` is VARS-S from v to the filtered reconstruction (static.c; equations and the same in torch:
-static.py), :func:`templates` are those of VARS-D and VARS-SD (templates.c; dynamic.py).
+Equations, and the same in torch: static.py. The loops: static.c.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from papers.vars.kernelized import Grid
 from papers.vars.precision import plain_backward
 from papers.vars.sparse import Shrinkage
 
-STATIC, TEMPLATES = (Path(__file__).with_name(name) for name in ("static.c", "templates.c"))
-
+SOURCE = Path(__file__).with_name("static.c")
 
 _TABLES = ("cos_h", "sin_h", "cos_w", "cos_w_back", "sin_w")
 _TENSORS = ("kernel", "filter", "bound", "v", "x", "gradient", "d_v", "d_kernel", "d_filter")
@@ -40,12 +38,7 @@ class _Problem(ctypes.Structure):
 
 def serves(v: Tensor, shrinkage: Shrinkage) -> bool:
     """Whether :func:`reconstruct` can take ``v``: soft shrinkage of float32 on a CPU, where C could be compiled."""
-    return shrinkage == "soft" and plain(v) and library(STATIC) is not None
-
-
-def serves_templates(q: Tensor) -> bool:
-    """Whether :func:`templates` can take ``q``: float32 on a CPU, where C could be compiled."""
-    return plain(q) and library(TEMPLATES) is not None
+    return shrinkage == "soft" and plain(v) and library(SOURCE) is not None
 
 
 @lru_cache(maxsize=64)
@@ -106,7 +99,7 @@ def _call(name: str, grid: Grid, steps: int, sparsity: float, **tensors: Tensor)
         *grid, tensors["kernel"].shape[1], steps, images, channels, sparsity=sparsity,
         **{key: tensor.data_ptr() for key, tensor in pointers.items()},
     )  # fmt: skip
-    call(STATIC, name, problem, f"the sparse reconstruction of {channels} channels")
+    call(SOURCE, name, problem, f"the sparse reconstruction of {channels} channels")
 
 
 def reconstruct(
@@ -125,69 +118,3 @@ def reconstruct(
     """
     tensors = (tensor.contiguous() for tensor in (v, kernel, filter_, bound))
     return _Reconstruction.apply(*tensors, tuple(grid), steps, float(sparsity))
-
-
-class _TemplatesProblem(ctypes.Structure):
-    """``Templates`` of templates.c."""
-
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("heads", "images", "tokens", "channels", "own", "fixed", "next", "failed")),
-        *((name, ctypes.c_long) for name in ("q_image", "q_token", "q_head")),
-        *((name, ctypes.c_void_p) for name in ("q", "projection", "fixed_columns", "templates", "unit", "inverse")),
-        *((name, ctypes.c_void_p) for name in ("gradient", "d_q", "d_fixed_columns")),
-    )
-
-
-class _Templates(torch.autograd.Function):
-    """:func:`templates`."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, projection: Tensor, static: Tensor | None) -> Tensor:
-        (images, tokens, heads, channels), own = q.shape, projection.shape[-1]
-        fixed = 0 if static is None else static.shape[-1]
-        found, kept = q.new_empty(heads, images, tokens, own + fixed), {}
-        if any(ctx.needs_input_grad):
-            kept["unit"] = q.new_empty(heads, images, tokens, channels)
-            kept["inverse"] = q.new_empty(heads, images, tokens)
-            ctx.save_for_backward(projection, found, *kept.values())
-            ctx.fixed = fixed
-        _call_templates("templates", q.shape, own, fixed, q.stride(), q=q, projection=projection,
-                        fixed_columns=static, templates=found, **kept)  # fmt: skip
-        return found
-
-    @staticmethod
-    @plain_backward
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        projection, found, unit, inverse = ctx.saved_tensors
-        heads, images, tokens, channels = unit.shape
-        d_q = unit.new_empty(images, tokens, heads, channels)
-        d_static = unit.new_empty(heads, tokens, ctx.fixed) if ctx.fixed else None
-        _call_templates("templates_backward", d_q.shape, projection.shape[-1], ctx.fixed, d_q.stride(),
-                        projection=projection, templates=found, unit=unit, inverse=inverse,
-                        gradient=gradient.contiguous(), d_q=d_q, d_fixed_columns=d_static)  # fmt: skip
-        return d_q, None, d_static
-
-
-def _call_templates(
-    name: str, shape: tuple[int, ...], own: int, fixed: int, strides: tuple[int, ...], **tensors: Tensor | None
-) -> None:
-    """Call a function of templates.c; ``shape`` and ``strides`` are those of q."""
-    images, tokens, heads, channels = shape
-    problem = _TemplatesProblem(
-        heads, images, tokens, channels, own, fixed,
-        q_image=strides[0], q_token=strides[1], q_head=strides[2],
-        **{key: tensor.data_ptr() for key, tensor in tensors.items() if tensor is not None},
-    )  # fmt: skip
-    call(TEMPLATES, name, problem, f"the templates of {tokens} tokens")
-
-
-def templates(q: Tensor, projection: Tensor, static: Tensor | None) -> Tensor:
-    """P (h, B, N, m) of VARS-D: unit exponentials of the projected unit vectors, then the static columns.
-
-    Args:
-        q: (B, N, h, d); float32 on a CPU, as all others.
-        projection: (h, d, m - k); has no gradient.
-        static: (h, N, k), or None for k = 0.
-    """
-    q = q if q.stride(-1) == 1 else q.contiguous()
-    return _Templates.apply(q, projection.contiguous(), None if static is None else static.contiguous())
