@@ -1,4 +1,4 @@
-/* VARS-D and VARS-SD from queries and values to the reconstruction, and its gradient: see dynamic_compiled.py, which calls it.
+/* VARS-D and VARS-SD from queries and values to the reconstruction, and its gradient. dynamic_compiled.py calls it.
 
    Equations, and the same in torch: dynamic.py, sparse.py, lateral.py. What differs is where things stay: each problem,
    an image of a head, is taken from its templates to its reconstruction within the cache. The gradient is written out.
@@ -310,7 +310,7 @@ static void differentiate_piece(const Dynamic *p, Sizes s, Head h, Room r, Piece
     }
 }
 
-/* -- What dynamic_compiled.py calls ---------------------------------------------------------------------------------------- */
+/* -- What dynamic_compiled.py calls -------------------------------------------------------------------------------- */
 
 /* Find y, and what is to be kept. Several threads may call it for one batch and share the work. */
 void reconstruct(Dynamic *p)

@@ -118,7 +118,8 @@ static void connect_by_matrix(const Dynamic *p, Sizes s, Head h, Kept k)
 static float gradients_by_matrix(Sizes s, Kept k, Room r)
 {
     const float step = k.step[0];
-    product(matrix(r.d_turned, s.M), transposed(matrix(r.gradients, s.M)), matrix(r.codes, s.M), s.M, s.T * s.d, s.M, 0);
+    const Matrix gradients = matrix(r.gradients, s.M), codes = matrix(r.codes, s.M);
+    product(matrix(r.d_turned, s.M), transposed(gradients), codes, s.M, s.T * s.d, s.M, 0);
     float trace = 0;
     for (int i = 0; i < s.M; i++)
         trace += r.d_turned[(long)i * s.M + i];
@@ -194,8 +195,9 @@ static float gradients_by_factors(Sizes s, Kept k, Room r)
 {
     for (int t = 0; t < s.T; t++) {
         const long at = (long)t * s.N * s.D;
-        product(matrix(r.d_left, s.M), matrix(r.inner + at, s.D), matrix(r.codes + t * s.code, s.M), s.N, s.d, s.M, t);
-        product(matrix(r.d_right, s.M), matrix(k.inner + at, s.D), matrix(r.gradients + t * s.code, s.M), s.N, s.d, s.M, t);
+        const Matrix code = matrix(r.codes + t * s.code, s.M), gradient = matrix(r.gradients + t * s.code, s.M);
+        product(matrix(r.d_left, s.M), matrix(r.inner + at, s.D), code, s.N, s.d, s.M, t > 0);
+        product(matrix(r.d_right, s.M), matrix(k.inner + at, s.D), gradient, s.N, s.d, s.M, t > 0);
     }
     return -dot(k.inner, r.inner, s.inner) / (k.step[0] * k.step[0]);
 }

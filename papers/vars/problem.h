@@ -143,19 +143,19 @@ typedef struct {
     float *gradient, *source; /* of a code, and of what the drive adds to the states, (d, M) */
     float *d_templates;       /* of P_1, (N, O) */
     /* By matrix. */
-    float *back;    /* F^T, (M, M) */
-    float *d_turned; /* Z, (M, M) */
-    float *outer;   /* E, (M, M) */
-    float *d_gram;  /* H, and then H + H^T but for the static templates' block, (M, M) */
-    float *crossed; /* B^T, (S, O) */
+    float *back;              /* F^T, (M, M) */
+    float *d_turned;          /* Z, (M, M) */
+    float *outer;             /* E, (M, M) */
+    float *d_gram;            /* H, and then H + H^T but for the static templates' block, (M, M) */
+    float *crossed;           /* B^T, (S, O) */
     /* By factors. */
-    float *inner;             /* -s U g_t^T, (T, N, D) */
-    float *d_left, *d_right;  /* (N, M) */
+    float *inner;            /* -s U g_t^T, (T, N, D) */
+    float *d_left, *d_right; /* (N, M) */
     /* Sums over images. */
-    float *d_weights;             /* (M, M) */
-    float *d_fixed;               /* (N, S) */
-    float *outer_sum;             /* by matrix: the last columns of E, (M, S) */
-    float *left_sum, *right_sum;  /* by factors: of d_left and d_right, (N, M) */
+    float *d_weights;            /* (M, M) */
+    float *d_fixed;              /* (N, S) */
+    float *outer_sum;            /* by matrix: the last columns of E, (M, S) */
+    float *left_sum, *right_sum; /* by factors: of d_left and d_right, (N, M) */
 } Room;
 
 static Room room_in(Sizes s, float **memory)

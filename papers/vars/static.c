@@ -1,4 +1,4 @@
-/* VARS-S on a processor, from v to the filtered reconstruction, and its gradient: see static_compiled.py, which calls it.
+/* VARS-S on a processor, from v to the filtered reconstruction, and its gradient. static_compiled.py calls it.
 
    Equations: static.py. What is computed is the same; what differs is where it stays. No two pairs of an image and a
    channel interact, so LANES channels of one image are carried from the first transform to the last within the cache,
@@ -404,7 +404,7 @@ static int iterate(const Problem *p, Lanes *l, int kept)
     return 1;
 }
 
-/* -- What static_compiled.py calls ---------------------------------------------------------------------------------------- */
+/* -- What static_compiled.py calls --------------------------------------------------------------------------------- */
 
 /* Find x, the filtered reconstruction of v. Several threads may call it for one problem and share the work. */
 void reconstruct(Problem *p)
