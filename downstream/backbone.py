@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import UserError
+from common.shapes import shapes_only
 from downstream.checkpoints import load_pretrained
 
 
@@ -162,7 +162,7 @@ def _last_of_each_stride(infos: Sequence[dict[str, Any]]) -> list[int]:
 
 def _any_size(name: str) -> dict[str, Any]:
     """Arguments by which the architecture of ``name`` takes images of any size, where it has such an argument."""
-    with torch.device("meta"):
+    with shapes_only():
         classes = type(timm.create_model(name)).__mro__
     known = {argument for each in classes if each is not object for argument in inspect.signature(each).parameters}
     if "dynamic_img_size" in known:

@@ -24,6 +24,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from common.errors import UserError, nearest
+from common.shapes import shapes_only
 from downstream import amp, backbone, hooks, layer_decay, pyramid, segformer  # noqa: F401  (they register what configs name)
 from downstream.backbone import TimmFeatures
 from downstream.checkpoints import load_finetuned
@@ -177,7 +178,7 @@ def fit_channels(config: Config) -> None:
 
     A config can then name any backbone. What it states itself stays.
     """
-    with torch.device("meta"):
+    with shapes_only():
         maps = TimmFeatures(**{key: value for key, value in config.model.backbone.items() if key != "type"})
     neck = config.model.get("neck")
     if neck is not None:

@@ -16,6 +16,7 @@ from common.checkpoints import load_initial, load_released, released_names, to_r
 from common.errors import UserError
 from common.manifest import load_manifest
 from common.robustness.full_scale_measures import identify
+from common.shapes import shapes_only
 from papers.swin import PAPER, claims, complexity, windows
 from papers.swin.model import SwinMLP, create
 from tests.parity.fixtures import (
@@ -81,7 +82,7 @@ def test_model_matches_the_release(variant: str, device: str) -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_variant_has_the_size_of_its_checkpoint(name: str) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         model = timm.create_model(NAMES[name])
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
@@ -146,7 +147,7 @@ def test_distances_that_another_window_has_scaled_are_refused() -> None:
     ],
 )
 def test_a_file_is_recognised_by_its_windows(name: str, among: tuple[str, ...]) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         model = timm.create_model(name)
     buffers = {buffer: value for buffer, value in model.named_buffers() if buffer.endswith(TABLES)}
     paper = replace(PAPER, models=tuple(model for model in PAPER.models if model.name in (*among, name)))
@@ -289,7 +290,7 @@ def test_layer_takes_the_published_multiply_adds() -> None:
 
 
 def test_global_attention_is_one_window() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         everywhere = complexity.stages(224, everywhere=True)
     blocks = [block for stage in everywhere.layers for block in stage.blocks]
     assert {block.window_size for block in blocks[:2]} == {(56, 56)}

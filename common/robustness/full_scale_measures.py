@@ -21,6 +21,7 @@ from common.manifest import load_manifest
 from common.measurement import Measurement, Weights
 from common.robustness.evaluation import evaluate
 from common.run import Run
+from common.shapes import shapes_only
 
 
 def load_model(run: Run, num_classes: int = 1000) -> tuple[nn.Module, str, Weights]:
@@ -93,7 +94,7 @@ def identify(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: 
     misfits: list[tuple[int, str, str]] = []
     for model in paper.models:
         # On the meta device nothing is computed or allocated, so that trying every model is cheap.
-        with torch.device("meta"), warnings.catch_warnings():
+        with shapes_only(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             candidate = timm.create_model(model.name, num_classes=num_classes)
             try:

@@ -18,6 +18,7 @@ from common.measurement import Result
 from common.profiling import count
 from common.robustness import embedded
 from common.run import Run
+from common.shapes import shapes_only
 from papers.fan import PAPER, token_groups
 from papers.fan.model import create
 
@@ -65,7 +66,7 @@ def size(run: Run) -> Iterator[Result]:
     """Count every variant: parameters, and multiply-adds at 224 pixels (quick: of the tiny ones), never printed."""
     for declared in PAPER.models:
         whole = not run.settings.quick or "_tiny_" in declared.name
-        with nullcontext() if whole else torch.device("meta"):
+        with nullcontext() if whole else shapes_only():
             model = timm.create_model(declared.name)
         # Parameters come first; multiply-adds take a forward pass.
         params, *operations = count(model, declared.name) if whole else islice(count(model, declared.name), 1)

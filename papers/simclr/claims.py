@@ -16,6 +16,7 @@ from common import figures
 from common.measurement import Finding, Measurement, Picture, Result
 from common.robustness import embedded
 from common.run import Run
+from common.shapes import shapes_only
 from common.statistics import mean_interval, paired_interval
 from common.training.recipe import Recipe
 from papers.simclr import PAPER, composition
@@ -67,7 +68,7 @@ def size(run: Run) -> Iterator[Result]:
     for declared in PAPER.models:
         if VARIANTS[declared.name].get("kept_layers"):
             continue  # the same tensors as the network that it is fine-tuned from
-        with torch.device("meta"):
+        with shapes_only():
             model = timm.create_model(declared.name)
         whole = Measurement(
             model=declared.name,

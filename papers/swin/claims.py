@@ -19,6 +19,7 @@ from common.parallel import side_by_side
 from common.profiling import count, flops
 from common.robustness import embedded
 from common.run import Run
+from common.shapes import shapes_only
 from papers.swin import PAPER, windows
 from papers.swin import complexity as area
 
@@ -78,7 +79,7 @@ def size(run: Run) -> Iterator[Result]:
 
 def _parameters(name: str) -> Measurement:
     """Parameters alone, without memory for them."""
-    with torch.device("meta"):
+    with shapes_only():
         return next(count(timm.create_model(name), name))
 
 

@@ -11,6 +11,7 @@ from timm.data import create_transform, resolve_data_config
 
 from common.data.preprocessing import Preprocessing
 from common.errors import UserError
+from common.shapes import shapes_only
 
 
 def image(height, width):
@@ -18,7 +19,7 @@ def image(height, width):
 
 
 def untrained(name, **options):
-    with torch.device("meta"):
+    with shapes_only():
         return timm.create_model(name, **options)
 
 
