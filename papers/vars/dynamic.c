@@ -23,16 +23,16 @@
 /* The distance of tokens in memory. */
 static long apart(const Dynamic *p) { return 2L * p->heads * p->channels; }
 
-/* Unit vectors (N, D) of q; their former lengths' lengths where they are asked for. */
-static void find_units(const Dynamic *p, Sizes s, const float *q, float *units, float *lengths)
+/* Unit vectors (N, D) of q; the inverses of its lengths where they are asked for. */
+static void find_units(const Dynamic *p, Sizes s, const float *q, float *units, float *inverses)
 {
     fetch(q, s.N, s.d, apart(p), units, s.D);
     for (int i = 0; i < s.N; i++) {
         float *unit = units + (long)i * s.D;
         const float norm = sqrtf(dot(unit, unit, s.D)), inverse = 1 / (norm < 1e-12f ? 1e-12f : norm);
         scale(unit, inverse, unit, s.D);
-        if (lengths)
-            lengths[i] = inverse;
+        if (inverses)
+            inverses[i] = inverse;
     }
 }
 
@@ -81,7 +81,7 @@ static void find_d_q(const Dynamic *p, Sizes s, Head h, const float *templates, 
         const float along = dot(unit, d_unit, s.D);
         for (int c = 0; c < s.D; c += LANES) {
             const vec across = load(d_unit + c, LANES, 1) - along * load(unit + c, LANES, 1);
-            store(d_unit + c, r.lengths[i] * across, LANES, 1);
+            store(d_unit + c, r.inverses[i] * across, LANES, 1);
         }
     }
     bring(r.d_units, s.N, s.d, s.D, d_q, apart(p));
@@ -117,7 +117,7 @@ INLINE vec shrunk(vec x, const int by_gelu, float threshold, vec *derivative)
     return code;
 }
 
-/* to = unit * shrunk(x) */
+/* to = unit * shrunk(x). */
 INLINE void shrink_by(const int gelu, float threshold, float unit, const float *x, float *to, long count)
 {
     vec derivative;
@@ -133,11 +133,11 @@ static void shrink(int gelu, float threshold, float unit, const float *x, float 
         shrink_by(0, threshold, unit, x, to, count);
 }
 
-/* w_0 */
+/* w_0. */
 static void begin(const Dynamic *p, Sizes s, Shrinkage by, const float *drive, float *code)
 {
     if (p->from_zero)
-        memset(code, 0, s.code * sizeof(float));
+        clear(code, s.code);
     else
         shrink(by.gelu, by.gelu ? p->sparsity : by.threshold, 1 / by.unit, drive, code, s.code);
 }
@@ -293,7 +293,7 @@ static void differentiate_piece(const Dynamic *p, Sizes s, Head h, Room r, Piece
         product(matrix(r.d_units, s.D), own, turned, s.N, s.O, s.D, 0);
         product(matrix(r.d_units, s.D), fixed, from(turned, s.O, 0), s.N, s.S, s.D, 1);
         bring(r.d_units, s.N, s.d, s.D, p->d_qv + v, apart(p));
-        find_units(p, s, p->qv + q, r.units, r.lengths);
+        find_units(p, s, p->qv + q, r.units, r.inverses);
         find_d_q(p, s, h, k.templates, r, p->d_qv + q);
     }
     p->d_scale[number] = d_scale, p->d_sparsity[number] = d_sparsity;

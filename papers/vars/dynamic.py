@@ -17,6 +17,9 @@ normalisation over tokens, so they are left out. So does the scale ``1 / sqrt(d)
 Self-attention is the case of one step without sparsity: with ``normalization="rows"``, ``initial="zero"``,
 ``step_size=1``, ``steps=1``, ``sparsity=0`` and K the identity, u_1 = P^T v for unnormalised P, and
 ``out_i = sum_j (P P^T)_ij v_j / sum_j (P P^T)_ij``, which is :class:`KernelizedAttention` with ``shared_qk=True``.
+
+On a CPU with a C compiler all of it is computed by dynamic_compiled.py; here it is written for every device and
+precision.
 """
 
 from __future__ import annotations

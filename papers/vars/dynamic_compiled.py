@@ -20,10 +20,12 @@ from papers.vars.sparse import Dynamics
 
 SOURCE = Path(__file__).with_name("dynamic.c")
 
-#: Problems of one head that are one piece of work: at least so many, so that what they share is little of it, and more
-#: where there would be more pieces than that, each of which has its own sums. Not by the number of threads: the order
-#: of sums would depend on it.
+#: Images of a head that are one piece of work of the backward pass: at least so many, so that what they share is little
+#: of it, and more where there would be more pieces than that, each of which has its own sums. It is not by the number
+#: of threads, on which the order of the sums would depend.
 _SHARE, _PIECES = 4, 64
+#: Pieces a thread of the forward pass.
+_PIECES_A_THREAD = 4
 
 
 class _Problem(ctypes.Structure):
@@ -53,13 +55,14 @@ class _Problem(ctypes.Structure):
 
 def _problem(
     qv: Tensor, projection: Tensor, static: Tensor | None, weights: Tensor, scale: Tensor | float, sparsity: Tensor,
-    dynamics: Dynamics, form: type[Lateral],
+    dynamics: Dynamics, form: type[Lateral], pieces: int, least: int = 1,
 ) -> _Problem:  # fmt: skip
+    """A problem that is divided into about so many pieces of work, of so many images of a head at least."""
     (images, tokens, _), (heads, channels, own) = qv.shape, projection.shape
     return _Problem(
         heads, images, tokens, channels, own, 0 if static is None else static.shape[-1], dynamics.steps,
         form is ByFactors, dynamics.shrinkage == "gelu", dynamics.from_zero, isinstance(scale, Tensor),
-        share=max(_SHARE, math.ceil(heads * images / _PIECES)),
+        share=max(least, math.ceil(heads * images / pieces)),
         scale=float(scale), sparsity=float(sparsity),
         qv=qv.data_ptr(), projection=projection.data_ptr(), weights=weights.data_ptr(),
         fixed_columns=None if static is None else static.data_ptr(),
@@ -74,7 +77,8 @@ class _Reconstruction(torch.autograd.Function):
         ctx: Any, qv: Tensor, projection: Tensor, static: Tensor | None, weights: Tensor, scale: Tensor | float,
         sparsity: Tensor, dynamics: Dynamics, form: type[Lateral], keep: bool,
     ) -> Tensor:  # fmt: skip
-        problem = _problem(qv, projection, static, weights, scale, sparsity, dynamics, form)
+        pieces = _PIECES_A_THREAD * torch.get_num_threads()
+        problem = _problem(qv, projection, static, weights, scale, sparsity, dynamics, form, pieces)
         found = {"y": qv.new_empty(*qv.shape[:2], qv.shape[2] // 2)}
         if keep:
             found["kept"] = qv.new_empty(problem.heads * problem.images, problem.kept_size())
@@ -88,7 +92,9 @@ class _Reconstruction(torch.autograd.Function):
     @plain_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         qv, projection, static, weights, sparsity, kept = ctx.saved_tensors
-        problem = _problem(qv, projection, static, weights, ctx.scale, sparsity, ctx.dynamics, ctx.form)
+        problem = _problem(
+            qv, projection, static, weights, ctx.scale, sparsity, ctx.dynamics, ctx.form, _PIECES, _SHARE
+        )
         heads, pieces = problem.heads, math.ceil(problem.images / problem.share)
         d_qv = torch.empty_like(qv)
         d_static = qv.new_empty(heads, pieces, problem.tokens, problem.fixed)

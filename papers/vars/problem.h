@@ -135,7 +135,7 @@ static long head_size(Sizes s)
 /* Memory of the backward pass. */
 typedef struct {
     float *units, *d_units;   /* (N, D) */
-    float *lengths;           /* inverse ones of q, (N,) */
+    float *inverses;          /* of the lengths of q, (N,) */
     float *both;              /* v and the gradient g of y beside each other, (N, 2 D) */
     float *turned;            /* (M, D) */
     float *codes, *gradients; /* w_0 .. w_{T-1}, and those of the states 1 .. T, (T, d, M) */
@@ -164,7 +164,7 @@ static Room room_in(Sizes s, float **memory)
     Room r;
     r.units = numbers(memory, tokens);
     r.d_units = numbers(memory, tokens);
-    r.lengths = numbers(memory, whole(s.N));
+    r.inverses = numbers(memory, whole(s.N));
     r.both = numbers(memory, 2 * tokens);
     r.turned = numbers(memory, (long)s.M * s.D);
     r.codes = numbers(memory, s.T * s.code);

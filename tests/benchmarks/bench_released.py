@@ -25,14 +25,9 @@ from common.checkpoints import load_released
 from common.errors import UserError
 from common.profiling import compare_cost, forward, training_step
 
-#: Our model for each attention of the release.
-MODELS = {
-    "self-att": "rvt_tiny",
-    "perf": "performer_rvt_tiny",
-    "vars_d": "vars_d_rvt_tiny",
-    "vars_sd": "vars_sd_rvt_tiny",
-    "vars_s": "vars_s_rvt_tiny",
-}
+#: How our models begin with each attention of the release.
+PREFIXES = {"self-att": "", "perf": "performer_", "vars_d": "vars_d_", "vars_sd": "vars_sd_", "vars_s": "vars_s_"}
+HOSTS = ("rvt_tiny", "rvt_small", "rvt_base")
 
 
 def released_code(folder: Path) -> tuple[dict[str, object], ModuleType]:
@@ -52,18 +47,19 @@ def released_code(folder: Path) -> tuple[dict[str, object], ModuleType]:
     return config.config, robust_models
 
 
-def pair(attention: str, settings: dict[str, object], models: ModuleType) -> tuple[nn.Module, nn.Module]:
+def pair(host: str, attention: str, settings: dict[str, object], models: ModuleType) -> tuple[nn.Module, nn.Module]:
     """The release's model and ours with the same weights."""
     settings.update(attention=attention, lam=0.3, rand_feat_dim_ratio=2, num_step=5)  # as the release evaluates
-    released = models.rvt_tiny(False)
-    ours = load_released(timm.create_model(MODELS[attention]), {k: v.clone() for k, v in released.state_dict().items()})
-    return released, ours
+    released = getattr(models, host)(False)
+    weights = {k: v.clone() for k, v in released.state_dict().items()}
+    return released, load_released(timm.create_model(PREFIXES[attention] + host), weights)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="./reproduce.sh bench released", description=__doc__.splitlines()[0])
     parser.add_argument("--code", type=Path, required=True, help="checkout of github.com/bfshi/VARS")
-    parser.add_argument("--attentions", nargs="*", choices=MODELS, default=tuple(MODELS))
+    parser.add_argument("--attentions", nargs="*", choices=PREFIXES, default=tuple(PREFIXES))
+    parser.add_argument("--host", choices=HOSTS, default=HOSTS[0])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -73,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = torch.randn(args.batch, 3, 224, 224, device=args.device)
     table = Table("attention", "task", "released ms", "ours ms", "released / ours", "of peak memory")
     for attention in args.attentions:
-        released, ours = (model.to(args.device) for model in pair(attention, settings, models))
+        released, ours = (model.to(args.device) for model in pair(args.host, attention, settings, models))
         for task in (forward, training_step):
             calls = {"released": task(released, images), "ours": task(ours, images)}
             doing = f"{attention}, {task.__name__}"
