@@ -316,15 +316,15 @@ static void differentiate_piece(const Dynamic *p, Sizes s, Head h, Room r, Piece
 void reconstruct(Dynamic *p)
 {
     const Sizes s = sizes_of(p);
-    const long tokens = (long)s.N * s.D, columns = (long)s.M * s.D, gram = (long)s.O * s.M;
-    const long all = head_size(s) + 3 * tokens + columns + s.code + gram + (p->kept ? 0 : kept_size(p));
+    const long tokens = (long)s.N * s.D, columns = (long)s.M * s.D, crossed = (long)s.O * s.S;
+    const long all = head_size(s) + 3 * tokens + columns + s.code + crossed + (p->kept ? 0 : kept_size(p));
     vec *memory = reserve(all / LANES, &p->failed);
     float *rest = (float *)memory;
     if (!memory)
         return;
     const Head h = head_in(s, &rest);
     float *units = numbers(&rest, tokens), *value = numbers(&rest, tokens), *found = numbers(&rest, tokens);
-    float *turned = numbers(&rest, columns), *code = numbers(&rest, s.code), *room = numbers(&rest, gram);
+    float *turned = numbers(&rest, columns), *code = numbers(&rest, s.code), *room = numbers(&rest, crossed);
     clear(turned, columns);
     learn(p, s, h);
     for (Piece piece; take_piece(p, &piece) >= 0;) {

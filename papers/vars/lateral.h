@@ -63,38 +63,42 @@ static void settle(const Dynamic *p, Sizes s, Head h, int head)
     }
 }
 
-/* [A B], (O, M). */
-static void find_gram(Sizes s, Head h, const float *templates, float *gram)
+/* The largest of `count` numbers, and `most`. */
+static float largest(const float *x, int count, float most)
 {
-    const Matrix own = matrix((float *)templates, s.O), found = matrix(gram, s.M);
-    product(found, transposed(own), own, s.O, s.N, s.O, 0);
-    product(from(found, 0, s.O), transposed(own), matrix(h.fixed, s.S), s.O, s.N, s.S, 0);
+    for (int i = 0; i < count; i++)
+        most = fmaxf(most, x[i]);
+    return most;
 }
 
-/* s and s / scale, from [A B]. */
-static void find_step(const Dynamic *p, Sizes s, Head h, const float *gram, float *step)
+/* s and s / scale, from P_1 and B (O, S). A is positive, so that the sums of its rows are P_1^T (P_1 1). */
+static void find_step(const Dynamic *p, Sizes s, Head h, const float *templates, Matrix crossed, float *step)
 {
     step[0] = p->scale, step[1] = 1;
     if (!p->adaptive)
         return;
-    vec sums[s.S / LANES + 1]; /* of the static rows */
-    memcpy(sums, h.sums, s.S * sizeof(float));
-    float most = 0;
-    for (int i = 0; i < s.O; i++) {
-        const float *row = gram + (long)i * s.M;
+    float own[s.O], fixed[s.S + 1];
+    clear(own, s.O);
+    copy(fixed, h.sums, s.S);
+    for (int i = 0; i < s.N; i++) {
+        const float *token = templates + (long)i * s.O;
         vec sum = {0};
         for (int j = 0; j < s.O; j += LANES)
-            sum += magnitude(load(row + j, LANES, 1));
-        for (int j = 0; j < s.S; j += LANES) {
-            const vec x = magnitude(load(row + s.O + j, LANES, 1));
-            sum += x;
-            sums[j / LANES] += x;
-        }
-        most = fmaxf(most, total(sum));
+            sum += load(token + j, LANES, 1);
+        const float weight = total(sum);
+        for (int j = 0; j < s.O; j += LANES)
+            store(own + j, load(own + j, LANES, 1) + weight * load(token + j, LANES, 1), LANES, 1);
     }
-    for (int i = 0; i < s.S; i++)
-        most = fmaxf(most, sums[i / LANES][i % LANES]);
-    step[1] = 1 / (most + 1);
+    for (int i = 0; i < s.O; i++) {
+        vec sum = {0};
+        for (int j = 0; j < s.S; j += LANES) {
+            const vec x = magnitude(load(crossed.at + i * crossed.row + j, LANES, 1));
+            store(fixed + j, x + load(fixed + j, LANES, 1), LANES, 1);
+            sum += x;
+        }
+        own[i] += total(sum);
+    }
+    step[1] = 1 / (largest(fixed, s.S, largest(own, s.O, 0)) + 1);
     step[0] *= step[1];
 }
 
@@ -103,12 +107,14 @@ static void find_step(const Dynamic *p, Sizes s, Head h, const float *gram, floa
 static void connect_by_matrix(const Dynamic *p, Sizes s, Head h, Kept k)
 {
     const Matrix gram = matrix(k.gram, s.M), right = matrix(h.turned_weights, s.M), half = matrix(k.half, s.M);
-    find_gram(s, h, k.templates, k.gram);
+    const Matrix own = matrix(k.templates, s.O), crossed = from(gram, 0, s.O);
+    product(gram, transposed(own), own, s.O, s.N, s.O, 0);
+    product(crossed, transposed(own), matrix(h.fixed, s.S), s.O, s.N, s.S, 0);
     product(half, gram, right, s.O, s.M, s.M, 0);
     copy(from(half, s.O, 0).at, h.half, (long)s.S * s.M);
-    product(from(half, s.O, 0), transposed(from(gram, 0, s.O)), right, s.S, s.O, s.M, 1);
+    product(from(half, s.O, 0), transposed(crossed), right, s.S, s.O, s.M, 1);
     product(matrix(k.forth, s.M), right, half, s.M, s.M, s.M, 0);
-    find_step(p, s, h, k.gram, k.step);
+    find_step(p, s, h, k.templates, crossed, k.step);
     scale(k.forth, -k.step[0], k.forth, s.square);
     for (int i = 0; i < s.M; i++)
         k.forth[(long)i * s.M + i] += 1;
@@ -162,13 +168,13 @@ static void finish_by_matrix(Sizes s, Head h, Room r)
 
 /* -- By factors ---------------------------------------------------------------------------------------------------- */
 
-/* `room` is memory for (O, M). */
+/* `room` is memory for (O, S). */
 static void connect_by_factors(const Dynamic *p, Sizes s, Head h, Kept k, float *room)
 {
-    const Matrix own = matrix(k.templates, s.O);
+    const Matrix own = matrix(k.templates, s.O), crossed = matrix(room, s.S);
     if (p->adaptive)
-        find_gram(s, h, k.templates, room);
-    find_step(p, s, h, room, k.step);
+        product(crossed, transposed(own), matrix(h.fixed, s.S), s.O, s.N, s.S, 0);
+    find_step(p, s, h, k.templates, crossed, k.step);
     if (s.S) {
         copy(k.left, h.left, s.factor);
         copy(k.right, h.right, s.factor);
