@@ -65,9 +65,11 @@ def embedded_settings(args: Namespace) -> Settings:
 def run(paper: Paper, args: Namespace) -> int:
     """Measure, report, and say how to go on after an interruption."""
     import results
+    from results.judge import printed
 
     claims = _claims(paper, args.claims)
     settings = _settings(args)
+    printed(paper)  # a mistake in a manifest is told before anything is measured
     measured = open_run(paper, settings, claims, args)
     command = command_to_go_on(args.words, measured.folder)
     try:

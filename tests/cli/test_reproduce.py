@@ -42,6 +42,17 @@ def test_exit_status_tells_off_and_failed(toy: Path, tmp_path: Path) -> None:
     assert main(["toy", "--output", str(tmp_path / "failed")]) == 2
 
 
+def test_a_mistake_in_the_manifest_is_told_before_anything_is_measured(
+    toy: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (toy / "expected.csv").open("a") as manifest:
+        manifest.write("net,-,parms,8.6,M,,README.md @1,table 1,\n")
+    assert main(["toy"]) == 2
+    assert "line 2, column 'metric': unknown metric 'parms'. Did you mean params?" in capsys.readouterr().err
+    assert not (toy / "first.calls").exists()
+    assert not runs.exists()
+
+
 def test_nothing_measured_is_not_success(toy: Path) -> None:
     assert main(["toy", "--claims", "third"]) == 2
 
