@@ -79,6 +79,19 @@ def test_a_library_is_compiled_once_and_again_when_its_source_changes(source: Pa
 
 
 @needs_compiler
+def test_a_header_beside_the_source_is_part_of_it(source: Path) -> None:
+    header = source.with_name("count.h")
+    source.write_text('#include "count.h"\n' + ADD.replace("100", "COUNT"))
+    for count in (5, 7):
+        header.write_text(f"#define COUNT {count}\n")
+        native.library.cache_clear()
+        data, library = Data(), native.library(source)
+        assert library is not None
+        native.in_team(library.work, data)
+        assert data.sum == sum(range(count))
+
+
+@needs_compiler
 def test_what_cannot_be_compiled_is_said_and_done_without(source: Path) -> None:
     source.write_text("int main(void) { return nowhere; }")
     with pytest.warns(UserWarning, match=r"add\.c could not be compiled .*nowhere.*CC"):
