@@ -170,14 +170,13 @@ class ImageData:
         if isinstance(dataset, IterableImageDataset):
             dataset.transform = _StreamTransform(transform)
             return dataset
+        if images:
+            raise UserError(
+                f"--{'train' if training else 'validation'}-images is the length of a stream that has none, and "
+                f"{source.dataset or root} has {len(dataset)} images: leave it out."
+            )
         reader: Any = getattr(dataset, "reader")  # noqa: B009 (timm's annotation is the bare Dataset)
-        return _Indexed(
-            reader,
-            transform,
-            self._mode,
-            recipe.seed,
-            skip,
-        )
+        return _Indexed(reader, transform, self._mode, recipe.seed, skip)
 
     @staticmethod
     def _length(dataset: Any) -> int:

@@ -283,6 +283,11 @@ def test_labels_that_are_missing_are_one_sentence(recipe, tmp_path) -> None:
             train(net(), chosen, images, options=Options(device="cpu"))
 
 
+def test_only_a_stream_is_told_its_length(folder, recipe) -> None:
+    with pytest.raises(UserError, match=r"--validation-images is .* has 9 images: leave it out"):
+        ImageData(Source(folder, validation_images=4), recipe("plain", *CHANGES))
+
+
 def test_pixels_do_not_depend_on_workers_or_processes(folder, recipe) -> None:
     chosen = recipe("plain", *CHANGES, "repeated_augmentation=3")
     one, two = (ImageData(Source(folder), chosen, workers=workers) for workers in (0, 2))
