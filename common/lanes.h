@@ -68,12 +68,14 @@ INLINE vec square_root(vec x)
     return x;
 }
 
+INLINE vec magnitude(vec x) { return (vec)((mask)x & 0x7fffffff); }
+
 /* Phi(x), the standard normal distribution, and x times its density. Phi by formula 7.1.26 of Abramowitz and Stegun's
    handbook, to 8e-8. */
 INLINE void normal(vec x, vec *distribution, vec *slope)
 {
     const mask negative = x < 0;
-    const vec size = (vec)((mask)x & 0x7fffffff), density = exponential(-0.5f * x * x);
+    const vec size = magnitude(x), density = exponential(-0.5f * x * x);
     const vec t = 1 / (1 + 0.2316418882f * size), t2 = t * t;
     const vec tail = density * t * ((0.127414796f - t * 0.142248368f) + t2 * ((0.710706871f - t * 0.726576014f) +
                      t2 * 0.530702715f));

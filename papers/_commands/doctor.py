@@ -46,7 +46,7 @@ def _machine(console: Console) -> None:
         if name != "resight":
             console.print(f"  {name} {version}")
     if versions["C compiler"] == "none":
-        console.print("  Install a C compiler (cc, gcc, clang) or name one by CC: VARS-S trains twice as fast with it.")
+        console.print("  Install a C compiler (cc, gcc, clang) or name one by CC: VARS trains up to twice as fast.")
     _section(console, "Machine")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     hardware = provenance.hardware(device)

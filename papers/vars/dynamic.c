@@ -249,10 +249,11 @@ static int take_piece(Dynamic *p, Piece *piece)
     return number;
 }
 
-/* What is kept of a problem. */
-static float *kept_of(const Dynamic *p, int head, int image)
+/* What is kept of a problem; in `room`, where nothing is kept for a backward pass. */
+static Kept kept_of(const Dynamic *p, Sizes s, int head, int image, float *room)
 {
-    return p->kept + ((long)head * p->images + image) * kept_size(p);
+    float *memory = p->kept ? p->kept + ((long)head * p->images + image) * kept_size(p) : room;
+    return kept_in(s, &memory);
 }
 
 /* Where q (0) or v (1) of a problem begin; its tokens are `apart`. */
@@ -272,7 +273,7 @@ static void differentiate_piece(const Dynamic *p, Sizes s, Head h, Room r, Piece
     clear(r.left_sum, s.factor);
     clear(r.right_sum, s.factor);
     for (int image = piece.first; image < piece.end; image++) {
-        const Kept k = kept_in(s, kept_of(p, piece.head, image));
+        const Kept k = kept_of(p, s, piece.head, image, NULL);
         const Matrix own = matrix(k.templates, s.O);
         const long q = part(p, 0, piece.head, image), v = part(p, 1, piece.head, image);
         const float *d_y = p->d_y + ((long)image * s.N * p->heads + piece.head) * s.d;
@@ -330,7 +331,7 @@ void reconstruct(Dynamic *p)
     for (Piece piece; take_piece(p, &piece) >= 0;) {
         settle(p, s, h, piece.head);
         for (int image = piece.first; image < piece.end; image++) {
-            const Kept k = kept_in(s, p->kept ? kept_of(p, piece.head, image) : rest);
+            const Kept k = kept_of(p, s, piece.head, image, rest);
             const Matrix reconstruction = matrix(found, s.D), u = matrix(turned, s.D);
             find_units(p, s, p->qv + part(p, 0, piece.head, image), units, NULL);
             find_templates(p, s, h, units, k.templates);

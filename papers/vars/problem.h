@@ -79,26 +79,27 @@ typedef struct {
     float *inner;        /* -s V w_t^T, (T, N, D) */
 } Kept;
 
-static Kept kept_in(Sizes s, float *memory)
+static Kept kept_in(Sizes s, float **memory)
 {
     Kept k;
-    k.templates = numbers(&memory, (long)s.N * s.O);
-    k.states = numbers(&memory, (s.T + 1) * s.code);
-    k.step = numbers(&memory, LANES);
-    k.gram = numbers(&memory, s.rows);
-    k.half = numbers(&memory, s.square);
-    k.forth = numbers(&memory, s.square);
-    k.left = numbers(&memory, s.factor);
-    k.right = numbers(&memory, s.factor);
-    k.inner = numbers(&memory, s.inner);
+    k.templates = numbers(memory, (long)s.N * s.O);
+    k.states = numbers(memory, (s.T + 1) * s.code);
+    k.step = numbers(memory, LANES);
+    k.gram = numbers(memory, s.rows);
+    k.half = numbers(memory, s.square);
+    k.forth = numbers(memory, s.square);
+    k.left = numbers(memory, s.factor);
+    k.right = numbers(memory, s.factor);
+    k.inner = numbers(memory, s.inner);
     return k;
 }
 
 /* How many numbers these are. */
 long kept_size(const Dynamic *p)
 {
-    const Sizes s = sizes_of(p);
-    return (long)s.N * s.O + (s.T + 1) * s.code + LANES + s.rows + 2 * s.square + 2 * s.factor + s.inner;
+    float *start = NULL, *end = start;
+    kept_in(sizes_of(p), &end);
+    return end - start;
 }
 
 /* What is the same for all images of a head; K and R for all heads. */
@@ -129,7 +130,9 @@ static Head head_in(Sizes s, float **memory)
 
 static long head_size(Sizes s)
 {
-    return 2L * s.M * s.M + (long)s.d * s.O + (long)s.N * s.S + (long)s.S * (s.S + s.M + 1) + 2 * s.factor;
+    float *start = NULL, *end = start;
+    head_in(s, &end);
+    return end - start;
 }
 
 /* Memory of the backward pass. */
@@ -191,8 +194,9 @@ static Room room_in(Sizes s, float **memory)
 
 static long room_size(Sizes s)
 {
-    return 4L * s.N * s.D + whole(s.N) + 3L * s.M * s.D + 2 * (s.T + 1) * s.code + (long)s.N * s.M + 4 * s.square +
-           (long)s.S * s.O + s.inner + 4 * s.factor + (long)s.M * (s.M + s.S);
+    float *start = NULL, *end = start;
+    room_in(s, &end);
+    return end - start;
 }
 
 /* -- Numbers ------------------------------------------------------------------------------------------------------- */
@@ -206,8 +210,6 @@ INLINE float total(vec x)
             parts[c] += parts[c + half];
     return parts[0];
 }
-
-INLINE vec magnitude(vec x) { return (vec)((mask)x & 0x7fffffff); }
 
 INLINE vec sign(vec x)
 {
