@@ -1,11 +1,25 @@
 """Recipes: everything that decides what a training run computes, as data.
 
-A paper's ``recipe.toml`` has a table per setting (``embedded``, ``imagenet``, ``finetune``), and each table names
-every key of `Recipe`: no default is hidden in code. Three kinds of sub-table may follow a setting:
+A paper's ``recipe.toml`` has a table per setting (``embedded``, ``imagenet``, ``finetune``). A setting may name a
+``base`` and state what differs from it; one without a base names every key of `Recipe`: no default is hidden in code,
+and what is not stated stands in the base, which is a file here. ``./reproduce.sh SLUG recipe SETTING`` prints the whole
+with where each value is stated. A base may have a base itself, and is one of
+
+- ``"rvt:imagenet"``: a setting of another paper, by its slug;
+- ``"imagenet"``: a setting of the same file;
+- ``"bench"``: the setting ``embedded`` of ``common/bench/recipe.toml``.
+
+Three kinds of sub-table may follow a setting:
 
 - ``[imagenet.models."rvt_base*"]``: what differs for the models whose names match the pattern;
 - ``[imagenet.quick]``: what differs in the quick form, which so runs the same code;
 - ``[imagenet.method]``: the settings of the paper's own hooks, which only the paper knows.
+
+They are inherited like keys, and apply in this order: the base, the base's ``models``, the setting, its ``models``,
+then the base's ``quick`` and the setting's. So a setting changes what the base is for the model that is trained, and
+the quick form stays quick whatever length a setting states. A ``method`` table changes that of the base key by key;
+where the base has one, its keys are all that there are, since they are what its hooks read: a paper with hooks that
+read others takes a base without a ``method`` table.
 """
 
 from __future__ import annotations
@@ -13,17 +27,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, nearest
+from common.training import recipe_file
+from common.training.recipe_file import SUB_TABLES, Origin, Table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,7 +79,6 @@ UNIT_INTERVAL = (
     "ema_decay",
     "distillation_alpha",
 )
-SUB_TABLES = ("models", "quick", "method")
 
 
 @dataclass(frozen=True)
@@ -202,54 +214,43 @@ KEYS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Recipe)
 def load_recipe(
     path: Path | str, setting: str, *, model: str = "", quick: bool = False, changes: Sequence[str] = ()
 ) -> Recipe:
-    """Read one setting of a ``recipe.toml``.
+    """Read one setting of a ``recipe.toml``, with the settings that it is based on.
 
     Args:
         path: the file.
         setting: the table's name, e.g. ``"imagenet"``.
         model: name of the model that is trained; tables under ``models`` that match it apply, in file order.
-        quick: whether the table ``quick`` applies.
+        quick: whether the tables ``quick`` apply.
         changes: settings ``"key=value"`` of the user, applied last.
 
     Raises:
-        UserError: no such file or setting, an unknown, missing or repeated key, a wrong type or range; the sentence
-            names file, line, key and the nearest valid name.
+        UserError: no such file, setting or base, an unknown, missing or repeated key, a wrong type or range; the
+            sentence names file, line, key and the nearest valid name.
     """
     path = Path(path)
-    text = _read(path)
-    table = _setting(path, text, setting)
-    values, where = {}, {}
-    overlays: list[tuple[str, Mapping[str, Any]]] = [(setting, table)]
-    overlays += [
-        (f"{setting}.models.{pattern}", overlay)
-        for pattern, overlay in _table(path, text, table, setting, "models").items()
-        if model and fnmatchcase(model, pattern)
-    ]
+    chain = recipe_file.bases(path, setting)
+    values: dict[str, Any] = {}
+    where: dict[str, str] = {}
     method: dict[str, Scalar] = {}
+    of_method = chain[-1].name
     written_batch = 0
-    if quick:
-        overlays.append((f"{setting}.quick", _table(path, text, table, setting, "quick")))
-    for name, overlay in overlays:
-        sub_tables = SUB_TABLES if name == setting else ("method",)
-        for key, value in overlay.items():
-            if key in sub_tables:
+    for table in recipe_file.layers(path, setting, model=model, quick=quick):
+        overlay = table not in chain
+        for key, value in table.values.items():
+            if key == "method" or (not overlay and key in ("base", *SUB_TABLES)):
                 continue
-            place = _place(path, text, name, key)
-            values[key], where[key] = _check(key, value, place), place
-        changed = _table(path, text, overlay, name, "method")
-        if name != setting:
-            for key in changed.keys() - method.keys():
-                raise UserError(
-                    f"{_place(path, text, name + '.method', key)}: {key} is not in [{setting}.method]."
-                    f"{nearest(key, method)}"
-                )
-        method.update(changed)
-        if not name.endswith(".quick"):
+            where[key] = str(table.origin(key))
+            values[key] = _check(key, value, where[key])
+        changed = table.sub_table("method")
+        for key in changed.values if method or overlay else ():
+            if key not in method:
+                raise UserError(f"{changed.origin(key)}: {key} is not in [{of_method}.method].{nearest(key, method)}")
+        if changed.values and not method:
+            of_method = table.name
+        method.update(changed.values)
+        if not table.name.endswith(".quick"):
             written_batch = values.get("total_batch", 0)
-    missing = [key for key in KEYS if key not in values]
-    if missing:
-        line = _line(text, setting, None)
-        raise UserError(f"{path}:{line}: [{setting}] does not say {', '.join(missing)}; a recipe names every key.")
+    _check_complete(chain[0], KEYS)
     recipe = Recipe(**values, setting=setting, written_batch=written_batch, method=method)
     _check_together(recipe, lambda key: where[key])
     return _changed(recipe, changes)
@@ -258,118 +259,65 @@ def load_recipe(
 def load_as(kind: type[Kind], path: Path | str, setting: str, *, quick: bool = False) -> Kind:
     """Read one setting of a ``recipe.toml`` whose keys are not those of `Recipe`.
 
-    For papers that train no model by the loop of this package. The table names every field of the dataclass ``kind``;
-    ``[setting.quick]`` says what differs in the quick form.
+    For papers that train no model by the loop of this package. The table, or the one at the root of its bases, names
+    every field of the dataclass ``kind``; ``[setting.quick]`` says what differs in the quick form.
 
     Args:
         kind: a dataclass of ints, floats, texts, booleans and tuples of floats or texts.
         path: the file.
         setting: the table's name.
-        quick: whether the table ``quick`` applies.
+        quick: whether the tables ``quick`` apply.
 
     Raises:
-        UserError: no such file or setting, an unknown or missing key, or a wrong type.
+        UserError: no such file, setting or base, an unknown or missing key, or a wrong type.
     """
     path = Path(path)
-    text = _read(path)
-    own = _setting(path, text, setting)
+    chain = recipe_file.bases(path, setting)
     types = typing.get_type_hints(kind)
-    overlay = _table(path, text, own, setting, "quick")
     values: dict[str, Any] = {}
-    for name, table in ((setting, own), (f"{setting}.quick", overlay if quick else {})):
-        for key, value in table.items():
-            if key == "quick" and name == setting:
+    for table in recipe_file.layers(path, setting, quick=quick):
+        for key, value in table.values.items():
+            if key in ("base", "quick") and table in chain:
                 continue
-            place = _place(path, text, name, key)
+            place = str(table.origin(key))
             if key not in types:
-                raise UserError(f"{place}: {key} is not a setting of this recipe.{nearest(key, types)}")
+                raise UserError(f"{place}: {key} is not a setting of this recipe.{nearest(key, [*types, 'base'])}")
             values[key] = _typed(key, value, types[key], place)
-    missing = [key for key in types if key not in values]
-    if missing:
-        line = _line(text, setting, None)
-        raise UserError(f"{path}:{line}: [{setting}] does not say {', '.join(missing)}; a recipe names every key.")
+    _check_complete(chain[0], types)
     return kind(**values)
 
 
 def settings(path: Path | str) -> list[str]:
     """Return the names of the settings in a ``recipe.toml``, in file order."""
-    path = Path(path)
-    return list(_parse(path, _read(path)))
+    return recipe_file.settings(Path(path))
 
 
-def _read(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"The recipe {path} cannot be read ({error.strerror}); make it a readable file.") from None
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: it is not UTF-8 text; save the file as UTF-8.") from None
+def origins(path: Path | str, setting: str, *, model: str = "", quick: bool = False) -> dict[str, Origin]:
+    """Return where each value of a setting that loads is stated, ``"method.key"`` for one of its method.
+
+    Args:
+        path, setting, model, quick: as for `load_recipe`.
+    """
+    found: dict[str, Origin] = {}
+    for table in recipe_file.layers(Path(path), setting, model=model, quick=quick):
+        found.update((key, table.origin(key)) for key in table.values if key not in ("base", *SUB_TABLES))
+        method = table.sub_table("method")
+        found.update((f"method.{key}", method.origin(key)) for key in method.values)
+    return found
 
 
-def _parse(path: Path, text: str) -> dict[str, dict[str, Any]]:
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}.") from None
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            line = _line(text, "", name)
-            raise UserError(f"{path}:{line}: {name} stands outside a table; put it under a setting like [imagenet].")
-    return tables
-
-
-def _setting(path: Path, text: str, setting: str) -> dict[str, Any]:
-    tables = _parse(path, text)
-    if setting not in tables:
+def _check_complete(root: Table, keys: Iterable[str]) -> None:
+    missing = [key for key in keys if key not in root.values]
+    if missing:
         raise UserError(
-            f"{path} has no setting {setting}; it has {', '.join(tables) or 'none'}.{nearest(setting, tables)}"
+            f"{root.header}: [{root.name}] does not say {', '.join(missing)}; a recipe without a base names every key."
         )
-    return tables[setting]
-
-
-def _table(path: Path, text: str, table: Mapping[str, Any], name: str, key: str) -> Mapping[str, Any]:
-    value = table.get(key, {})
-    if not isinstance(value, dict) or (key == "models" and not all(isinstance(v, dict) for v in value.values())):
-        raise UserError(f"{_place(path, text, name, key)}: {key} must be a table, [{name}.{key}].")
-    return value
-
-
-def _place(path: Path, text: str, table: str, key: str) -> str:
-    return f"{path}:{_line(text, table, key)}"
-
-
-def _line(text: str, table: str, key: str | None) -> int:
-    """Return the line (from 1) of a key in a table, or of the table's header where ``key`` is None."""
-    headers, keys = _lines(text)
-    name = table if key is None else f"{table}.{key}"
-    found = [headers.get(name), None if key is None else keys.get((table, key))]
-    return min((line for line in found if line), default=1)
-
-
-@lru_cache(maxsize=16)
-def _lines(text: str) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
-    """The first line (from 1) of each table's header, and of each (table, key)."""
-    current = ""
-    headers: dict[str, int] = {}
-    keys: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[([^\[\]]+)\]", line)
-        key = None if header else re.match(r"""\s*(?:"([^"]+)"|'([^']+)'|([\w-]+))\s*[.=]""", line)
-        if header:
-            current = re.sub(r"[\"'\s]", "", header.group(1))
-            headers.setdefault(current, number)
-        elif key:
-            keys.setdefault((current, next(filter(None, key.groups()))), number)
-    return headers, keys
 
 
 def _check(key: str, value: Any, place: str) -> Any:
     """Return ``value`` as the type that ``key`` has in `Recipe`."""
     if key not in KEYS:
-        raise UserError(f"{place}: {key} is not a setting of a recipe.{nearest(key, KEYS)}")
+        raise UserError(f"{place}: {key} is not a setting of a recipe.{nearest(key, [*KEYS, 'base'])}")
     kind = _TYPES[key]
     checked = _typed(key, value, kind, place)
     if isinstance(checked, tuple):
