@@ -264,6 +264,7 @@ def trains_detectors(place: Place) -> None:
 EXERCISES: dict[str, Callable[[Place], None]] = {
     r"test": exists_only,
     r"list|doctor|cite \w+": prints,
+    rf"{SLUG} recipe \w+": prints,
     r"readme": renews,
     SLUG: measures,
     rf"{SLUG} --quick": is_measured,

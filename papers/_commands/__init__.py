@@ -63,6 +63,7 @@ OF_PAPER: dict[str, Command] = {
     "downstream": Command(
         "papers._commands.downstream", "Detection and segmentation with the models of {title!r} ({venue}).", models=True
     ),
+    "recipe": Command("papers._commands.recipe", "Print a training setting of {title!r} ({venue}), with its sources."),
     "train": Command("papers._commands.train", "Train a model of {title!r} ({venue}).", models=True),
 }
 

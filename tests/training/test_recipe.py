@@ -7,7 +7,9 @@ import pytest
 
 import papers
 from common.errors import UserError
-from common.training.recipe import KEYS, load_as, load_recipe, settings
+from common.training.recipe import KEYS, load_as, load_recipe, origins, settings
+from common.training.recipe_file import BENCH
+from papers.__main__ import main
 
 RECIPES = Path(__file__).with_name("recipe.toml")
 PAPERS = Path(__file__).parents[2] / "papers"
@@ -145,6 +147,166 @@ def test_the_learning_rate_follows_the_batch() -> None:
     assert smaller.with_changes("learning_rate_scaling=none").rate("learning_rate") == pytest.approx(5e-4)
 
 
+@pytest.fixture
+def beside(tmp_path: Path) -> Path:
+    """The recipe of the paper ``own``, on that of ``first-one`` beside it, whose setting ``plain`` is the root."""
+    first, own = (tmp_path / name / "recipe.toml" for name in ("first_one", "own"))
+    for path in (first, own):
+        path.parent.mkdir()
+    first.write_text(RECIPES.read_text() + '[next]\nbase = "plain"\nepochs = 5  # "five" of #3\n')
+    own.write_text(
+        """
+[on_another]
+base = "first-one:next"
+seed = 7
+
+[on_another.models."big_*"]
+learning_rate = 0.5
+
+[on_another.quick]
+method.strength = 2.0
+
+[again]
+base = "on_another"
+total_batch = 32
+
+[small]
+base = "bench"
+method = { anything = 1 }
+"""
+    )
+    return own
+
+
+def test_what_a_setting_does_not_state_stands_in_its_base(beside: Path) -> None:
+    root, ours = load_recipe(RECIPES, "plain"), load_recipe(beside, "on_another")
+    assert ours == dataclasses.replace(root, setting="on_another", epochs=5, seed=7)
+    bench = load_recipe(*BENCH)
+    assert load_recipe(beside, "small") == dataclasses.replace(bench, setting="small", method={"anything": 1})
+    assert load_recipe(beside, "small", quick=True).epoch_images == load_recipe(*BENCH, quick=True).epoch_images
+
+
+def test_a_base_applies_with_its_models_first_and_the_quick_forms_last(beside: Path) -> None:
+    inherited = load_recipe(beside, "on_another", model="big_star", quick=True)
+    assert inherited.total_batch == 16, "stated by the base for this model"
+    assert inherited.learning_rate == 0.5, "stated here for this model"
+    assert inherited.epochs == 1, "quick, though the base in between states 5"
+    assert inherited.method == {"strength": 2.0, "form": "kept"}, "the quick form here is after the model there"
+    own = load_recipe(beside, "again", model="big_star")
+    assert (own.total_batch, own.written_batch) == (32, 32), "what a setting states is after its base's models"
+    assert own.method["strength"] == 0.5
+
+
+def test_a_method_changes_that_of_the_base_key_by_key(beside: Path) -> None:
+    text = beside.read_text()
+    beside.write_text(text + "[again.method]\nstrength = 3.0\n")
+    assert load_recipe(beside, "again").method == {"strength": 3.0, "form": "kept"}
+    beside.write_text(text + "[again.method]\nstrenght = 3.0\n")
+    with pytest.raises(UserError, match=r":20: strenght is not in \[plain\.method\]\. Did you mean strength\?"):
+        load_recipe(beside, "again")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("first-one:next", "first-on:next", (":3: the base first-on:next is of no paper", "Did you mean first-one?")),
+        (
+            "first-one:next",
+            "first-one:nxet",
+            (":3: the base first-one:nxet is not a", "has tiny, plain, next. Did you"),
+        ),
+        ('"on_another"', '"on_anotter"', (":13: the base on_anotter is not a setting", "Did you mean on_another?")),
+        ('"bench"', '"bnech"', ("the base bnech is not a setting", "Did you mean bench?")),
+        ('"bench"', "1", (":17: base must be a text", "not 1")),
+        ('"bench"', '""', (":17: base must be a text",)),
+        ('base = "bench"', 'bass = "bench"', ("bass is not a setting of a recipe. Did you mean base?",)),
+        ('base = "bench"', "", ("[small] does not say num_classes,", "without a base names every key")),
+        ("method.strength = 2.0", 'base = "bench"', (":10: a base stands in the setting itself",)),
+        ('"first-one:next"', '"again"', (":3: the bases of [again] go in a circle (own:again, own:on_another, own:again)",)),
+        ('"first-one:next"', '"own:on_another"', (":3: the bases of [again] go in a circle",)),
+        ("seed = 7", "sede = 7", (":4: sede is not a setting of a recipe. Did you mean seed?",)),
+    ],
+)
+def test_a_bad_base_is_one_sentence(beside: Path, old: str, new: str, words: tuple[str, ...]) -> None:
+    text = beside.read_text()
+    assert old in text
+    beside.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError) as error:
+        load_recipe(beside, "small" if "bench" in old else "again", quick=True)
+    for word in (str(beside), *words):
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_that_the_root_lacks_is_missing_wherever_it_is_stated(beside: Path) -> None:
+    first = beside.parents[1] / "first_one" / "recipe.toml"
+    text = first.read_text()
+    first.write_text(text[: text.index("[plain]")] + text[text.index("[plain]") :].replace("seed = 0\n", "", 1))
+    with pytest.raises(UserError, match=r"first_one/recipe\.toml:59: \[plain\] does not say seed"):
+        load_recipe(beside, "again")
+
+
+def test_each_value_has_the_line_that_states_it(beside: Path) -> None:
+    stated = origins(beside, "on_another", model="big_star", quick=True)
+    recipe = load_recipe(beside, "on_another", model="big_star", quick=True)
+    assert set(stated) == {*KEYS, *(f"method.{key}" for key in recipe.method)}
+    for key, origin in stated.items():
+        line = origin.path.read_text().splitlines()[origin.line - 1]
+        assert line.startswith((f"{key} = ", f"{key.removeprefix('method.')} = ")), key
+    shorts = {key: stated[key].short for key in ("seed", "learning_rate", "method.strength")}
+    assert shorts == {
+        "seed": "own/recipe.toml:4",
+        "learning_rate": "own/recipe.toml:7",
+        "method.strength": "own/recipe.toml:10",
+    }
+    assert origins(beside, "on_another")["epochs"].comment == '"five" of #3'
+    assert stated["seed"].comment == ""
+    assert origins(beside, "small")["method.anything"].short == "own/recipe.toml:18"
+
+
+def test_a_whole_setting_is_printed_with_its_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["vars", "recipe"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "imagenet  based on rvt:imagenet, then deit:imagenet",
+        "embedded  based on bench",
+    ]
+    model = "vars_d_rvt_tiny_plus"
+    assert main(["vars", "recipe", "imagenet", "--model", model, "--quick"]) == 0
+    head, *lines, rates = capsys.readouterr().out.splitlines()
+    assert head == f"vars imagenet, {model}, quick, based on rvt:imagenet, then deit:imagenet"
+    assert "written for a total batch of 1024" in rates
+    recipe = load_recipe(PAPERS / "vars" / "recipe.toml", "imagenet", model=model, quick=True)
+    stated = origins(PAPERS / "vars" / "recipe.toml", "imagenet", model=model, quick=True)
+    assert [line.split(" = ")[0].strip() for line in lines] == [*KEYS, *(f"method.{key}" for key in recipe.method)]
+    for line in lines:
+        origin = stated[line.split(" = ")[0].strip()]
+        assert f"  {origin.short}" in line
+        assert line.endswith(origin.comment)
+    (augmentation,) = (line for line in lines if "patch_augmentation =" in line)
+    assert augmentation.split() == [
+        *("method.patch_augmentation", "=", "true", stated["method.patch_augmentation"].short),
+        *("--use_patch_aug", "(README.md)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["vars", "recipe", "imagent"], "has no setting imagent; it has imagenet, embedded. Did you mean imagenet?"),
+        (["rvt", "recipe", "imagenet", "--model", "rvt_tinny"], "not a model of rvt. Did you mean rvt_tiny?"),
+        (["vars", "recipe", "--quick"], "are of a setting; name one of imagenet, embedded"),
+    ],
+)
+def test_what_cannot_be_printed_is_said(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_recipe_of_another_type_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unrolling", "recipe", "gaussian"]) == 0
+    assert "  density = 0.1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize(("path", "setting"), SHIPPED, ids=[f"{path.parent.name}-{name}" for path, name in SHIPPED])
 def test_each_shipped_recipe_loads(path: Path, setting: str, quick: bool) -> None:
@@ -180,7 +342,7 @@ class Own:
     names: tuple[str, ...]
 
 
-OWN = '[one]\nsteps = 3\nrate = 1\nnames = ["a", "b"]\n\n[one.quick]\nsteps = 1\n'
+OWN = '[one]\nsteps = 3\nrate = 1\nnames = ["a", "b"]\n\n[one.quick]\nsteps = 1\n\n[two]\nbase = "one"\nrate = 2\n'
 
 
 def test_a_recipe_of_another_type_is_read_into_it(tmp_path: Path) -> None:
@@ -188,7 +350,8 @@ def test_a_recipe_of_another_type_is_read_into_it(tmp_path: Path) -> None:
     path.write_text(OWN)
     assert load_as(Own, path, "one") == Own(3, 1.0, ("a", "b"))
     assert load_as(Own, path, "one", quick=True).steps == 1
-    with pytest.raises(UserError, match=r"has no setting on; it has one\. Did you mean one"):
+    assert load_as(Own, path, "two", quick=True) == Own(1, 2.0, ("a", "b"))
+    with pytest.raises(UserError, match=r"has no setting on; it has one, two\. Did you mean one"):
         load_as(Own, path, "on")
 
 
