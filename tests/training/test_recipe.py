@@ -222,7 +222,7 @@ def test_a_method_changes_that_of_the_base_key_by_key(beside: Path) -> None:
         ('base = "bench"', 'bass = "bench"', ("bass is not a setting of a recipe. Did you mean base?",)),
         ('base = "bench"', "", ("[small] does not say num_classes,", "without a base names every key")),
         ("method.strength = 2.0", 'base = "bench"', (":10: a base stands in the setting itself",)),
-        ('"first-one:next"', '"again"', (":3: the bases of [again] go in a circle (own:again, own:on_another, own:again",)),
+        ('"first-one:next"', '"again"', (":3: the bases of [again] go in a circle (own:again, own:on_another",)),
         ('"first-one:next"', '"own:on_another"', (":3: the bases of [again] go in a circle",)),
         ("seed = 7", "sede = 7", (":4: sede is not a setting of a recipe. Did you mean seed?",)),
     ],
