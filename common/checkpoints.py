@@ -276,16 +276,12 @@ def load_trained(model: nn.Module, content: Mapping[str, Any], where: str) -> nn
 
 def to_released(model: nn.Module) -> dict[str, Tensor]:
     """The state of ``model`` under released names, such that :func:`load_released` is its inverse."""
-    return _conversion(model, "released_state_dict")(model.state_dict(), model)
+    return under_released_names(model, model.state_dict())
 
 
-def released_names(model: nn.Module) -> dict[str, str]:
-    """The released name of every parameter and buffer of ``model``: ``{our name: released name}``."""
-    ours = model.state_dict()
-    tagged = {name: torch.tensor(index) for index, name in enumerate(ours)}
-    names = list(ours)
-    converted = _conversion(model, "released_state_dict")(tagged, model)
-    return {names[int(index)]: released for released, index in converted.items()}
+def under_released_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the names and shapes of the state of ``model`` (such as gradients) as the release has them."""
+    return _conversion(model, "released_state_dict")(tensors, model)
 
 
 def _and_more(names: list[str]) -> str:

@@ -133,7 +133,7 @@ PAPER = Paper(
             released="also a classifier trained meanwhile on features through which no gradient flows (tf2/run.py)",
             ours="both",
             switch="none",
-            effect="None on the encoder, which gets no gradient from it; tests/test_simclr.py checks that.",
+            effect="None on the encoder, which gets no gradient from it; tests/papers/simclr checks that.",
         ),
         Deviation(
             name="printed_size",

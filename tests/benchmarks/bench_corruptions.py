@@ -23,7 +23,7 @@ from rich.table import Table
 from common.profiling import compare_cost
 from common.robustness.corruptions import CORRUPTIONS, EXTRA, corrupt
 
-PHOTO = Path(__file__).parents[1] / "parity" / "imagenet-c" / "imagenet_deterministic.npz"
+PHOTO = Path(__file__).parents[1] / "robustness" / "fixtures" / "imagenet-c" / "imagenet_deterministic.npz"
 #: The package takes this many images a sample; glass blur takes most of a second for one.
 REFERENCE_IMAGES = {"glass_blur": 1, "zoom_blur": 2}
 REFERENCE_IMAGES_DEFAULT = 4

@@ -14,9 +14,9 @@ from common.data.fashion_mnist import load_fashion_mnist
 from common.errors import UserError
 from common.robustness.attacks import PROTOCOLS, AutoAttack, PatchPgd, Pgd, fgsm, patch_mask
 from common.robustness.normalisation import Normalized
-from tests.parity.fixtures import DEVICES
+from tests.parity import DEVICES
 
-FIXTURES = Path(__file__).parents[1] / "parity" / "attacks"
+FIXTURES = Path(__file__).parent / "fixtures" / "attacks"
 EPSILON = 8 / 255
 
 

@@ -26,7 +26,7 @@ from common.robustness.metrics.detection import detection
 from common.robustness.metrics.sequences import PERTURBATIONS
 from common.robustness.protocols import versioned
 
-PARITY = Path(__file__).parents[1] / "parity"
+PARITY = Path(__file__).parent / "fixtures"
 
 
 def measure(name: str, root: Path, **settings) -> dict[tuple[str, str], Measurement]:

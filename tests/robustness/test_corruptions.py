@@ -27,9 +27,9 @@ from common.robustness.corruptions import (
 )
 from common.robustness.corruptions.blur import _glass_sources
 from common.robustness.corruptions.frost_textures import ORIGINAL_FILES
-from tests.parity.fixtures import DEVICES
+from tests.parity import DEVICES
 
-FIXTURES = Path(__file__).parents[1] / "parity" / "imagenet-c"
+FIXTURES = Path(__file__).parent / "fixtures" / "imagenet-c"
 ALL = CORRUPTIONS + EXTRA
 SETS = ("imagenet", "cifar10")
 DETERMINISTIC = (

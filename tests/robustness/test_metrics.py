@@ -17,7 +17,7 @@ from common.robustness.metrics.detection import detection
 from common.robustness.metrics.effective import effective_robustness
 from common.robustness.metrics.shape import shape_bias
 
-FIXTURES = Path(__file__).parents[1] / "parity" / "robustness_metrics"
+FIXTURES = Path(__file__).parent / "fixtures" / "robustness_metrics"
 
 
 def notes(name: str) -> dict:

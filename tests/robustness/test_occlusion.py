@@ -17,7 +17,7 @@ from common.robustness.corruptions import corrupt
 from common.robustness.occlusion import drop_tiles, random_drop, salient_tiles, shuffle_tiles
 from common.robustness.patch_corruption import corrupt_patch
 
-FIXTURES = Path(__file__).parents[1] / "parity" / "occlusion"
+FIXTURES = Path(__file__).parent / "fixtures" / "occlusion"
 
 
 def recorded(name: str) -> tuple[dict, dict[str, Tensor]]:
