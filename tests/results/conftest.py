@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_paper import Fake
+
+from tests.results.fake_paper import Fake
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from fake_paper import DEFAULT, Fake, number, top1
 
 import results
 from common.errors import UserError
@@ -15,6 +14,7 @@ from results import compare_runs as compare
 from results import output, reference
 from results.judge import judgement
 from results.measured import load, to_csv
+from tests.results.fake_paper import DEFAULT, Fake, number, top1
 
 
 def record(run: Run) -> Path:

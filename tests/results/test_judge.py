@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_paper import Fake, number, top1
 
 from common.declaration import Claim
 from common.errors import UserError
@@ -13,6 +12,7 @@ from common.manifest import load_manifest, metrics
 from common.measurement import Finding
 from common.run import Run, Settings
 from results.judge import compare, default_tolerances, judge, judgement, printed, tolerance
+from tests.results.fake_paper import Fake, number, top1
 
 PAPERS = Path(__file__).parents[2] / "papers"
 

@@ -10,7 +10,6 @@ from xml.etree import ElementTree as ET
 
 import pandas as pd
 import pytest
-from fake_paper import DEFAULT, SVG, Fake, number, top1
 from rich.console import Console
 
 import results
@@ -22,6 +21,7 @@ from results.judge import Judgement, judgement
 from results.measured import COLUMNS, load, of_run
 from results.output import provenance
 from results.svg import inline
+from tests.results.fake_paper import DEFAULT, SVG, Fake, number, top1
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 

@@ -6,12 +6,12 @@ import json
 import re
 
 import pytest
-from fake_paper import Fake
 
 import results
 from common.errors import UserError
 from common.training.logs import history_csv
 from results.training import curves, write_report
+from tests.results.fake_paper import Fake
 
 ROWS = [{"epoch": epoch / 2, "train_loss": 2 / (1 + epoch)} for epoch in range(1, 5)]
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from stand_ins import PLAIN, ColourModel, class_folders, colour, write_picture
 
 from common.errors import UserError
 from common.measurement import Measurement
@@ -25,6 +24,7 @@ from common.robustness.metrics.corruption import alexnet
 from common.robustness.metrics.detection import detection
 from common.robustness.metrics.sequences import PERTURBATIONS
 from common.robustness.protocols import versioned
+from tests.robustness.stand_ins import PLAIN, ColourModel, class_folders, colour, write_picture
 
 PARITY = Path(__file__).parent / "fixtures"
 

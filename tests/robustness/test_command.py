@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from stand_ins import ColourModel, class_folders, write_picture
 from timm.models import register_model
 
 from common.data.preprocessing import Preprocessing
@@ -23,6 +22,7 @@ from common.robustness.benchmarks.pictures import collate
 from common.robustness.corruptions import corrupt
 from common.robustness.evaluation import evaluate
 from common.robustness.normalisation import Normalized
+from tests.robustness.stand_ins import ColourModel, class_folders, write_picture
 
 
 class ConfiguredColourModel(ColourModel):

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stand_ins import PLAIN, ColourModel, class_folders, imagenet_family, write_picture
 
 from common import progress
 from common.errors import UserError
@@ -27,6 +26,7 @@ from common.robustness.benchmarks.classes import imagenet_wnids, sixteen_classes
 from common.robustness.evaluation import Evaluation, Processes, evaluate, fingerprint
 from common.robustness.normalisation import Normalized
 from common.robustness.records import CellRecord
+from tests.robustness.stand_ins import PLAIN, ColourModel, class_folders, imagenet_family, write_picture
 
 
 @pytest.fixture
