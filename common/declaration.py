@@ -82,6 +82,8 @@ class Claim:
         needs: names from ``common.needs.NEEDS``; empty where nothing is needed.
         settles: ``(dataset, metric)`` of the manifest rows that it measures; ``*`` matches any.
         measured_by: ``module:function`` of a shared instrument, where ``claims.py`` has no function of its own.
+        primary: name of the finding whose verdict is the claim's, chosen before anything is measured; empty where the
+            claim only settles printed numbers.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Claim:
     needs: tuple[str, ...] = ()
     settles: tuple[tuple[str, str], ...] = ()
     measured_by: str = ""
+    primary: str = ""
 
     def __post_init__(self) -> None:
         if not _IDENTIFIER.fullmatch(self.name):

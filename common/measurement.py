@@ -10,8 +10,13 @@ from typing import Any, Literal, TypeAlias
 #: depend on weights), ``released`` and ``trained`` in columns of their own.
 Weights = Literal["none", "released", "trained"]
 
-#: What a finding can say. ``unclear``: the interval contains no difference.
-FindingVerdict = Literal["holds", "does not hold", "unclear"]
+#: What a finding can say. ``no difference``: none as large as the smallest of interest; ``unclear``: too little
+#: evidence for any of the others. ``common.verdicts`` has the rule.
+FindingVerdict = Literal["holds", "does not hold", "no difference", "unclear"]
+
+#: What an interval is over, i.e. what would have to be drawn again for the value to change; empty where that is not
+#: known. ``seeds`` are trainings, ``images`` a sample of test images, ``rounds`` repetitions of a timing.
+Over = Literal["", "seeds", "images", "seeds and images", "rounds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,9 @@ class Measurement:
         value: in ``unit``.
         unit: ``%``, ``M``, ``G``, ``ms``, ... or empty.
         weights: where the measured weights come from.
-        interval: 95 % confidence interval, in ``unit``, or None where the number has no sampling error.
+        interval: 95 % confidence interval, in ``unit``, or None where there is none: the number has no sampling error,
+            or nothing is known about it.
+        over: what the interval is over.
         seeds: number of independent trainings behind the value.
         n: number of images (or other samples) behind the value, or None.
         seconds: time that the measurement took.
@@ -42,6 +49,7 @@ class Measurement:
     unit: str = ""
     weights: Weights = "none"
     interval: tuple[float, float] | None = None
+    over: Over = ""
     seeds: int = 0
     n: int | None = None
     seconds: float = 0.0
@@ -53,6 +61,7 @@ class Measurement:
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
             raise ValueError(f"{self.model} {self.dataset} {self.metric}: measured {self.value}, not a number")
+        object.__setattr__(self, "interval", _finite(self.interval))
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -65,12 +74,14 @@ class Finding:
     """A verdict on a claim that is not a printed number: an identity, an ordering, a cost.
 
     Attributes:
+        name: identifier, unique in its claim, by which the claim's declaration names its primary finding; or empty.
         statement: what was tested, one sentence.
-        verdict: ``holds``, ``does not hold`` or ``unclear``.
+        verdict: ``holds``, ``does not hold``, ``no difference`` or ``unclear``.
         evidence: the numbers behind the verdict, one sentence with interval and number of seeds where chance plays
             a part.
         value: the tested quantity, or None.
         interval: its 95 % confidence interval, or None.
+        over: what the interval is over.
         seeds: number of independent trainings behind it.
         exact: True where the statement is mathematics or a property of the code, so that ``does not hold`` means
             that something is broken and the run counts as off. Empirical orderings are not exact: whatever their
@@ -82,8 +93,13 @@ class Finding:
     evidence: str
     value: float | None = None
     interval: tuple[float, float] | None = None
+    over: Over = ""
     seeds: int = 0
     exact: bool = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "interval", _finite(self.interval))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +115,11 @@ class Picture:
     name: str
     caption: str
     svg: str
+
+
+def _finite(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """An interval without finite ends, as of a single observation, is none."""
+    return interval if interval is not None and all(math.isfinite(end) for end in interval) else None
 
 
 Result: TypeAlias = "Measurement | Finding | Picture"

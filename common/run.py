@@ -18,7 +18,7 @@ from rich.markup import escape
 from common.declaration import Claim, Paper
 from common.errors import UserError
 from common.files import write_atomic
-from common.measurement import Result, from_json, to_json
+from common.measurement import Finding, Result, from_json, to_json
 from common.needs import NEEDS, sentence
 from common.progress import console
 from common.provenance import collect
@@ -198,6 +198,12 @@ class Run:
             return state("failed", f"{type(error).__name__}: {error} (see errors/{claim.name}.txt in the run folder)")
         if not self.results[claim.name]:
             return state("failed", "it ended without a result")
+        names = [result.name for result in self.results[claim.name] if isinstance(result, Finding) and result.name]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            return state("failed", f"it gave two findings of the name {sorted(twice)[0]!r}")
+        if claim.primary and claim.primary not in names:
+            return state("failed", f"it ended without its primary finding, {claim.primary!r}")
         return state("done")
 
     def _record_call(self, claims: tuple[Claim, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Confidence intervals: of a mean over seeds, of a paired difference, of an accuracy. All are 95 % by default."""
+"""Confidence intervals: of means, medians, paired differences and accuracies. All are 95 % by default."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import bdtr, ndtri, stdtrit
 
 from common.errors import UserError
 
@@ -62,6 +62,21 @@ def paired_interval(a: Sequence[float], b: Sequence[float], confidence: float = 
     if difference.size and np.ptp(difference) <= 1e-12 * max(np.abs(first).max(), np.abs(second).max()):
         return Estimate(float(difference.mean()), -math.inf, math.inf)
     return mean_interval(difference, confidence)
+
+
+def median_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Estimate:
+    """Median of independent values with the interval between two of them, whatever their distribution is.
+
+    The k-th smallest and the k-th largest of n values miss the true median with probability 2 P(Binomial(n, 1/2) < k);
+    k is the largest for which that is at most 1 - ``confidence``. Fewer than six values have no 95 % interval.
+    """
+    sample = np.sort(np.asarray(values, dtype=float))
+    if sample.size == 0:
+        raise UserError("a median needs at least one value.")
+    median = float(np.median(sample))
+    missed = [2 * float(bdtr(k - 1, sample.size, 0.5)) for k in range(1, sample.size // 2 + 1)]
+    k = sum(miss <= 1 - confidence for miss in missed)
+    return Estimate(median, float(sample[k - 1]), float(sample[-k])) if k else Estimate(median, -math.inf, math.inf)
 
 
 def paired_bootstrap(

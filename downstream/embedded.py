@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.measurement import Measurement, Result
+from common.measurement import Result
 from common.parallel import side_by_side
-from common.robustness.embedded.results import difference_finding
 from common.run import Run
-from common.statistics import Estimate, mean_interval, paired_interval
+from common.statistics import Estimate, paired_interval
+from common.verdicts import difference_finding, mean_measurement
 from downstream import pictures
 from downstream.composition import Canvases, write
 
@@ -135,20 +135,17 @@ def _results(run: Run, task: str, outcomes: dict[str, list[dict[str, Any]]]) -> 
         for metric in metrics:
             trained = [each["trained"][metric] for each in runs]
             untrained = [each["untrained"][metric] for each in runs]
-            estimate = mean_interval(trained)
-            yield Measurement(
+            yield mean_measurement(
+                trained,
                 model=label,
                 dataset=DATASET,
                 metric=metric,
-                value=estimate.value,
                 unit="%",
                 weights="trained",
-                interval=estimate.interval,
-                seeds=len(runs),
                 n=runs[0]["n"],
                 seconds=sum(each["seconds"] for each in runs),
                 protocol=PROTOCOL,
-                detail={"per_seed": trained, "untrained_per_seed": untrained},
+                detail={"untrained_per_seed": untrained},
             )
     for metric in metrics:
         for label, runs in outcomes.items():

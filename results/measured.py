@@ -29,8 +29,10 @@ COLUMNS: dict[str, str] = {
     "unit": "str",
     "low": "float",
     "high": "float",
+    "over": "str",
     "seeds": "Int64",
     "n": "Int64",
+    "name": "str",
     "statement": "str",
     "verdict": "str",
     "exact": "bool",
@@ -52,6 +54,9 @@ COLUMNS: dict[str, str] = {
     "epochs": "Int64",
     "limit": "Int64",
 }
+
+#: Columns that tables written before they existed lack: they are empty there.
+_ADDED = ("over", "name")
 
 
 def of_run(run: Run) -> pd.DataFrame:
@@ -79,11 +84,11 @@ def load(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is missing; give the folder of a run, or a CSV file that a run wrote.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
         raise UserError(f"{path} is not a table of measured numbers; give measured.csv of a run.") from None
-    missing = [name for name in COLUMNS if name not in table]
+    missing = [name for name in COLUMNS if name not in table and name not in _ADDED]
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}; give measured.csv of a run.")
     try:
-        return _typed(table[list(COLUMNS)])
+        return _typed(table)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} holds a malformed value ({error}); write it again from its run.") from None
 
@@ -99,17 +104,18 @@ def each(table: pd.DataFrame) -> Iterator[Any]:
 
 
 def _ends(interval: tuple[float, float] | None) -> dict[str, float]:
-    """Columns of an interval; one without finite ends (a single observation) is none."""
-    if interval is None or not all(math.isfinite(end) for end in interval):
-        return {"low": math.nan, "high": math.nan}
-    return {"low": interval[0], "high": interval[1]}
+    """Columns of an interval."""
+    low, high = interval or (math.nan, math.nan)
+    return {"low": low, "high": high}
 
 
 def _measurement(result: Measurement) -> dict[str, Any]:
     return {
         "kind": "measurement",
         **{name: getattr(result, name) for name in ("model", "dataset", "metric", "weights", "value", "unit")},
-        **{name: getattr(result, name) for name in ("seeds", "n", "seconds", "peak_memory", "protocol", "note")},
+        **{
+            name: getattr(result, name) for name in ("over", "seeds", "n", "seconds", "peak_memory", "protocol", "note")
+        },
         **_ends(result.interval),
         "detail": json.dumps(result.detail, sort_keys=True) if result.detail else "",
     }
@@ -118,7 +124,8 @@ def _measurement(result: Measurement) -> dict[str, Any]:
 def _finding(result: Finding) -> dict[str, Any]:
     return {
         "kind": "finding",
-        **{name: getattr(result, name) for name in ("statement", "verdict", "evidence", "seeds", "exact", "value")},
+        **{name: getattr(result, name) for name in ("name", "statement", "verdict", "evidence", "value")},
+        **{name: getattr(result, name) for name in ("over", "seeds", "exact")},
         **_ends(result.interval),
     }
 

@@ -3,7 +3,17 @@
 from common.profiling.counting import Flops, Parameters, flops, parameters
 from common.profiling.memory import peak_memory
 from common.profiling.size import count
-from common.profiling.timing import Comparison, Cost, Spread, compare_cost, cost, forward, training_step
+from common.profiling.timing import (
+    Comparison,
+    Cost,
+    Spread,
+    compare_cost,
+    cost,
+    forward,
+    ratio_finding,
+    time_measurement,
+    training_step,
+)
 
 __all__ = [
     "Comparison",
@@ -18,5 +28,7 @@ __all__ = [
     "forward",
     "parameters",
     "peak_memory",
+    "ratio_finding",
+    "time_measurement",
     "training_step",
 ]

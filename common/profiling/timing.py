@@ -2,7 +2,8 @@
 
 Machines drift: other work, clock frequency and temperature change within seconds. So candidates take turns, each
 round runs every candidate once in changing order, and a ratio is taken within a round, where both sides saw the same
-machine. Medians and quartiles over the rounds are reported, never a single run.
+machine. Medians and quartiles over the rounds are reported, never a single run, and a verdict on a cost is one on the
+interval of the median.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError, nearest
+from common.measurement import Finding, Measurement
 from common.profiling.memory import peak_memory
 from common.progress import track
+from common.statistics import Estimate, median_interval
+from common.verdicts import of_bound
 
 #: Seconds that one timed sample lasts at least; shorter functions are repeated within a sample.
 SAMPLE = 0.005
@@ -28,12 +32,13 @@ SAMPLE = 0.005
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles of ``n`` samples."""
+    """Median and quartiles of ``n`` samples, and the 95 % interval of the median, which takes six samples or more."""
 
     median: float
     low: float
     high: float
     n: int
+    interval: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, samples: list[float]) -> Spread:
@@ -41,7 +46,7 @@ class Spread:
         if len(samples) == 1:
             return cls(samples[0], samples[0], samples[0], 1)
         low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
-        return cls(median, low, high, len(samples))
+        return cls(median, low, high, len(samples), median_interval(samples).interval)
 
     def __str__(self) -> str:
         return f"{self.median:.4g} [{self.low:.4g}, {self.high:.4g}]"
@@ -73,6 +78,50 @@ class Comparison:
     cost: Cost
     time_ratio: Spread
     memory_ratio: float | None
+
+
+def time_measurement(model: str, metric: str, cost: Cost, images: int, size: int) -> Measurement:
+    """The median time that ``cost`` gives for ``images`` images of ``size`` pixels, of one of them, in ms."""
+    scale = 1000 / images
+    seconds = cost.seconds
+    return Measurement(
+        model=model,
+        dataset="-",
+        metric=metric,
+        value=scale * seconds.median,
+        unit="ms",
+        interval=seconds.interval and (scale * seconds.interval[0], scale * seconds.interval[1]),
+        over="rounds" if seconds.interval else "",
+        peak_memory=None if cost.memory is None else cost.memory / 1e6,
+        protocol=f"time/1 an image, median, batch {images}, {size} pixels, {torch.get_num_threads()} threads",
+        detail={"quartiles_ms": [scale * seconds.low, scale * seconds.high]},
+    )
+
+
+def ratio_finding(
+    statement: str, ratio: Spread, bound: float, *, whose: str, rest: str = "", name: str = ""
+) -> Finding:
+    """The finding that a cost is at most ``bound`` times another one, by the interval of the median over rounds.
+
+    Args:
+        statement: one sentence.
+        ratio: round by round, as of ``compare_cost``.
+        bound: what is allowed.
+        whose: what the cost is compared with, in the possessive: ``self-attention's``.
+        rest: further evidence, continues the sentence.
+        name: the finding's.
+    """
+    median, interval = ratio.median, ratio.interval
+    known = f"95 % interval {interval[0]:.3g} to {interval[1]:.3g}" if interval else "too few for an interval"
+    return Finding(
+        name=name,
+        statement=statement,
+        verdict=of_bound(Estimate(median, *(interval or (-math.inf, math.inf))), bound),
+        evidence=f"{median:.3g} times {whose} time, median of {ratio.n} rounds ({known}){rest}.",
+        value=median,
+        interval=interval,
+        over="rounds" if interval else "",
+    )
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Callable[[], None]:

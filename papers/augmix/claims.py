@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common.manifest import load_manifest
 from common.measurement import Finding, Result
+from common.profiling import Spread, ratio_finding
 from common.robustness import embedded
 from common.robustness.full_scale_measures import imagenet_c
 from common.robustness.metrics.corruption import alexnet
@@ -149,14 +150,13 @@ def cost(run: Run) -> Iterator[Result]:
             images = _pictures(generator, count, side)
             draws = Draws.sample(count, Settings(), generator)
             batched, one_by_one = _both(_on(run, images), images, draws)
-            rounds = [_seconds(one_by_one, clock) / _seconds(batched, clock) for _ in range(10)]
-            low, ratio, high = np.quantile(rounds[1:], (0.25, 0.5, 0.75))  # the first one fills caches
-            yield Finding(
-                statement=f"Augmenting a batch at once is faster than image by image, at {side} pixels.",
-                verdict="holds" if low > 1 else "does not hold" if high < 1 else "unclear",
-                evidence=f"Pillow takes {ratio:.2f} times as long (quartiles {low:.2f} to {high:.2f}) for {count} "
-                f"images on {run.settings.device}, one core for each.",
-                value=float(ratio),
+            rounds = [_seconds(batched, clock) / _seconds(one_by_one, clock) for _ in range(10)]
+            yield ratio_finding(
+                f"Augmenting a batch at once is faster than image by image, at {side} pixels.",
+                Spread.of(rounds[1:]),  # the first one fills caches
+                1.0,
+                whose="Pillow's",
+                rest=f" for {count} images on {run.settings.device}, one core for each",
             )
     finally:
         torch.set_num_threads(threads)

@@ -25,7 +25,8 @@ from common.data.composition import Background, Composition, compose
 from common.data.fashion_mnist import MEAN, STD, load_fashion_mnist
 from common.measurement import Measurement, Picture, Result
 from common.robustness import embedded
-from common.statistics import mean_interval, paired_interval
+from common.statistics import paired_interval
+from common.verdicts import mean_measurement
 
 DATASET = "fashion-mnist-scenes"
 METRIC = "grouping_ari"
@@ -105,21 +106,14 @@ def results(scores: Mapping[str, list[list[float]]], pixels: float, attention: s
         attention: which of the models has channel attention.
         count: number of canvases.
     """
-
-    def measurement(model: str, value: float, **kwargs: object) -> Measurement:
-        return Measurement(
-            model=model, dataset=DATASET, metric=METRIC, value=value, n=count, protocol=PROTOCOL, **kwargs
-        )  # fmt: skip
-
-    yield measurement(PIXELS, pixels)
+    shared = {"dataset": DATASET, "metric": METRIC, "n": count, "protocol": PROTOCOL}
+    yield Measurement(model=PIXELS, value=pixels, **shared)
     last = {name: [blocks[-1] for blocks in per_seed] for name, per_seed in scores.items()}
     for name, values in last.items():
-        estimate = mean_interval(values)
-        detail = {"per_seed_and_block": scores[name]}
         weights = "none" if name.endswith(UNTRAINED) else "trained"
-        yield measurement(
-            name, estimate.value, weights=weights, interval=estimate.interval, seeds=len(values), detail=detail
-        )
+        yield mean_measurement(
+            values, model=name, weights=weights, detail={"per_seed_and_block": scores[name]}, **shared
+        )  # fmt: skip
     seeds = len(last[attention])
     against_pixels = paired_interval(last[attention], [pixels] * seeds)
     yield embedded.difference_finding(

@@ -20,6 +20,7 @@ from common.robustness.report import occlusion_panels
 from common.segmentation import attention_masks
 from common.statistics import mean_interval
 from common.training.recipe import Recipe
+from common.verdicts import mean_measurement
 from papers.intriguing_vit.cue_conflict import conflicts
 from papers.intriguing_vit.experiment import (
     DATASET,
@@ -39,22 +40,19 @@ def measurements(table: pd.DataFrame, metrics: Sequence[str], count: int) -> Ite
     for name in table.index.unique("model"):
         scores = table.loc[name]
         for metric in metrics:
-            estimate = mean_interval(list(scores[metric]))
             cells: dict[str, object] = {
                 str(column): float(scores[column].mean()) for column in table if str(column).startswith(f"{metric}/")
             }
-            yield Measurement(
+            yield mean_measurement(
+                list(scores[metric]),
                 model=str(name),
                 dataset=DATASET,
                 metric=metric,
-                value=estimate.value,
                 unit="%",
                 weights="trained",
-                interval=estimate.interval,
-                seeds=len(scores),
                 n=count,
                 protocol=PROTOCOL,
-                detail={"per_seed": [float(score) for score in scores[metric]], **cells},
+                detail=cells,
             )
 
 

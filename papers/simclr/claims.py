@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import timm
 import torch
@@ -13,12 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import figures
+from common.bench.inference import findings
+from common.bench.scores import Scores
 from common.measurement import Finding, Measurement, Picture, Result
 from common.robustness import embedded
 from common.run import Run
 from common.shapes import shapes_only
 from common.statistics import mean_interval, paired_interval
 from common.training.recipe import Recipe
+from common.verdicts import mean_measurement
 from papers.simclr import PAPER, composition
 from papers.simclr.experiment import PRETRAINED, RANDOM, SHARES, SUPERVISED, VALIDATION, contenders, garments, probe
 from papers.simclr.method import nt_xent
@@ -94,20 +98,15 @@ def pretraining(run: Run) -> Iterator[Result]:
     shares = [str(column).partition("/")[2] for column in table]
     for name in table.index.unique("model"):
         for share in shares:
-            scores = list(table.loc[name][f"top1/{share}"])
-            estimate = mean_interval(scores)
-            yield Measurement(
+            yield mean_measurement(
+                list(table.loc[name][f"top1/{share}"]),
                 model=f"{name}.{share}",
                 dataset=embedded.DATASET,
                 metric="top1",
-                value=estimate.value,
                 unit="%",
                 weights="trained",
-                interval=estimate.interval,
-                seeds=len(scores),
                 n=10000 - VALIDATION,
                 protocol=f"{PROTOCOL}, {SHARES[share]} labels",
-                detail={"per_seed": scores},
             )
     for share in shares:
         column = f"top1/{share}"
@@ -127,36 +126,32 @@ def pretraining(run: Run) -> Iterator[Result]:
 
 
 def augmentation_composition(run: Run) -> Iterator[Result]:
-    """Pre-train with single augmentations and with pairs; probe with 10 % of the labels."""
+    """Pre-train with single augmentations and with pairs; probe with 10 % of the labels.
+
+    The composition that is tested against all single augmentations is SimCLR's own, whatever came out best here.
+    """
     pairs = composition.contenders(run.settings.quick)
     table = embedded.table_of(run, list(pairs.values()), RECIPE, _probe_few, garments)
     scores = {pair: list(table.loc[contender.name]["top1/10pct"]) for pair, contender in pairs.items()}
-    mean = {pair: mean_interval(values) for pair, values in scores.items()}
     for pair, contender in pairs.items():
-        yield Measurement(
+        yield mean_measurement(
+            scores[pair],
             model=contender.name,
             dataset=embedded.DATASET,
             metric="top1",
-            value=mean[pair].value,
             unit="%",
             weights="trained",
-            interval=mean[pair].interval,
-            seeds=len(scores[pair]),
             n=10000 - VALIDATION,
             protocol=f"{PROTOCOL}, {SHARES['10pct']} labels",
-            detail={"per_seed": scores[pair]},
         )
-    single = max((pair for pair in pairs if pair[0] == pair[1]), key=lambda pair: mean[pair].value)
-    composed = [pair for pair in pairs if pair[0] != pair[1] and single[0] in pair]
-    seeds = len(scores[single])
-    for pair in composed:
-        other = next(name for name in pair if name != single[0])
-        estimate = paired_interval(scores[pair], scores[single])
-        yield embedded.difference_finding(
-            f"{single[0].capitalize()}, the best single augmentation, composed with {other} gives better features.",
-            estimate,
-            seeds,
-        )
+    by_seed = {
+        (contender.name, seed): {"top1": np.array(value / 100)}
+        for pair, contender in pairs.items()
+        for seed, value in zip(run.seeds(), scores[pair], strict=True)
+    }
+    composed = pairs[composition.OWN].name
+    singles = [contender.name for (first, second), contender in pairs.items() if first == second]
+    yield from findings(Scores(by_seed), *(f"{composed} > {single}: top1" for single in singles))
     yield composition.heat_map(table, "top1/10pct")
 
 

@@ -21,6 +21,8 @@ from papers.simclr.training import Contrastive, hooks
 
 #: In the order in which two of them are composed. ``crop`` is made by the data, the others here.
 AUGMENTATIONS = ("crop", "cutout", "jitter", "rotate")
+#: The composition that SimCLR itself is trained with, but for flips, blur and loss of colour.
+OWN = ("crop", "jitter")
 
 
 def cells() -> list[tuple[str, str]]:

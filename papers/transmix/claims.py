@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.measurement import Finding, Measurement, Result
-from common.profiling import compare_cost
+from common.measurement import Finding, Result
+from common.profiling import compare_cost, ratio_finding, time_measurement
 from common.robustness import embedded
 from common.run import Run
 from common.statistics import paired_interval
@@ -118,27 +118,15 @@ def cost(run: Run) -> Iterator[Result]:
         description="timing training steps",
     )
     for name, comparison in costs.items():
-        seconds, ratio = comparison.cost.seconds, comparison.time_ratio
-        yield Measurement(
-            model=f"deit_tiny_patch16_224.{name}",
-            dataset="-",
-            metric="training_step_time",
-            value=1000 * seconds.median / len(images),
-            unit="ms",
-            peak_memory=None if comparison.cost.memory is None else comparison.cost.memory / 1e6,
-            protocol=f"time/1 an image, median, batch {len(images)}, 224 pixels, {torch.get_num_threads()} threads",
-            detail={"quartiles_ms": [1000 * q / len(images) for q in (seconds.low, seconds.high)]},
-        )
+        yield time_measurement(f"deit_tiny_patch16_224.{name}", "training_step_time", comparison.cost, len(images), 224)
         if name == "cutmix":
             continue
         how = "with the row of the map that it needs" if name == "transmix" else "with the whole map, as released"
         memory = "" if comparison.memory_ratio is None else f", {comparison.memory_ratio:.3f} times its peak memory"
-        yield Finding(
-            statement=f"TransMix {how} costs at most 5 % more time a training step than CutMix.",
-            verdict="holds" if ratio.high <= COST_BOUND else "does not hold" if ratio.low > COST_BOUND else "unclear",
-            evidence=(
-                f"{ratio.median:.3f} times its time (quartiles {ratio.low:.3f} to {ratio.high:.3f}){memory}; DeiT-Ti, "
-                f"batch {len(images)} at 224 pixels on {device}."
-            ),
-            value=ratio.median,
+        yield ratio_finding(
+            f"TransMix {how} costs at most 5 % more time a training step than CutMix.",
+            comparison.time_ratio,
+            COST_BOUND,
+            whose="CutMix's",
+            rest=f"{memory}; DeiT-Ti, batch {len(images)} at 224 pixels on {device}",
         )

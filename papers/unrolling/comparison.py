@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from common import figures
-from common.measurement import Finding, FindingVerdict, Measurement, Picture, Result
+from common.measurement import Finding, FindingVerdict, Picture, Result
 from common.statistics import Estimate, mean_interval
+from common.verdicts import mean_measurement
 from papers.unrolling.experiment import CLASSICAL, STEPS_A_POINT, Curve, first_below
 from papers.unrolling.settings import Settings
 
@@ -31,16 +32,13 @@ def results(found: dict[str, list[Curve]], losses: dict[str, list[Curve]], setti
         settings: of both.
     """
     for solver, of_seeds in found.items():
-        estimate = mean_interval([curve[settings.layers - 1] for curve in of_seeds])
-        yield Measurement(
+        yield mean_measurement(
+            [curve[settings.layers - 1] for curve in of_seeds],
             model=solver,
             dataset=dataset(settings),
             metric="nmse",
-            value=estimate.value,
             unit="dB",
             weights="none" if solver in CLASSICAL else "trained",
-            interval=estimate.interval,
-            seeds=len(of_seeds),
             n=settings.test_signals,
             protocol=f"nmse/1 after {settings.layers} steps or layers, float64",
             detail={"curves_db": [[round(error, 6) for error in curve[: settings.layers]] for curve in of_seeds]},

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from common import figures
 from common.data.composition import Background, place_on_canvas
 from common.data.fashion_mnist import MEAN, STD, load_fashion_mnist
-from common.measurement import Measurement, Picture, Result
+from common.measurement import Picture, Result
 from common.robustness import embedded
 from common.robustness.corruptions import corrupt
 from common.run import Run
-from common.statistics import mean_interval
 from common.training.data import TensorData
 from common.training.recipe import Recipe
+from common.verdicts import mean_measurement
 
 DATASET = "fashion-mnist-canvas"
 PROTOCOL = "attention-on-object/1 mean over blocks and heads"
@@ -78,19 +78,16 @@ def measure(run: Run, contenders: Sequence[embedded.Contender], baseline: str, r
     for name in table.index.unique("model"):
         for condition in tests:
             values = [float(value) for value in table.loc[name][condition]]
-            estimate = mean_interval(values)
-            yield Measurement(
+            yield mean_measurement(
+                values,
                 model=name,
                 dataset=DATASET if condition == "clean" else f"{DATASET}.{CORRUPTION}{SEVERITY}",
                 metric="attention_on_object",
-                value=estimate.value,
                 unit="%",
                 weights="trained",
-                interval=estimate.interval,
-                seeds=len(values),
                 n=count,
                 protocol=PROTOCOL,
-                detail={"per_seed": values, "chance": chance},
+                detail={"chance": chance},
             )
     for condition in tests:
         for name, estimate in embedded.differences(table, baseline, condition).items():

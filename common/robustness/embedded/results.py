@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from common import figures, manifest
-from common.measurement import Finding, FindingVerdict, Measurement, Picture
+from common.measurement import Finding, Measurement, Picture
 from common.robustness.corruptions import CORRUPTIONS
 from common.robustness.embedded.images import DATASET, SEVERITIES, test_set
 from common.robustness.embedded.robustness import METRICS
-from common.statistics import Estimate, mean_interval, paired_interval
+from common.statistics import Estimate, paired_interval
+from common.verdicts import difference_finding, mean_measurement
 
 #: What the embedded experiment does, written with every number; the version rises when the procedure changes.
 PROTOCOL = "embedded/2"
@@ -24,22 +25,19 @@ def measurements(table: pd.DataFrame, quick: bool, metrics: Sequence[str] = METR
     for name in table.index.unique("model"):
         scores = table.loc[name]
         for metric in metrics:
-            estimate = mean_interval(list(scores[metric]))
             cells: dict[str, object] = {
                 column: float(scores[column].mean()) for column in map(str, table) if column.startswith(f"{metric}/")
             }
-            yield Measurement(
+            yield mean_measurement(
+                list(scores[metric]),
                 model=name,
                 dataset=DATASET,
                 metric=metric,
-                value=estimate.value,
                 unit="%",
                 weights="trained",
-                interval=estimate.interval,
-                seeds=len(scores),
                 n=len(test_set(quick).clean if metric in ("top1", "rms_calibration_error") else test_set(quick).images),
                 protocol=PROTOCOL,
-                detail={"per_seed": [float(score) for score in scores[metric]], **cells},
+                detail=cells,
             )
 
 
@@ -71,25 +69,6 @@ def more_robust(table: pd.DataFrame, baseline: str, metrics: Sequence[str] = ROB
             better = "lower" if lower_is_better(metric) else "higher"
             statement = f"{name} has a {better} {metric} than {baseline} at equal budget."
             yield difference_finding(statement, estimate, len(table.loc[name]))
-
-
-def difference_finding(statement: str, estimate: Estimate, seeds: int, unit: str = "points") -> Finding:
-    """The finding that a difference is above zero: it holds, or not, where the interval leaves out zero."""
-    verdict: FindingVerdict = "unclear"
-    if estimate.low > 0:
-        verdict = "holds"
-    elif estimate.high < 0:
-        verdict = "does not hold"
-    low, value, high = (f"{round(x, 2) + 0.0:+.2f}" for x in (estimate.low, estimate.value, estimate.high))  # no -0.00
-    spread = f"95 % interval {low} to {high}" if estimate.interval else "no interval"
-    return Finding(
-        statement=statement,
-        verdict=verdict,
-        evidence=f"Difference {value} {unit} ({spread}, {seeds} {'seed' if seeds == 1 else 'seeds'}).",
-        value=estimate.value,
-        interval=estimate.interval,
-        seeds=seeds,
-    )
 
 
 def difference_picture(name: str, table: pd.DataFrame, baseline: str, metrics: Sequence[str] = METRICS) -> Picture:

@@ -1,0 +1,1 @@
+"""The embedded bench: small models trained alike, and what their numbers say."""
