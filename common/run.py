@@ -35,7 +35,7 @@ class Settings:
 
     Attributes:
         quick: smaller budgets everywhere, for CI.
-        seeds: trainings per trained number, or None for the claim's own default (3, or 2 when quick).
+        seeds: trainings per trained number, or None for the default of two.
         epochs: epochs of embedded trainings, or None for the recipe's.
         device: torch device.
         seed: first seed; the others count up from it.
@@ -45,6 +45,8 @@ class Settings:
         limit: evaluate on this many images at most, or None for all.
         batch_size: images per batch in full-scale evaluation.
         workers: loader processes in full-scale evaluation.
+        shared: folder where contenders of the bench are kept, so that several runs train each of them once; None: in
+            the run's own. It has no influence on results, and is not part of what is recorded.
     """
 
     quick: bool = False
@@ -58,6 +60,7 @@ class Settings:
     limit: int | None = None
     batch_size: int = 64
     workers: int = 2
+    shared: Path | None = None
 
     def given(self) -> set[str]:
         """Names of the needs that are provided for."""
@@ -124,7 +127,7 @@ class Run:
         self._read_events()
         self._check_same_run()
 
-    def seeds(self, *, default: int = 3, quick: int = 2) -> range:
+    def seeds(self, *, default: int = 2, quick: int = 2) -> range:
         """The seeds to train with."""
         count = self.settings.seeds or (quick if self.settings.quick else default)
         return range(self.settings.seed, self.settings.seed + count)

@@ -1,0 +1,51 @@
+"""The first losses of a contender's training: a fingerprint of the whole experiment.
+
+A refactoring that changes what is computed (an initial value, the order of images, a random draw, a gradient) shows in
+them at once. They are kept beside the reference results and compared in tests.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from common.bench.contenders import Contender
+from common.training.hooks import Batch, Hook
+from common.training.loop import Run, train
+from common.training.options import Options
+
+STEPS = 20
+#: Images of a step: fewer than the recipe has, which says as much in a quarter of the time.
+BATCH = 32
+
+
+class _EnoughError(Exception):
+    """All steps of the trace are done."""
+
+
+class _Losses(Hook):
+    """Keeps every step's loss and ends the training after `STEPS` of them."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+        self.values.append(float(loss.detach()))
+        return loss
+
+    def on_step(self, run: Run) -> None:
+        if run.step == STEPS:
+            raise _EnoughError
+
+
+def first_losses(contender: Contender, seed: int = 0) -> list[float]:
+    """The losses of the first `STEPS` steps, trained by the contender's recipe in batches of `BATCH` on the CPU."""
+    recipe = contender.settings().with_changes(f"total_batch={BATCH}")
+    torch.manual_seed(seed)
+    model, losses = contender.build(), _Losses()
+    hooks = [*contender.hooks(recipe), losses]
+    with suppress(_EnoughError):
+        train(model, recipe, contender.data(), seed=seed, hooks=hooks, options=Options(device="cpu"))
+    return losses.values

@@ -1,0 +1,98 @@
+"""Contenders: trained once, taken up again, measured by image, shared between runs; damaged files are made anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import papers
+from common import bench
+from common.bench import contenders as module
+from common.bench.hosts import vit_mini
+from common.run import Run, Settings
+from common.training.recipe import Recipe
+
+TINY = bench.Contender("tiny", partial(vit_mini, embed_dim=12, depth=1, num_heads=1))
+OTHER = replace(TINY, name="other", changes=("label_smoothing=0.0",))
+
+
+def run_in(folder: Path, shared: Path | None = None) -> Run:
+    return Run(papers.find("swin"), Settings(quick=True, seeds=2, shared=shared), folder)
+
+
+def few(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.ndarray | float]:
+    tests = bench.test_set(quick)
+    return {"top1": bench.correct(bench.normalised(model, recipe), tests.clean[:2], tests.labels[:2])}
+
+
+def test_scores_are_by_image_and_an_interrupted_comparison_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = bench.scores(run_in(tmp_path / "a"), [TINY, OTHER], few)
+    assert first.contenders == ("tiny", "other")
+    assert first.values["tiny", 0]["top1"].shape == (2, 50)
+    monkeypatch.setattr(module, "train", None)  # nothing is trained again
+    again = bench.scores(run_in(tmp_path / "a"), [TINY, OTHER], few)
+    for key, values in first.values.items():
+        assert np.array_equal(values["top1"], again.values[key]["top1"])
+    model = bench.trained(run_in(tmp_path / "a"), TINY, 1)
+    tests = bench.test_set(quick=True)
+    right = bench.correct(bench.normalised(model, TINY.settings()), tests.clean[:2], tests.labels[:2])
+    assert np.array_equal(right, first.values["tiny", 1]["top1"])
+
+
+def test_runs_that_share_a_folder_train_a_contender_once(tmp_path: Path) -> None:
+    bench.scores(run_in(tmp_path / "a", tmp_path / "shared"), [TINY], few)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "shared").rglob("*.*")}
+    bench.scores(run_in(tmp_path / "b", tmp_path / "shared"), [TINY], few)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "shared").rglob("*.*")}
+    assert len(list((tmp_path / "b" / "trainings").glob("*.csv"))) == 2  # the curves are in either report
+    assert not (tmp_path / "b" / "weights").exists()
+
+
+def test_a_damaged_file_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = bench.scores(run_in(tmp_path), [TINY], few)
+    for kind in ("weights", "scores"):
+        for path in (tmp_path / kind).iterdir():
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 0xFF
+            path.write_bytes(content)
+    again = bench.scores(run_in(tmp_path), [TINY], few)
+    assert np.array_equal(first.array("top1"), again.array("top1"))
+    assert "damaged; it is made anew" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_differs_between_contenders_differs_in_what_they_are_kept_under() -> None:
+    def key(contender: bench.Contender, seed: int = 0) -> str:
+        return module.Job(contender, seed, contender.settings(), False, "cpu", Path()).key
+
+    keys = {
+        key(TINY),
+        key(TINY, 1),
+        key(OTHER),
+        key(replace(TINY, build=partial(vit_mini, embed_dim=24, depth=1, num_heads=1))),
+    }
+    assert len(keys) == 4
+    assert key(TINY) == key(replace(TINY))
+
+
+def test_first_losses_are_those_of_the_recipe_and_repeat() -> None:
+    losses = bench.first_losses(TINY)
+    assert len(losses) == 20
+    assert losses == bench.first_losses(TINY)
+    assert losses != bench.first_losses(TINY, seed=1)
+    assert losses[0] == pytest.approx(np.log(10), rel=0.2)
+
+
+def test_the_floor_is_logistic_regression() -> None:
+    """84 % from all training images, as has been measured elsewhere by scikit-learn."""
+    assert 83.5 < bench.floor() < 85.5
+    assert torch.equal(
+        bench.logistic_regression()(torch.zeros(1, 3, 28, 28))[0], bench.logistic_regression().linear.bias
+    )
