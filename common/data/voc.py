@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.data.pixels import READ_ERRORS, read_image
 from common.errors import UserError
 
 #: Pixels at the border of objects, and objects that are hard to tell, have this label.
@@ -60,10 +61,11 @@ class VOCSegmentation(Dataset):
 
     def _open(self, path: Path, mode: str | None, resampling: Image.Resampling) -> np.ndarray:
         try:
+            if mode:
+                return np.array(read_image(path, mode).resize((self.side, self.side), resampling))
             with Image.open(path) as opened:
-                image = opened.convert(mode) if mode else opened
-                return np.array(image.resize((self.side, self.side), resampling))
-        except (OSError, SyntaxError, ValueError) as error:
+                return np.array(opened.resize((self.side, self.side), resampling))
+        except READ_ERRORS as error:
             raise UserError(f"{path} cannot be read ({error}); restore it and go on with --resume.") from None
 
 

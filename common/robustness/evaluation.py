@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from common.data.pixels import Unreadable
 from common.data.preprocessing import Preprocessing
 from common.errors import UserError
 from common.files import write_atomic
 from common.measurement import Measurement, Weights
 from common.progress import console, track
 from common.robustness.benchmarks import Benchmark, Stage, benchmark
-from common.robustness.benchmarks.pictures import Unreadable, collate
+from common.robustness.benchmarks.pictures import collate
 from common.robustness.benchmarks.videos import Videos
 from common.robustness.normalisation import Normalized, evaluating
 from common.robustness.protocols import versioned
@@ -206,6 +207,8 @@ class Evaluation:
     def run_stage(self, stage: Stage) -> bool:
         """Evaluate what is left of one stage; returns whether anything was."""
         pictures = stage.read()
+        if pictures.left_out and self.processes.index == 0:
+            console.print(f"{self.bench.name} {stage.name}: {pictures.left_out}.", markup=False, soft_wrap=True)
         self.choice = pictures.keep(self.limit)
         records = [CellRecord(self.folder / f"{cell.name}.npy", stage.score.columns) for cell in stage.cells]
         for cell, record in zip(stage.cells, records, strict=True):

@@ -21,11 +21,12 @@ from timm.data import IterableImageDataset, auto_augment, create_dataset, create
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from common.data.folders import ImageFiles
+from common.data.pixels import READ_ERRORS, Unreadable, eight_bits, read_image
 from common.errors import UserError
 from common.training.data import Plan, epoch_order, epoch_steps, validation_order
 from common.training.randomness import derive_seed, generator, seed_global
 from common.training.recipe import Recipe
-from common.training.unreadable import READ_ERRORS, Unreadable
 
 #: Names under which the two parts of an image folder or of a pair of tar files are found.
 TRAIN_NAMES = ("train", "training")
@@ -145,38 +146,59 @@ class ImageData:
         """Return timm's data set for a split, wrapped so that its draws follow from the seed."""
         source = self.source
         _check_packages(source.dataset)
-        root, split = source.root, source.train_split if training else source.validation_split
+        split = source.train_split if training else source.validation_split
         images = source.train_images if training else source.validation_images
-        if not source.dataset:
-            root = _part(root, TRAIN_NAMES if training else VALIDATION_NAMES)
-        options: dict[str, Any] = {"input_img_mode": self._mode, "seed": recipe.seed, "batch_size": 1}
+        transform = make_transform(recipe, training=training)
+        skip = training and self.skip_unreadable
+        # TFDS decodes to 8 bits; of all others the pixels are brought to them here.
+        mode = self._mode if source.dataset.startswith(("wds/", "tfds/")) else ""
+        options: dict[str, Any] = {"input_img_mode": mode, "seed": recipe.seed, "batch_size": 1}
         if images:
             options["num_samples"] = images
-        skip = training and self.skip_unreadable
         try:
-            if source.dataset.startswith("wds/"):
-                shards = _shards(str(root), split, is_training=training, skip_unreadable=skip, **options)
-                dataset: Any = IterableImageDataset(str(root), reader=shards)
+            if not source.dataset:
+                reader: Any = self._files(training=training)
+            elif source.dataset.startswith("wds/"):
+                shards = _shards(str(source.root), split, is_training=training, skip_unreadable=skip, **options)
+                dataset: Any = IterableImageDataset(str(source.root), reader=shards)
             else:
-                dataset = create_dataset(
-                    source.dataset, root=str(root), split=split, is_training=training, search_split=False, **options
-                )
+                options |= {"root": str(source.root), "split": split, "is_training": training}
+                dataset = create_dataset(source.dataset, search_split=False, **options)
         except (ImportError, RuntimeError, ValueError, AssertionError, OSError, KeyError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UserError(
-                f"The split {split} of {source.dataset or root} cannot be opened ({type(error).__name__}: {reason})."
+                f"The split {split} of {source.dataset or source.root} cannot be opened "
+                f"({type(error).__name__}: {reason})."
             ) from None
-        transform = make_transform(recipe, training=training)
-        if isinstance(dataset, IterableImageDataset):
-            dataset.transform = _StreamTransform(transform)
+        if source.dataset and isinstance(dataset, IterableImageDataset):
+            dataset.transform = _StreamTransform(transform, self._mode)
             return dataset
+        if source.dataset:
+            reader = getattr(dataset, "reader")  # noqa: B009 (timm's annotation is the bare Dataset)
         if images:
             raise UserError(
                 f"--{'train' if training else 'validation'}-images is the length of a stream that has none, and "
-                f"{source.dataset or root} has {len(dataset)} images: leave it out."
+                f"{source.dataset or reader.root} has {len(reader)} images: leave it out."
             )
-        reader: Any = getattr(dataset, "reader")  # noqa: B009 (timm's annotation is the bare Dataset)
         return _Indexed(reader, transform, self._mode, recipe.seed, skip)
+
+    def _files(self, *, training: bool) -> ImageFiles:
+        """The class folders of a part; says what of them is not read."""
+        files = ImageFiles(_part(self.source.root, TRAIN_NAMES if training else VALIDATION_NAMES))
+        if training and len(files.class_to_idx) < 2:
+            raise UserError(
+                f"{files.root} has one class folder, {next(iter(files.class_to_idx))}; a classifier needs two or more: "
+                "there may be a folder too many on the way to them."
+            )
+        if training and files.empty:
+            raise UserError(
+                f"The class folder {files.root / files.empty[0]} has no image"
+                f"{f' (nor have {len(files.empty) - 1} more)' if len(files.empty) > 1 else ''}: fill it, or remove it "
+                "here and from the validation set."
+            )
+        if files.left_out:
+            _logger.warning("%s: %s", files.root, files.left_out)
+        return files
 
     @staticmethod
     def _length(dataset: Any) -> int:
@@ -347,10 +369,7 @@ class _Indexed(Dataset[Any]):
         for place in range(max(index, 0), max(index, 0) + len(self.reader)):
             try:
                 file, label = self.reader[place % len(self.reader)]
-                with Image.open(file) as opened:
-                    opened.load()
-                # Converting to the same mode would make a copy.
-                image = opened if opened.mode == self.mode else opened.convert(self.mode)
+                image = read_image(file, self.mode)
             except READ_ERRORS as error:
                 file_name = self.reader.filename(place % len(self.reader), absolute=True)
                 name = str(file_name or f"number {place % len(self.reader)} of the data set")
@@ -366,8 +385,8 @@ class _Indexed(Dataset[Any]):
 class _StreamTransform:
     """A transform whose draws follow from the place of a sample in its worker's stream."""
 
-    def __init__(self, transform: Callable[..., Any]) -> None:
-        self.transform = transform
+    def __init__(self, transform: Callable[..., Any], mode: str) -> None:
+        self.transform, self.mode = transform, mode
         self._seed = self._count = 0
         self._views = 1
 
@@ -378,6 +397,10 @@ class _StreamTransform:
     def __call__(self, image: Image.Image | Unreadable) -> Any:
         if isinstance(image, Unreadable):
             return image
+        try:
+            image = eight_bits(image, self.mode)
+        except READ_ERRORS as error:
+            return Unreadable(f"number {self._count} of the stream", str(error))
         worker = get_worker_info()
         seed_global(self._seed, "sample", 0 if worker is None else worker.id, self._count)
         self._count += 1

@@ -10,8 +10,9 @@ from typing import Any
 
 from timm.data.readers.reader_wds import ReaderWds
 
+from common.data.folders import IMAGE_ENDINGS, is_hidden
+from common.data.pixels import READ_ERRORS, Unreadable, eight_bits
 from common.errors import UserError
-from common.training.unreadable import READ_ERRORS, Unreadable
 
 #: What a tar file ends with: two blocks of zeros.
 END = bytes(1024)
@@ -33,7 +34,9 @@ class Shards(ReaderWds):
     """
 
     def __init__(self, root: str, split: str, *, skip_unreadable: bool, **settings: Any) -> None:
-        super().__init__(root, "", split=split, **settings)
+        self.mode = settings.pop("input_img_mode")
+        keys = ";".join(ending[1:] for ending in IMAGE_ENDINGS)
+        super().__init__(root, "", split=split, input_key=keys, input_img_mode="", **settings)
         self.skip_unreadable = skip_unreadable
         self._broken: list[Unreadable] = []
         if Path(root).is_dir():
@@ -69,8 +72,11 @@ class Shards(ReaderWds):
 
     def _decoded(self, decode: Callable[[Mapping[str, Any]], Any], sample: Mapping[str, Any]) -> Any:
         """What timm makes of a sample, in its names: an image and a label."""
+        if is_hidden(sample["__key__"].rpartition("/")[2] or "."):
+            return None
         try:
-            return decode(sample)
+            decoded = decode(sample)
+            return decoded and {**decoded, "jpg": eight_bits(decoded["jpg"], self.mode)}
         except KeyError as error:
             reason = f"it has no {error}"
         except READ_ERRORS as error:

@@ -62,12 +62,13 @@ def _machine(console: Console) -> None:
 
 def _data(console: Console, folders: dict[str, Path]) -> None:
     from common.data.fashion_mnist import find_fashion_mnist
+    from common.data.folders import visible_folders
 
     _section(console, "Data")
     console.print(f"  {find_fashion_mnist().sentence}", markup=False)
     for name, path in folders.items():
         root = path / "val" if (path / "val").is_dir() else path
-        count = sum(entry.is_dir() for entry in root.iterdir())
+        count = len(visible_folders(root)) if root.is_dir() else 0
         console.print(f"  {name}: {root.resolve()}, {count} folders in it", markup=False)
     for name in FOLDERS:
         if name not in folders:

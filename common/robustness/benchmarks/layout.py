@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from timm.data.readers.reader_image_folder import natural_key
-
+from common.data.folders import flat, is_image, visible_folders
 from common.errors import UserError
 
 
@@ -32,8 +30,7 @@ def find_folder(
         folder = root / place
         if not folder.is_dir():
             continue
-        with os.scandir(folder) as entries:
-            present = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+        present = set(visible_folders(folder))
         if not present & set(expected):
             continue
         if all_of_them:
@@ -54,7 +51,7 @@ def find_class_folders(root: Path, title: str, layout: str, places: Iterable[str
     """
     _check_folder(root, title, layout)
     folder = next(root / place for place in places if (root / place).is_dir())
-    names = sorted((p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
+    names = visible_folders(folder)
     if len(names) < 2:
         raise _other_layout(folder, title, layout)
     return folder, names
@@ -67,7 +64,11 @@ def _check_folder(root: Path, title: str, layout: str) -> None:
 
 
 def _other_layout(root: Path, title: str, layout: str, place: str = ".") -> UserError:
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in (root / place).iterdir())
+    folder = root / place
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
+    images = sum(is_image(name) for name in names)
+    if images and not visible_folders(folder):
+        return flat(folder, images)
     found = f"{len(names)} entries, the first {', '.join(names[:3])}" if names else "nothing"
     where = "" if place == "." else f" in {place}/"
     return UserError(f"{root} is not laid out as {title}: expected {layout}; found {found}{where}.")

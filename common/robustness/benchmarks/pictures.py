@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import timm.data
@@ -14,19 +15,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.data.folders import ImageFiles
+from common.data.pixels import READ_ERRORS, Unreadable, read_image
 from common.errors import UserError
 
 #: Sources of Hugging Face, which are read as a folder is.
 LIBRARY = "hfds/"
 #: Sources that can only be read from front to end, so that nothing could be resumed or divided exactly.
 STREAMS = ("hfids/", "tfds/", "wds/")
-
-
-class Unreadable(NamedTuple):
-    """In place of a picture that could not be read: its name and why."""
-
-    name: str
-    reason: str
 
 
 class Pictures(Dataset):
@@ -37,6 +33,9 @@ class Pictures(Dataset):
         classes: folder name to label; pictures in other folders are left out.
         transform: PIL image to uint8 ``(3, H, W)``.
         border: pixels to cut off at each side first.
+
+    Attributes:
+        left_out: what of the folder is not read, in words; empty where there is nothing.
     """
 
     def __init__(
@@ -54,14 +53,15 @@ class Pictures(Dataset):
             raise UserError(
                 f"{self.root} is a stream, which cannot be resumed; give a folder, a tar file or hfds/NAME."
             )
-        try:
-            if self.root.startswith(LIBRARY):
-                dataset = timm.data.create_dataset(self.root, split="validation")
-            else:
-                dataset = timm.data.create_dataset("", root=self.root, class_map=dict(classes), search_split=False)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"{self.root} has no images in the class folders ({error}).") from None
-        self.reader = dataset.reader
+        self.left_out = ""
+        if self.root.startswith(LIBRARY) and not Path(self.root).exists():
+            try:
+                self.reader: Any = timm.data.create_dataset(self.root, split="validation").reader
+            except (RuntimeError, AssertionError) as error:
+                raise UserError(f"{self.root} has no images ({error}).") from None
+        else:
+            self.reader = files = ImageFiles(self.root, classes)
+            self.left_out = files.left_out
         self.rows = np.arange(len(self.reader))
         self._labels: Mapping[int, int] | None = None
 
@@ -84,7 +84,7 @@ class Pictures(Dataset):
             return ""
         chosen = np.random.default_rng(0).permutation(len(self.rows))[:limit]
         self.rows = self.rows[np.sort(chosen)]
-        digest = hashlib.sha256("\n".join(self.names()).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(os.fsencode("\n".join(self.names()))).hexdigest()[:12]
         return f"{limit} images of a fixed random order, names {digest}"
 
     def __len__(self) -> int:
@@ -95,11 +95,8 @@ class Pictures(Dataset):
         row = int(self.rows[position])
         try:
             file, label = self.reader[row]
-            with Image.open(file) as opened:
-                opened.load()
-            # Converting to the same mode would make a copy.
-            picture = opened if opened.mode == "RGB" else opened.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            picture = read_image(file)
+        except READ_ERRORS as error:
             return Unreadable(str(self.reader.filename(row, absolute=True)), str(error) or type(error).__name__)
         if self.border:
             width, height = picture.size

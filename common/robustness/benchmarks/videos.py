@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.data.folders import left_out, scan
+from common.data.pixels import Unreadable
 from common.errors import UserError
-from common.robustness.benchmarks.pictures import Unreadable
 
 
 class Videos(Dataset):
@@ -22,10 +23,15 @@ class Videos(Dataset):
 
     Args:
         root: class folders with ``*.mp4``.
+
+    Attributes:
+        left_out: what of the folder is not read, in words; empty where there is nothing.
     """
 
     def __init__(self, root: Path) -> None:
-        self.paths = sorted(root.glob("*/*.mp4"))
+        found = scan(root, (".mp4",))
+        self.paths = sorted(root / path for path, _ in found.files)
+        self.left_out = left_out(found)
         self.rows = np.arange(len(self.paths))
         if not self.paths:
             raise UserError(f"{root} has no sequences; expected {root}/CLASS/*.mp4.")

@@ -12,19 +12,18 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from common.data.folders import Found, flat, left_out, scan
+from common.data.pixels import READ_ERRORS, read_image
 from common.errors import UserError
 from common.files import write_atomic
-from common.progress import track
+from common.progress import console, track
 
 from .engine import SMALLEST_SIDE, STORED_QUALITY, corrupt
 from .parameters import CORRUPTIONS, EXTRA, SEVERITIES, check_name, parameters_for
 
-#: Endings of the files that are taken for images, in small letters.
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".webp")
 #: Images that are read, corrupted and written together.
 BATCH = 32
 #: At most this many unreadable images are named.
@@ -71,8 +70,12 @@ def corrupt_folder(
         raise UserError(f"The target {target} lies inside the source {source}; choose a folder outside it.")
     if crop is not None and crop < SMALLEST_SIDE:
         raise UserError(f"A crop of {crop} pixels is too small; give at least {SMALLEST_SIDE}, or 0 to keep the sizes.")
-    files = find_images(source)
+    found = find_images(source)
+    files = [Path(path) for path, _ in found.files]
+    if unread := left_out(found):
+        console.print(f"{source}: {unread}.", markup=False, soft_wrap=True)
     cells = [(name, severity) for name in names for severity in severities]
+    _make_class_folders(target, cells, found.classes)
     unreadable: list[str] = []
     written = 0
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
@@ -86,7 +89,7 @@ def corrupt_folder(
                 readable = [(file, image) for file in left if (image := loaded[file]) is not None]
                 for group in _same_size(readable):
                     images = torch.stack([image for _, image in group])
-                    seeds = [zlib.crc32(f"{seed}/{file.as_posix()}".encode()) for file, _ in group]
+                    seeds = [zlib.crc32(os.fsencode(f"{seed}/{file.as_posix()}")) for file, _ in group]
                     results = corrupt(images, name, severity, seeds=seeds, frost_photos=frost_photos)
                     places = [_place(target, name, severity, file) for file, _ in group]
                     written += sum(pool.map(_write, places, results))
@@ -101,29 +104,36 @@ def corrupt_folder(
     return written
 
 
-def find_images(source: Path) -> list[Path]:
-    """Paths of the images, relative to ``source``, sorted.
+def find_images(source: Path) -> Found:
+    """The images in the class folders of ``source``.
 
     Raises:
         UserError: no folder, no images in class folders, or two images that differ only in their ending.
     """
     if not source.is_dir():
         raise UserError(f"There is no folder {source}; give one with a folder of images per class.")
-    files = sorted(
-        path.relative_to(source)
-        for folder in sorted(source.iterdir())
-        if folder.is_dir()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
-    )
-    if not files:
+    found = scan(source)
+    if found.loose and not found.classes:
+        raise flat(source, found.loose)
+    if not found.files:
         raise UserError(f"No images are in the folders of {source}; expected {source}/<class>/<image>.jpg.")
     stored: dict[Path, Path] = {}
-    for file in files:
+    for file in (Path(path) for path, _ in found.files):
         other = stored.setdefault(_stored_name(file), file)
         if other != file:
             raise UserError(f"{source / other} and {source / file} would be stored under one name; rename one of them.")
-    return files
+    return found
+
+
+def _make_class_folders(target: Path, cells: Sequence[tuple[str, int]], classes: Sequence[str]) -> None:
+    """Let each cell have all classes, also those without images, so that labels stay what they are."""
+    for name, severity in cells:
+        for folder in classes:
+            place = target / name / str(severity) / folder
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{place} cannot be made ({error.strerror}); choose another target.") from None
 
 
 def _stored_name(file: Path) -> Path:
@@ -137,9 +147,8 @@ def _place(target: Path, name: str, severity: int, file: Path) -> Path:
 def _read(path: Path, crop: int | None) -> Tensor | None:
     """Uint8 ``(3, H, W)``, or None for a file that is no whole image or too small a one."""
     try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        image = read_image(path)
+    except READ_ERRORS:
         return None
     if crop is not None:
         image = TF.center_crop(TF.resize(image, [round(crop * 256 / 224)]), [crop, crop])

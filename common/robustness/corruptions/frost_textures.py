@@ -11,9 +11,9 @@ import scipy.special
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from common.data.pixels import READ_ERRORS, read_image
 from common.errors import UserError
 
 from .draws import Draws
@@ -96,9 +96,8 @@ def read_pictures(folder: str) -> tuple[Tensor, ...]:
     pictures = []
     for name in ORIGINAL_FILES:
         try:
-            with Image.open(Path(folder) / name) as image:
-                pictures.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
-        except OSError as error:
+            pictures.append(torch.from_numpy(np.array(read_image(Path(folder) / name))).permute(2, 0, 1))
+        except READ_ERRORS as error:
             raise UserError(
                 f"Frost picture {Path(folder) / name} cannot be read ({error}); the folder must hold "
                 f"{', '.join(ORIGINAL_FILES)} of the ImageNet-C scripts."
