@@ -79,27 +79,6 @@ def median_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.
     return Estimate(median, float(sample[k - 1]), float(sample[-k])) if k else Estimate(median, -math.inf, math.inf)
 
 
-def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], *, seed: int = 0, resamples: int = 9999, confidence: float = 0.95
-) -> Estimate:
-    """Mean of ``a - b`` over pairs with the percentile bootstrap, for many pairs that are far from normal.
-
-    Meant for images (right or wrong under two models), not for a handful of seeds, whose bootstrap interval is too
-    short: use ``paired_interval`` there.
-    """
-    if len(a) != len(b) or len(a) < 2:
-        raise UserError(
-            f"{len(a)} and {len(b)} values; the paired bootstrap needs two or more of each, as many of both."
-        )
-    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    # Of a mean, only how often each distinct difference is drawn matters: a multinomial replaces the resampling.
-    distinct, counts = np.unique(difference, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(difference.size, counts / difference.size, size=resamples)
-    means = draws @ distinct / difference.size
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(difference.mean()), float(low), float(high))
-
-
 def wilson(correct: int, n: int, confidence: float = 0.95) -> Estimate:
     """Share ``correct / n`` with Wilson's score interval (E. B. Wilson, J. Am. Stat. Assoc. 22, 1927), in [0, 1].
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from common.errors import UserError
-from common.statistics import mean_interval, paired_bootstrap, paired_interval, wilson
+from common.statistics import mean_interval, paired_interval, wilson
 
 
 def test_mean_interval_of_three_seeds() -> None:
@@ -61,21 +61,11 @@ def test_coverage_of_t_interval() -> None:
     assert 0.93 < share < 0.97
 
 
-def test_paired_bootstrap_agrees_with_t_for_many_pairs() -> None:
-    rng = np.random.default_rng(1)
-    a, b = (rng.random(4000) < 0.8), (rng.random(4000) < 0.75)
-    bootstrap, t = paired_bootstrap(a, b), paired_interval(a, b)
-    assert bootstrap.value == pytest.approx(t.value)
-    assert bootstrap.interval == pytest.approx(t.interval, abs=1e-3)
-    assert paired_bootstrap(a, b) == bootstrap
-
-
 @pytest.mark.parametrize(
     "call",
     [
         lambda: mean_interval([]),
         lambda: paired_interval([1.0], [1.0, 2.0]),
-        lambda: paired_bootstrap([1.0], [1.0]),
         lambda: wilson(3, 2),
         lambda: wilson(0, 0),
     ],

@@ -57,9 +57,10 @@ def visible_folders(folder: Path) -> list[str]:
 def flat(folder: Path | str, images: int) -> UserError:
     """What is said of a folder or tar file with images, but without class folders."""
     return UserError(
-        f"{folder} has {images} images and no class folders, as ImageNet's validation images come out of their "
-        "archive: make a folder for each class, named as in train, and move each image into its own (for ImageNet, "
-        "the script valprep.sh of github.com/soumith/imagenetloader.torch does it)."
+        f"{folder} has {images} image{'s' * (images > 1)} and no class folders, as ImageNet's validation images come "
+        f"out of their archive; expected {folder}/<class>/<image>: make a folder for each class, named as in train, "
+        "and move each image into its own (for ImageNet, the script valprep.sh of "
+        "github.com/soumith/imagenetloader.torch does it)."
     )
 
 

@@ -2,7 +2,8 @@
 
 Pixels are those that the file stores, as torchvision and timm read them, whose numbers are compared with ours: a
 transparency and an orientation in the EXIF data are left aside, of several frames the first counts, palettes, CMYK and
-grey become RGB. (Streams of Hugging Face are decoded by their library, which does turn pictures.) 16 bits become 8 by their upper half, which is what Pillow does with colours and OpenCV with grey.
+grey become RGB. 16 bits become 8 by their upper half, which is what Pillow does with colours and OpenCV with grey.
+Streams of Hugging Face (``hfids/``) are decoded by their library, which does turn pictures by their EXIF data.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, nearest
+from common.outputs import logits_of
 from common.robustness.draws import draw, given
 from common.robustness.normalisation import check_range, evaluating
 
@@ -47,10 +48,16 @@ class Attack(Protocol):
         Args:
             model: takes images in [0, 1], returns logits ``(B, K)``.
             images: ``(B, C, H, W)`` in [0, 1].
-            labels: ``(B,)`` int64: the true classes, or the classes to reach where the attack is targeted.
+            labels: ``(B,)`` integers: the true classes, or the classes to reach where the attack is targeted.
             generator: where random numbers are drawn from.
             seeds: one seed an image instead, which makes the result independent of the batch that it is in.
             draws: the random numbers themselves, by name, instead.
+
+        The model is fed images of its own floating-point type, the labels may be of any integer type, a batch may be
+        empty, and the caller may be in inference mode.
+
+        Raises:
+            UserError: images, labels, model or draws are others than said here.
         """
         ...
 
@@ -96,8 +103,7 @@ class Pgd:
         draws: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """See ``Attack``."""
-        check_batch(images, labels)
-        images = images.detach()
+        model, images, labels = prepared(model, images, labels)
         adversarial = images
         if self.random_start:
             adversarial = (images + self._start(images, generator, seeds, draws or {})).clamp(0, 1)
@@ -179,9 +185,9 @@ class PatchPgd:
         draws: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """See ``Attack``. Draws: ``position01`` (B, 2) in [0, 1), vertical and horizontal."""
-        check_batch(images, labels)
+        model, images, labels = prepared(model, images, labels)
         mask = patch_mask(images, self.size, aligned=self.aligned, generator=generator, seeds=seeds, draws=draws)
-        adversarial = images.detach()
+        adversarial = images
         sign = -1 if self.targeted else 1
         for _ in range(self.steps):
             gradient = loss_gradient(model, adversarial, labels)
@@ -240,6 +246,14 @@ class AutoAttack:
     norm: Norm = "linf"
     attacks: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.norm not in ("linf", "l2") or self.epsilon < 0:
+            raise UserError(f"AutoAttack has a norm 'linf' or 'l2', not {self.norm!r}, and an epsilon of at least 0.")
+        for name in self.attacks:
+            if name not in _CLASSES_NEEDED:
+                known = ", ".join(_CLASSES_NEEDED)
+                raise UserError(f"AutoAttack has no {name!r}.{nearest(name, _CLASSES_NEEDED)} It has {known}.")
+
     def __call__(
         self,
         model: nn.Module,
@@ -251,9 +265,11 @@ class AutoAttack:
         draws: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """See ``Attack``; the generator gives one seed for the whole batch, and there are no named draws."""
-        check_batch(images, labels)
+        model, images, labels = prepared(model, images, labels)
         if draws:
             raise UserError("AutoAttack draws its random numbers itself; pass a generator instead of draws.")
+        if not len(images):
+            return images
         seed = int(draw(torch.rand, (len(images),), torch.zeros(1, dtype=torch.float64), generator, seeds)[0] * 2**31)
         try:
             package: Any = importlib.import_module("pyautoattack")
@@ -262,14 +278,17 @@ class AutoAttack:
                 "AutoAttack needs the package pyautoattack; install it with: pip install 'resight[attacks]'."
             ) from None
         devices = [images.device] if images.is_cuda else []
-        # The package seeds torch's global generators.
+        # The package seeds torch's global generators, works in float32, and differentiates with respect to its input.
         with (
             torch.random.fork_rng(devices=devices),
+            torch.inference_mode(False),
             torch.autocast(images.device.type, enabled=False),
             evaluating(model),
         ):
+            clean, labels = images.clone().float(), labels.clone()
+            classes = self._classes(model, clean, labels)
             adversary = package.AutoAttack(
-                model,
+                _Single(model),
                 norm={"linf": "Linf", "l2": "L2"}[self.norm],
                 eps=self.epsilon,
                 seed=seed,
@@ -277,10 +296,31 @@ class AutoAttack:
                 attacks=list(self.attacks) or None,
                 device=images.device,
             )
-            found = adversary.run_standard_evaluation(images.detach(), labels, batch_size=len(images))
+            for targeted in (adversary.apgd_targeted, adversary.fab):
+                targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
+            found = adversary.run_standard_evaluation(clean, labels, batch_size=len(images))
         adversarial = found[0] if isinstance(found, tuple) else found
-        return adversarial.detach().clamp(0, 1)
+        return adversarial.detach().clamp(0, 1).to(images.dtype)
 
+    def _classes(self, model: nn.Module, images: Tensor, labels: Tensor) -> int:
+        """How many classes the model has, enough for the losses of these attacks."""
+        with torch.no_grad():
+            logits = model(images[:1])
+        _checked(labels, logits)
+        classes = logits.shape[1]
+        for name in self.attacks or STANDARD:
+            if classes < _CLASSES_NEEDED[name]:
+                raise UserError(
+                    f"the model has {classes} classes and AutoAttack's {name} needs {_CLASSES_NEEDED[name]} for its "
+                    "loss: attack with AutoAttack(attacks=('apgd-ce', 'fab-t', 'square')) or with Pgd."
+                )
+        return classes
+
+
+#: The attacks of the standard ensemble, arXiv 2003.01690.
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+#: Fewest classes of each attack: the DLR loss (equation 6) has the third largest logit, its targeted form the fourth.
+_CLASSES_NEEDED = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab": 2, "fab-t": 2, "square": 2}
 
 #: The settings under which printed numbers were measured, by the metric that they belong to.
 PROTOCOLS: dict[str, Pgd] = {
@@ -324,15 +364,57 @@ def _checked(labels: Tensor, logits: Tensor) -> Tensor:
     return labels.long()
 
 
-def check_batch(images: Tensor, labels: Tensor) -> None:
-    """Raise a ``UserError`` unless ``images`` are ``(B, C, H, W)`` in [0, 1] and ``labels`` ``(B,)`` integers."""
+def prepared(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+    """The model behind a check of what it returns, the images without gradients, and the labels as int64.
+
+    Raises:
+        UserError: the images are not ``(B, C, H, W)`` in [0, 1], the labels not ``(B,)`` integers, or the model was
+            made in inference mode, so that nothing can be differentiated through it.
+    """
     if images.ndim != 4:
         raise UserError(f"images have shape {tuple(images.shape)}; attacks need a batch (B, C, H, W).")
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
+    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         raise UserError(
             f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; {len(images)} class indices are needed."
         )
     check_range(images)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"the model is a {type(model).__name__}; attacks need a torch.nn.Module.")
+    if any(value.is_inference() for value in model.parameters()):
+        raise UserError(
+            "the model was made inside torch.inference_mode, where gradients are impossible: make it outside."
+        )
+    return _Logits(model), images.detach(), labels.to(device=images.device, dtype=torch.int64)
+
+
+class _Logits(nn.Module):
+    """A model that takes images of any floating-point type, and whose output is known to be logits ``(B, K)``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self.type = next((value.dtype for value in model.parameters() if value.is_floating_point()), None)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
+        logits = logits_of(self.model(images if self.type is None else images.to(self.type)))
+        if logits.ndim != 2:
+            raise UserError(f"the model's output has shape {tuple(logits.shape)}; attacks need logits (B, K).")
+        return logits
+
+
+class _Single(nn.Module):
+    """A model with logits in float32, in which AutoAttack's package computes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K)``, float32."""
+        return self.model(images).float()
 
 
 def _lengths(batch: Tensor) -> Tensor:

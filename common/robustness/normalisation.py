@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.outputs import logits_of
 
 #: Mean and standard deviation of ImageNet's pixels in [0, 1], per channel (R, G, B).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -43,10 +44,10 @@ class Normalized(nn.Module):
         """Logits ``(B, K)`` of images ``(B, C, H, W)`` in [0, 1].
 
         Raises:
-            UserError: the images are not floating-point numbers in [0, 1].
+            UserError: the images are not floating-point numbers in [0, 1], or the model returns no tensor.
         """
         check_range(images)
-        return self.model((images - self.mean) / self.std)
+        return logits_of(self.model((images - self.mean) / self.std))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.outputs import logits_of
 
 if TYPE_CHECKING:
     from common.training.loop import Run
@@ -46,7 +47,7 @@ def evaluate(
     model.eval()
     parts = [torch.zeros(4)]
     for batch, labels in batches:
-        logits = model(prepare(batch)).float()
+        logits = logits_of(model(prepare(batch))).float()
         valid = labels >= 0
         ranked = logits.topk(min(5, classes), dim=1).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")

@@ -21,6 +21,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.outputs import logits_of
 from common.progress import track
 from common.training.checkpointing import describe_model
 from common.training.data import TrainingData, make_plan
@@ -200,7 +201,7 @@ class Run:
     def loss(self, batch: Batch) -> Tensor:
         """Run the model on a batch and return the loss, a scalar; fills in ``outputs`` and ``logits``."""
         batch.outputs = self.model(batch.images)
-        batch.logits = batch.outputs[0] if isinstance(batch.outputs, tuple | list) else batch.outputs
+        batch.logits = logits_of(batch.outputs[0] if isinstance(batch.outputs, tuple | list) else batch.outputs)
         for hook in self.hooks:
             hook.on_output(self, batch)
         loss = self.criterion(batch.logits, batch.targets)
