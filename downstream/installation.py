@@ -28,7 +28,10 @@ def check() -> None:
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     missing = [distribution for module, distribution in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise UserError(f"Detection and segmentation need packages that are missing: pip install {' '.join(missing)}")
+        raise UserError(
+            "Detection and segmentation need OpenMMLab, not all of which is installed (./reproduce.sh brings it, "
+            f"as does pip install 'resight[downstream]'): pip install {' '.join(missing)}"
+        )
     try:
         import cv2  # noqa: F401
     except ImportError as error:

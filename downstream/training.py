@@ -8,6 +8,7 @@ counts once.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import warnings
@@ -37,6 +38,16 @@ METRICS = {
     "box_ap": ("coco/bbox_mAP", 100.0),
     "mask_ap": ("coco/segm_mAP", 100.0),
     "miou": ("mIoU", 1.0),
+}
+
+
+#: What reads data in place of OpenMMLab's classes, see `downstream.annotations` and `downstream.maps`.
+_OURS = {
+    "CocoDataset": "CocoImages",
+    "CocoMetric": "CocoAccuracy",
+    "BaseSegDataset": "VisibleSegDataset",
+    "ADE20KDataset": "VisibleADE20KDataset",
+    "CityscapesDataset": "VisibleCityscapesDataset",
 }
 
 
@@ -117,7 +128,9 @@ def prepare(job: Job) -> Config:
     fit_channels(config)
     for split in ("train", "val", "test"):
         loader = config[f"{split}_dataloader"]
-        _innermost(loader.dataset).data_root = f"{job.data}/"
+        innermost = _innermost(loader.dataset)
+        innermost.data_root = f"{job.data}/"
+        innermost.type = _OURS.get(innermost.type, innermost.type)
         if job.workers is not None:
             loader.num_workers = job.workers
         if loader.num_workers == 0:
@@ -127,6 +140,9 @@ def prepare(job: Job) -> Config:
         if "ann_file" in evaluator:
             dataset = _innermost(config[f"{split}_dataloader"].dataset)
             evaluator.ann_file = str(job.data / dataset.ann_file)
+        evaluator.type = _OURS.get(evaluator.type, evaluator.type)
+    # It registers what was named above; here, since importing mmdet or mmseg takes seconds.
+    importlib.import_module("downstream.annotations" if config.default_scope == "mmdet" else "downstream.maps")
     if job.iterations is not None:
         _shorten(config, job.iterations)
     config.work_dir = str(job.folder)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS, METRICS, init_default_scope
 from PIL import Image
 
 import downstream  # noqa: F401  (before anything of OpenMMLab)
@@ -85,6 +87,38 @@ _MORE = [*({"id": number, "name": name} for number, name in enumerate(GARMENTS, 
         (_change(_TRAIN, "annotations", [_note(7, category_id=90)]), "annotation 7 is of a category that is not"),
         (_change(_TRAIN, "annotations", [_note(7, bbox=[])]), "annotation 7 has no box of four numbers"),
         (_change(_TRAIN, "annotations", [_note(7, segmentation=[])]), "annotation 7 has no segmentation"),
+        *(
+            (_change(_TRAIN, "annotations", [_note(1), _note(7, bbox=box)]), "annotation 7 has no box of four numbers")
+            for box in ([0, 0, -1, 4], [0, float("nan"), 4, 4], [0, 0, float("inf"), 4], [0, 0, 4, "4"], 4)
+        ),
+        (_change(_TRAIN, "annotations", [_note(7, area=float("nan"))]), "annotation 7 has no box of four numbers and an area"),
+        *(
+            (
+                _change(_VAL, "annotations", [_note(1), _note(7, segmentation=segmentation)]),
+                "annotation 7 has a segmentation that is neither polygons of three or more points nor runs",
+            )
+            for segmentation in (
+                [[]],
+                [0, 0, 4, 0, 4, 4],
+                [[0, 0, 4, 4]],
+                [[0, 0, 4, 0, 4, 4], [1, 1]],
+                [[0, 0, 4, 0, 4, 4, 1]],
+                [[0, 0, 4, 0, float("nan"), 4]],
+                {"size": [8, 8], "counts": [3, 4]},
+                {"size": [4, 8], "counts": [32]},
+                {"size": [8, 8]},
+                "polygon",
+            )
+        ),
+        (
+            _change(_VAL, "images", [{"id": 1, "file_name": "1.jpg", "height": 8, "width": 8}] * 2),
+            "lists two images as 1",
+        ),
+        (
+            _change(_TRAIN, "images", [{"id": 1, "file_name": "1.jpg", "height": 8, "width": 9}]),
+            "1.jpg has 8 x 8 pixels and instances_train2017.json lists 9 x 8",
+        ),
+        (lambda root: (root / "train2017/1.jpg").write_text("x"), "1.jpg cannot be read as an image"),
         (_change(_TRAIN, "annotations", [{"id": 7, "image_id": 1}]), "lacks 'category_id'"),
         (_change(_VAL, "images", [{"id": 1, "file_name": "1.jpg"}]), "lacks 'width'"),
         (lambda root: (root / "train2017/1.jpg").unlink(), "lists 1.jpg, which is not in .*train2017"),
@@ -110,6 +144,17 @@ def test_bad_annotations_of_coco_are_named(tmp_path: Path, spoil: Callable[[Path
             "has the label 7, and the config knows 6 classes",
         ),
         (lambda root: (root / "annotations/training/1.png").write_text("x"), "cannot be read as an image"),
+        *(
+            (
+                lambda root, mode=mode: Image.new(mode, (8, 8)).save(root / "annotations/training/1.png"),
+                f"1.png has {channels} channels of .* a semantic map has one whole number a pixel",
+            )
+            for mode, channels in (("RGB", 3), ("RGBA", 4), ("LA", 2))
+        ),
+        (
+            lambda root: Image.new("F", (8, 8)).save(root / "images/training/1.jpg", format="TIFF"),
+            "images/training/1.jpg cannot be read as an image .its pixels are floating-point numbers",
+        ),
         (
             lambda root: Image.fromarray(np.full((8, 9), 6, np.uint8)).save(root / "annotations/training/1.png"),
             "has 9 x 8 pixels and its image 8 x 8",
@@ -148,3 +193,62 @@ def test_heads_that_do_not_fit_the_classes_are_named(tmp_path: Path) -> None:
     config.model.roi_head.mask_head.num_classes = 80
     with pytest.raises(UserError, match="mask_head has 80 classes and its data set 5"):
         check(config)
+
+
+def test_runs_palettes_and_boxes_without_width_are_fine(tmp_path: Path) -> None:
+    _coco(tmp_path)
+    runs = {"size": [8, 8], "counts": [3, 4, 57]}
+    notes = [_note(1, segmentation=runs, iscrowd=1), _note(2, bbox=[1, 1, 0, 4], area=0)]
+    _change(_VAL, "annotations", notes)(tmp_path)
+    check(_prepared("mask-rcnn", tmp_path))
+    palette = Image.fromarray(np.full((8, 8), 6, np.uint8), "P")
+    palette.putpalette(list(range(256)) * 3)
+    _ade20k(tmp_path)
+    palette.save(tmp_path / "annotations/training/1.png")
+    check(_prepared("upernet", tmp_path))
+
+
+def test_hidden_images_of_segmentation_are_left_out_and_others_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _ade20k(tmp_path)
+    for name in ("._1.jpg", ".ipynb_checkpoints/1-checkpoint.jpg", "2.JPG"):
+        path = tmp_path / "images/training" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((tmp_path / "images/training/1.jpg").read_bytes())
+    config = _prepared("upernet", tmp_path)
+    check(config)
+    assert "1 images do not end in .jpg and are left out, the first 2.JPG" in " ".join(capsys.readouterr().err.split())
+    init_default_scope(config.default_scope)
+    assert len(DATASETS.build(config.train_dataloader.dataset)) == 1
+
+
+@pytest.mark.parametrize("ids", [(0, 1), (5, 5), (None, 3), ("a", 3)])
+def test_annotations_of_any_ids_and_without_iscrowd_are_measured(tmp_path: Path, ids: tuple[object, object]) -> None:
+    """A perfect detector has an average precision of 1, whatever the annotations are called."""
+    _coco(tmp_path)
+    images = [{"id": number, "file_name": f"{number}.jpg", "height": 8, "width": 8} for number in (1, 2)]
+    (tmp_path / "val2017/2.jpg").write_bytes((tmp_path / "val2017/1.jpg").read_bytes())
+    notes = [{**_note(1), "id": each, "image_id": image["id"]} for each, image in zip(ids, images, strict=True)]
+    for note in notes:
+        del note["iscrowd"]
+    _change(_VAL, "images", images)(tmp_path)
+    _change(_VAL, "annotations", notes)(tmp_path)
+    config = _prepared("mask-rcnn", tmp_path)
+    check(config)
+    init_default_scope(config.default_scope)
+    dataset = DATASETS.build(config.val_dataloader.dataset)
+    metric = METRICS.build(config.val_evaluator)
+    metric.dataset_meta = dataset.metainfo
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[:, :4, :4] = True
+    found = {
+        "bboxes": torch.tensor([[0.0, 0, 4, 4]]),
+        "scores": torch.ones(1),
+        "labels": torch.zeros(1, dtype=torch.long),
+        "masks": mask,
+    }
+    samples = [{"img_id": image["id"], "ori_shape": (8, 8), "pred_instances": found} for image in images]
+    metric.process({}, samples)
+    measured = metric.evaluate(2)
+    assert (measured["coco/bbox_mAP"], measured["coco/segm_mAP"]) == (1.0, 1.0)
