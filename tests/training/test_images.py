@@ -513,6 +513,9 @@ def test_a_folder_that_does_not_fit_is_one_sentence(broken, recipe, tmp_path) ->
         ImageData(Source(root), chosen)
     for path in (root / "val" / "n09999999").iterdir():
         path.unlink()
+    with pytest.raises(UserError, match="n01484850 is not in both"):  # a folder is a class, also without images
+        ImageData(Source(root), chosen)
+    (root / "val" / "n09999999").rmdir()
     with pytest.raises(UserError, match="3 classes and its validation set 2"):
         ImageData(Source(root), chosen)
     with pytest.raises(UserError, match="The split train of hfds//no/such/place cannot be opened"):
@@ -593,3 +596,56 @@ def _with_size(papers: Path, size: int):
     from common.training.recipe import load_recipe
 
     return load_recipe(papers / "vars" / "recipe.toml", "imagenet", changes=[f"input_size={size}"])
+
+
+def test_a_careless_folder_trains_as_the_clean_one(folder, recipe, tmp_path, caplog) -> None:
+    """Deeper folders, other endings, hidden files, folders that systems leave behind, notes."""
+    for split in ("train", "val"):
+        for label, number in entries(split):
+            name = f"{CLASSES[label]}_{number}.JPEG"
+            place = tmp_path / split / CLASSES[label] / ("images" if number % 2 else "") / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes((folder / split / CLASSES[label] / name).read_bytes())
+        for name in (f"{CLASSES[0]}/._x.JPEG", ".ipynb_checkpoints/x.JPEG", "__MACOSX/a/x.JPEG", f"{CLASSES[1]}/a.txt"):
+            (tmp_path / split / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / name).write_bytes(b"")
+    chosen = recipe("plain", *CHANGES)
+    images = ImageData(Source(tmp_path), chosen, workers=0)
+    assert images.describe() == ImageData(Source(folder), chosen, workers=0).describe()
+    assert "1 file is no image by the ending (.txt) and is left out" in caplog.text
+
+
+def test_16_bits_of_grey_are_trained_on_as_8(recipe, tmp_path) -> None:
+    for split, label in ((split, label) for split in ("train", "val") for label in range(2)):
+        for number in range(4):
+            path = tmp_path / split / str(label) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((24, 24), 256 * (40 + label), np.uint16)).save(path)
+    chosen = recipe("plain", *CHANGES, "num_classes=2", "total_batch=8", "input_size=24")
+    plan = make_plan(chosen, seed=0, device_batch=8, rank=0, world=1, device=torch.device("cpu"))
+    images = ImageData(Source(tmp_path), chosen, workers=0)
+    ((pixels, labels),) = images.validation_batches(chosen, plan)
+    assert torch.equal(pixels.unique(), torch.tensor([40, 41], dtype=torch.uint8))
+    assert torch.equal(pixels[:, 0, 0, 0], (40 + labels).to(torch.uint8))
+
+
+def test_folders_that_cannot_be_trained_on_are_explained(broken, recipe) -> None:
+    root, _ = broken
+    chosen = recipe("plain", *CHANGES)
+    (root / "train" / "n00000001").mkdir()
+    with pytest.raises(UserError, match=r"class folder .*n00000001 has no image: fill it, or remove it"):
+        ImageData(Source(root), chosen)
+    (root / "train" / "n00000001").rmdir()
+    flat = root / "flat"
+    for path in list((root / "val").glob("*/*")):
+        path.rename(root / "val" / path.name)
+    for path in (root / "val").iterdir():
+        if path.is_dir():
+            path.rmdir()
+    with pytest.raises(UserError, match=r"val has 9 images and no class folders.* make a folder for each class"):
+        ImageData(Source(root), chosen)
+    flat.mkdir()
+    (root / "train").rename(flat / "all")
+    flat.rename(root / "train")
+    with pytest.raises(UserError, match="has one class folder, all; a classifier needs two or more"):
+        ImageData(Source(root), chosen)
