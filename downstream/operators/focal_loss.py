@@ -1,7 +1,7 @@
-"""Focal loss (Lin et al., arXiv 1708.02002, equation 5), of independent sigmoids or of a softmax.
+"""Focal loss (Lin et al., arXiv 1708.02002, equation 5) of independent sigmoids.
 
-Targets are class numbers ``(N,)``; with sigmoids, the number of classes stands for background. Weights, if any, are one
-a class, by the target's class; background weighs 1.
+Targets are class numbers ``(N,)``; the number of classes stands for background. Weights, if any, are one a class, by
+the target's class; background weighs 1.
 """
 
 from __future__ import annotations
@@ -47,42 +47,6 @@ def sigmoid_focal_loss_backward(
     grad_input.copy_(-sign * factor * wrong**gamma * (wrong - gamma * (1 - wrong) * log))
 
 
-@widened
-def softmax_focal_loss_forward(
-    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
-) -> None:
-    """Write ``-alpha (1 - p)^gamma log(p)`` of the target's probability into ``output``, ``(N,)``.
-
-    Args:
-        input: probabilities, ``(N, C)``.
-        target: ``(N,)``; where it is negative, the loss is 0.
-        weight: ``(C,)``, or empty.
-        output: receives the losses.
-        gamma: the focus; 0 is cross-entropy.
-        alpha: factor.
-    """
-    right, factor = _of_target(input, target, weight, alpha)
-    output.copy_(-factor * (1 - right) ** gamma * right.log().clamp_min(LEAST_LOG))
-
-
-@widened
-def softmax_focal_loss_backward(
-    input: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor, gamma: float, alpha: float
-) -> None:
-    """Write the derivatives of `softmax_focal_loss_forward` by the logits into ``grad_input``, ``(N, C)``.
-
-    ``buff``, ``(N,)``, receives the derivatives by the logarithm of the target's probability.
-    """
-    right, factor = _of_target(input, target, weight, alpha)
-    log = right.log().clamp_min(LEAST_LOG)
-    wrong = 1 - right
-    # At probability 1 and gamma < 1 the power is infinite, its product with the logarithm 0.
-    slope = torch.where(wrong > 0, gamma * wrong ** (gamma - 1) * right * log, 0) if gamma else 0
-    buff.copy_(factor * (slope - wrong**gamma))
-    one_hot = target[:, None] == torch.arange(input.shape[1], device=input.device)
-    grad_input.copy_(widen(buff)[:, None] * (one_hot.to(widen(input)) - widen(input)))
-
-
 def _signed(input: Tensor, target: Tensor, weight: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits of the truth (class present or absent), the factors of the losses, and the logits' signs."""
     logits = widen(input)
@@ -93,11 +57,3 @@ def _signed(input: Tensor, target: Tensor, weight: Tensor, alpha: float) -> tupl
     if weight.numel():
         factor = factor * torch.cat([widen(weight), weight.new_ones(1)])[target][:, None]
     return sign * logits, factor, sign
-
-
-def _of_target(input: Tensor, target: Tensor, weight: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Return the probabilities of the targets, and the factors of their losses (0 where there is no target)."""
-    known = target.clamp_min(0)
-    right = widen(input).gather(1, known[:, None])[:, 0]
-    factor = alpha * (target >= 0).to(right)
-    return right, factor * widen(weight)[known] if weight.numel() else factor

@@ -21,30 +21,12 @@ from common.errors import UserError
 EXTENSION = "mmcv._ext"
 
 #: Where each operator is: modules of this package, named like those of ``mmcv.ops``, and the functions that mmcv calls.
+#: They are what the configs in ``downstream/configs`` reach.
 PROVIDED: dict[str, tuple[str, ...]] = {
-    "bbox": ("bbox_overlaps",),
-    "carafe": ("carafe_forward", "carafe_backward", "carafe_naive_forward", "carafe_naive_backward"),
-    "deform_conv": (
-        "deform_conv_forward",
-        "deform_conv_backward_input",
-        "deform_conv_backward_parameters",
-        "modulated_deform_conv_forward",
-        "modulated_deform_conv_backward",
-    ),
-    "deform_roi_pool": ("deform_roi_pool_forward", "deform_roi_pool_backward"),
-    "focal_loss": (
-        "sigmoid_focal_loss_forward",
-        "sigmoid_focal_loss_backward",
-        "softmax_focal_loss_forward",
-        "softmax_focal_loss_backward",
-    ),
+    "focal_loss": ("sigmoid_focal_loss_forward", "sigmoid_focal_loss_backward"),
     "info": ("get_compiler_version", "get_compiling_cuda_version"),
-    "masked_conv": ("masked_im2col_forward", "masked_col2im_forward"),
-    "multi_scale_deform_attn": ("ms_deform_attn_forward", "ms_deform_attn_backward"),
-    "nms": ("nms", "softnms", "nms_match"),
-    "psa_mask": ("psamask_forward", "psamask_backward"),
+    "nms": ("nms",),
     "roi_align": ("roi_align_forward", "roi_align_backward"),
-    "roi_pool": ("roi_pool_forward", "roi_pool_backward"),
 }
 
 

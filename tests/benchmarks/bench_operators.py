@@ -62,21 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     classes = torch.randint(0, 80, (20000,), device=DEVICE)
     calls = {
         "nms, 2000 boxes": lambda: mmcv.ops.nms(many, scores, 0.7),
-        "soft_nms, 2000 boxes": lambda: mmcv.ops.soft_nms(many, scores, 0.5),
         "roi_align, 512 regions of 2 maps 256 x 100 x 100": trained(
             lambda x: mmcv.ops.roi_align(x, rois, (7, 7), 1 / 8, 0, "avg", True), (2, 256, 100, 100)
         ),
-        "deform_conv2d 3 x 3, 2 maps 128 x 50 x 50": trained(
-            lambda x, o, w: mmcv.ops.deform_conv2d(x, o, w, 1, 1),
-            (2, 128, 50, 50),
-            (2, 18, 50, 50),
-            (128, 128, 3, 3),
-        ),
         "sigmoid_focal_loss, 20000 x 80": trained(
             lambda x: mmcv.ops.sigmoid_focal_loss(x, classes, 2.0, 0.25, None, "mean"), (20000, 80)
-        ),
-        "carafe 5 x 5, 64 x 50 x 50 to 100 x 100": trained(
-            lambda x, k: mmcv.ops.carafe(x, k, 5, 1, 2), (1, 64, 50, 50), (1, 25, 100, 100)
         ),
     }
     print(f"{'compiled mmcv' if compiled() else 'operators of torch and torchvision'}, {DEVICE}")

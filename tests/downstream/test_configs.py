@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import downstream  # noqa: F401  (before anything of OpenMMLab)
 import papers  # noqa: F401  (registers the models)
 from common.shapes import shapes_only
 from downstream.backbone import TimmFeatures, find_backbones
+from downstream.operators.registration import PROVIDED
 from downstream.training import CONFIGS, Job, build_model, load_config, prepare
 
 _OWN = ("shared", "embedded")
@@ -27,6 +29,37 @@ PRINTED = {
 }
 
 
+#: The operators that a part of a config calls, forwards and backwards.
+CALLS = {
+    "RoIAlign": {"roi_align_forward", "roi_align_backward"},
+    "nms": {"nms"},
+    "FocalLoss": {"sigmoid_focal_loss_forward", "sigmoid_focal_loss_backward"},
+}
+
+
+def _types(node: object) -> Iterator[str]:
+    """What a config names as a type, however deep."""
+    if isinstance(node, dict):
+        if isinstance(node.get("type"), str):
+            yield node["type"]
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for each in node:
+            yield from _types(each)
+
+
+def test_operators_are_those_that_configs_reach() -> None:
+    reached = {
+        name for path in (*ALL, *(CONFIGS / "embedded").glob("*.py")) for name in _types(load_config(path).model)
+    }
+    assert reached >= CALLS.keys()
+    provided = {name for module, names in PROVIDED.items() if module != "info" for name in names}
+    assert provided == set().union(*CALLS.values())
+    assert not {name for name in reached if name.lower().endswith("nms") or name.startswith(("Deform", "DCN"))} - {
+        "nms"
+    }
+
+
 def _name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
@@ -37,6 +70,8 @@ def test_a_config_builds_its_model(path: Path) -> None:
     with shapes_only():
         model = build_model(config)
     assert [type(each) for each in find_backbones(model).values()] == [TimmFeatures]
+    layers = {type(each).__name__ for each in model.modules() if type(each).__module__.startswith("mmcv.ops")}
+    assert layers <= CALLS.keys()
     assert config.optim_wrapper.constructor == "LayerDecay"
     if _name(path) in PRINTED:
         millions = sum(value.numel() for value in model.parameters()) / 1e6

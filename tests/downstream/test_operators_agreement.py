@@ -7,14 +7,11 @@ from collections.abc import Callable
 import mmcv.ops
 import pytest
 import torch
-from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 from torch import Tensor
 
 from downstream.operators import registration
 
 BOXES = torch.tensor([[0, 2.0, 3, 30, 22], [1, -5, 0, 12, 25], [1, 10, 8, 40, 40], [0, 11, 9, 12, 10]])
-STARTS = torch.tensor([0, 20])
-SHAPES = torch.tensor([[4, 5], [2, 3]])
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -36,43 +33,16 @@ DIFFERENTIABLE: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
         lambda x: mmcv.ops.roi_align(x, BOXES.to(x), (3, 3), 0.25, 2, "max", True),
         [randn(2, 4, 10, 12)],
     ),
-    "roi_pool": (lambda x: mmcv.ops.roi_pool(x, BOXES.to(x), (3, 3), 0.25), [randn(2, 4, 10, 12)]),
-    "deform_roi_pool": (
-        lambda x, o: mmcv.ops.deform_roi_pool(x, BOXES.to(x), o, (3, 3), 0.25, 2, 0.1),
-        [randn(2, 4, 10, 12), randn(4, 2, 3, 3, seed=1)],
-    ),
-    "deform_conv": (
-        lambda x, o, w: mmcv.ops.deform_conv2d(x, o, w, 2, 1, 1, 2, 2),
-        [randn(2, 4, 9, 9), randn(2, 36, 5, 5, seed=1), randn(6, 2, 3, 3, seed=2)],
-    ),
-    "modulated_deform_conv": (
-        lambda x, o, m, w, b: mmcv.ops.modulated_deform_conv2d(x, o, m, w, b, 2, 1, 1, 2, 2),
-        [randn(2, 4, 9, 9), randn(2, 36, 5, 5, seed=1), rand(2, 18, 5, 5), randn(6, 2, 3, 3, seed=2), randn(6)],
-    ),
     "sigmoid_focal_loss": (
         lambda x: mmcv.ops.sigmoid_focal_loss(x, torch.arange(8, device=x.device) % 6, 2.0, 0.25, None, "none"),
         [randn(8, 5) * 4],
     ),
-    "softmax_focal_loss": (
-        lambda x: mmcv.ops.softmax_focal_loss(x, torch.arange(8, device=x.device) % 5, 2.0, 0.25, None, "sum"),
-        [randn(8, 5)],
-    ),
-    "ms_deform_attn": (
-        lambda v, s, w: MultiScaleDeformableAttnFunction.apply(v, SHAPES.to(v.device), STARTS.to(v.device), s, w, 64),
-        [randn(2, 26, 2, 8), rand(2, 4, 2, 2, 3, 2), rand(2, 4, 2, 2, 3, seed=1)],
-    ),
-    "carafe": (lambda x, k: mmcv.ops.carafe(x, k, 3, 2, 2), [randn(2, 4, 5, 6), rand(2, 18, 10, 12)]),
-    "psa_mask": (lambda x: mmcv.ops.PSAMask("collect", (3, 5))(x), [randn(2, 15, 4, 5)]),
 }
 
 #: Operators on boxes, which have no gradients.
 ON_BOXES: dict[str, Callable[[Tensor, Tensor], list[Tensor]]] = {
     "nms": lambda boxes, scores: list(mmcv.ops.nms(boxes, scores, 0.4)),
     "nms_offset": lambda boxes, scores: list(mmcv.ops.nms(boxes, scores, 0.4, offset=1)),
-    "soft_nms_linear": lambda boxes, scores: list(mmcv.ops.soft_nms(boxes, scores, 0.3)),
-    "soft_nms_gaussian": lambda boxes, scores: list(mmcv.ops.soft_nms(boxes, scores, method="gaussian", sigma=0.5)),
-    "nms_match": lambda boxes, scores: mmcv.ops.nms_match(torch.cat([boxes, scores[:, None]], 1), 0.4),
-    "bbox_overlaps": lambda boxes, scores: [mmcv.ops.bbox_overlaps(boxes, boxes[:7], "iof", offset=1)],
 }
 
 
@@ -103,9 +73,7 @@ def test_agrees_with_compiled_mmcv(name: str, device: str, request: pytest.Fixtu
     except (RuntimeError, NotImplementedError) as error:
         pytest.skip(f"compiled mmcv does not have it on this device: {error}")
     request.getfixturevalue("our_operators")
-    if name == "deform_roi_pool":  # beside the features mmcv's gradient of the offsets is another
-        expected = expected[:2]
-    for actual, wanted in zip(results(name, device), expected, strict=False):
+    for actual, wanted in zip(results(name, device), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -116,10 +84,10 @@ def test_gpu_agrees_with_cpu(name: str) -> None:
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)
 
 
-# Not here: where mmcv's own Python keeps places of maxima, or a softmax, in half precision.
+# Not here: where mmcv's own Python keeps places of maxima in half precision.
 @pytest.mark.usefixtures("our_operators")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", sorted(set(DIFFERENTIABLE) - {"roi_align_max", "roi_pool", "softmax_focal_loss"}))
+@pytest.mark.parametrize("name", sorted(set(DIFFERENTIABLE) - {"roi_align_max"}))
 def test_half_precision_is_float32_rounded(name: str, dtype: torch.dtype) -> None:
     """Arithmetic is float32's; only inputs, which bfloat16 holds exactly here, and results are rounded."""
     rounding = torch.finfo(dtype).eps
@@ -129,9 +97,8 @@ def test_half_precision_is_float32_rounded(name: str, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.usefixtures("our_operators")
-@pytest.mark.parametrize("name", ["deform_conv", "ms_deform_attn", "carafe", "roi_align"])
-def test_autocast_leaves_the_arithmetic_alone(name: str) -> None:
-    operator, tensors = DIFFERENTIABLE[name]
+def test_autocast_leaves_the_arithmetic_alone() -> None:
+    operator, tensors = DIFFERENTIABLE["roi_align"]
     with torch.autocast("cpu", torch.bfloat16):
         inside = operator(*tensors)
     assert torch.equal(inside, operator(*tensors))

@@ -1,8 +1,6 @@
-"""Suppression and overlap of boxes, through mmcv's Python, against loops over boxes in Python's floats."""
+"""Suppression of boxes, through mmcv's Python, against loops over boxes in Python's floats."""
 
 from __future__ import annotations
-
-import math
 
 import mmcv.ops
 import numpy as np
@@ -16,11 +14,11 @@ pytestmark = pytest.mark.usefixtures("our_operators")
 Box = list[float]
 
 
-def overlap(a: Box, b: Box, offset: int = 0, mode: str = "iou") -> float:
+def overlap(a: Box, b: Box, offset: int = 0) -> float:
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + offset)
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + offset)
     areas = [(box[2] - box[0] + offset) * (box[3] - box[1] + offset) for box in (a, b)]
-    whole = areas[0] if mode == "iof" else sum(areas) - width * height
+    whole = sum(areas) - width * height
     return width * height / whole if whole else 0.0
 
 
@@ -29,25 +27,6 @@ def greedy(boxes: list[Box], scores: list[float], threshold: float, offset: int 
     for candidate in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)):
         if all(overlap(boxes[candidate], boxes[better], offset) <= threshold for better in kept):
             kept.append(candidate)
-    return kept
-
-
-def soft(
-    boxes: list[Box], scores: list[float], threshold: float, sigma: float, minimum: float, method: str, offset: int
-) -> list[tuple[int, float]]:
-    left, kept = dict(enumerate(scores)), []
-    while left:
-        best = max(left, key=lambda i: left[i])
-        kept.append((best, left.pop(best)))
-        for other in list(left):
-            iou = overlap(boxes[best], boxes[other], offset)
-            left[other] *= {
-                "naive": 0.0 if iou >= threshold else 1.0,
-                "linear": 1 - iou if iou >= threshold else 1.0,
-                "gaussian": math.exp(-(iou**2) / sigma),
-            }[method]
-            if left[other] < minimum:
-                del left[other]
     return kept
 
 
@@ -96,21 +75,16 @@ def test_nms_takes_arrays() -> None:
 
 
 @pytest.mark.parametrize("split_thr", [10000, 10])
-@pytest.mark.parametrize("kind", ["nms", "soft_nms"])
-def test_batched_nms_keeps_classes_apart(split_thr: int, kind: str) -> None:
+def test_batched_nms_keeps_classes_apart(split_thr: int) -> None:
     boxes, scores = some_boxes(60, seed=4)
     classes = torch.arange(60) % 3
-    settings = {"type": kind, "iou_threshold": 0.5, "split_thr": split_thr}
+    settings = {"type": "nms", "iou_threshold": 0.5, "split_thr": split_thr}
     dets, kept = mmcv.ops.batched_nms(boxes, scores, classes, settings)
     expected = {}
     for number in range(3):
         (of_class,) = torch.where(classes == number)
         of_boxes, of_scores = boxes[of_class].tolist(), scores[of_class].tolist()
-        if kind == "nms":
-            expected.update({int(of_class[i]): of_scores[i] for i in greedy(of_boxes, of_scores, 0.5)})
-        else:
-            pairs = soft(of_boxes, of_scores, 0.5, 0.5, 1e-3, "linear", 0)
-            expected.update({int(of_class[i]): score for i, score in pairs})
+        expected.update({int(of_class[i]): of_scores[i] for i in greedy(of_boxes, of_scores, 0.5)})
     assert dict(zip(kept.tolist(), dets[:, 4].tolist(), strict=True)) == pytest.approx(expected, abs=1e-12)
     assert (dets[:-1, 4] >= dets[1:, 4]).all()
     assert torch.equal(dets[:, :4], boxes[kept])
@@ -121,47 +95,3 @@ def test_class_agnostic_nms_lets_classes_suppress_each_other() -> None:
     settings = {"type": "nms", "iou_threshold": 0.3}
     kept = mmcv.ops.batched_nms(boxes, scores, torch.arange(40) % 3, settings, class_agnostic=True)[1]
     assert kept.tolist() == greedy(boxes.tolist(), scores.tolist(), 0.3)
-
-
-@pytest.mark.parametrize("count", [0, 1, 30])
-@pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
-@pytest.mark.parametrize("offset", [0, 1])
-def test_soft_nms(count: int, method: str, offset: int) -> None:
-    boxes, scores = some_boxes(count, seed=7)
-    expected = soft(boxes.tolist(), scores.tolist(), 0.3, 0.4, 0.1, method, offset)
-    dets, kept = mmcv.ops.soft_nms(boxes, scores, 0.3, sigma=0.4, min_score=0.1, method=method, offset=offset)
-    assert kept.tolist() == [index for index, _ in expected]
-    assert dets[:, 4].tolist() == pytest.approx([score for _, score in expected])
-    assert torch.equal(dets[:, :4], boxes[kept])
-
-
-def test_soft_nms_by_hand() -> None:
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [20, 20, 30, 30]])
-    dets, kept = mmcv.ops.soft_nms(boxes, torch.tensor([0.5, 0.8, 0.3]), 0.3, method="linear")
-    assert kept.tolist() == [1, 2, 0]  # box 0 is half covered: 0.5 * (1 - 0.5)
-    assert dets[:, 4].tolist() == pytest.approx([0.8, 0.3, 0.25])
-
-
-def test_nms_match_groups_what_it_suppresses() -> None:
-    boxes, scores = some_boxes(40, seed=8)
-    left, expected = sorted(range(40), key=lambda i: -scores[i]), []
-    while left:
-        best = left[0]
-        group = [best] + [i for i in left[1:] if overlap(boxes[best].tolist(), boxes[i].tolist()) >= 0.4]
-        expected.append(group)
-        left = [i for i in left if i not in group]
-    dets = torch.cat([boxes, scores[:, None]], dim=1)
-    assert [group.tolist() for group in mmcv.ops.nms_match(dets, 0.4)] == expected
-    assert mmcv.ops.nms_match(dets[:0], 0.4) == []
-
-
-@pytest.mark.parametrize("mode", ["iou", "iof"])
-@pytest.mark.parametrize("offset", [0, 1])
-def test_bbox_overlaps(mode: str, offset: int) -> None:
-    a, b = some_boxes(7, seed=9)[0][4:], some_boxes(9, seed=10)[0][4:]
-    table = mmcv.ops.bbox_overlaps(a, b, mode, offset=offset)
-    expected = [[overlap(one, other, offset, mode) for other in b.tolist()] for one in a.tolist()]
-    assert table.numpy() == pytest.approx(np.array(expected))
-    pairs = mmcv.ops.bbox_overlaps(a, b[:3], mode, aligned=True, offset=offset)
-    assert pairs.numpy() == pytest.approx(np.diagonal(expected))
-    assert mmcv.ops.bbox_overlaps(a[:0], b).shape == (0, len(b))

@@ -12,7 +12,6 @@ import torch
 pytestmark = pytest.mark.usefixtures("our_operators")
 
 LOGITS = torch.tensor([[-3.0, 0.0, 2.5], [0.3, -0.2, 8.0], [-12.0, 1.0, 0.5], [4.0, -1.0, 0.1]], dtype=torch.float64)
-TARGETS = torch.tensor([2, 0, 1, 1])
 WEIGHT = torch.tensor([0.5, 2.0, 1.5], dtype=torch.float64)
 
 
@@ -33,28 +32,6 @@ def test_sigmoid_focal_loss(gamma: float, weight: torch.Tensor | None) -> None:
             LOGITS.clone().requires_grad_(),
             fast_mode=True,
         )
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("weight", [None, WEIGHT])
-def test_softmax_focal_loss(gamma: float, weight: torch.Tensor | None) -> None:
-    losses = mmcv.ops.softmax_focal_loss(LOGITS, TARGETS, gamma, 0.3, weight, "none")
-    for row, target in enumerate(TARGETS.tolist()):
-        p = math.exp(float(LOGITS[row, target])) / sum(math.exp(x) for x in LOGITS[row].tolist())
-        factor = 1.0 if weight is None else float(weight[target])
-        assert float(losses[row]) == pytest.approx(-factor * 0.3 * (1 - p) ** gamma * math.log(p))
-    for reduction in ("mean", "sum"):
-        assert torch.autograd.gradcheck(
-            lambda x, r=reduction: mmcv.ops.softmax_focal_loss(x, TARGETS, gamma, 0.3, weight, r),
-            LOGITS.clone().requires_grad_(),
-            fast_mode=True,
-        )
-
-
-def test_softmax_focal_loss_ignores_negative_targets() -> None:
-    logits = LOGITS.clone().requires_grad_()
-    mmcv.ops.softmax_focal_loss(logits, torch.tensor([-1, 0, -1, 1]), 2.0, 0.3, None, "sum").backward()
-    assert logits.grad.abs().sum(dim=1).bool().tolist() == [False, True, False, True]
 
 
 def test_sigmoid_focal_loss_of_hopeless_logits_is_finite() -> None:

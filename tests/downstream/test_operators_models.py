@@ -71,8 +71,6 @@ def losses_of_a_step(model: BaseModel, inputs: dict) -> dict[str, torch.Tensor]:
 DETECTORS = {
     "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py": {"loss_rpn_cls", "loss_bbox", "loss_mask"},
     "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py": {"loss_cls", "loss_bbox"},
-    "mmdet::dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py": {"loss_rpn_cls", "loss_bbox"},
-    "mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py": {"loss_mask", "loss_point"},
 }
 
 

@@ -35,10 +35,8 @@ def align(
     ratio: int,
     mode: str,
     aligned: bool,
-    offset: Tensor | None = None,
-    gamma: float = 0.0,
 ) -> Tensor:
-    """RoIAlign, or deformable RoI pooling, bin by bin and sample by sample."""
+    """RoIAlign, bin by bin and sample by sample."""
     out = torch.zeros(len(rois), features.shape[1], *size, dtype=torch.float64)
     for k, (image, *corners) in enumerate(rois.tolist()):
         x1, y1, x2, y2 = (corner * SCALE - (0.5 if aligned else 0.0) for corner in corners)
@@ -50,35 +48,16 @@ def align(
         for c, plane in enumerate(features[int(image)]):
             for i in range(size[0]):
                 for j in range(size[1]):
-                    move_x = gamma * width * float(offset[k, 0, i, j]) if offset is not None else 0.0
-                    move_y = gamma * height * float(offset[k, 1, i, j]) if offset is not None else 0.0
                     values = [
                         value_at(
                             plane,
-                            y1 + move_y + (i + (s + 0.5) / count_h) * bin_h,
-                            x1 + move_x + (j + (t + 0.5) / count_w) * bin_w,
+                            y1 + (i + (s + 0.5) / count_h) * bin_h,
+                            x1 + (j + (t + 0.5) / count_w) * bin_w,
                         )
                         for s in range(count_h)
                         for t in range(count_w)
                     ]
                     out[k, c, i, j] = max(values) if mode == "max" else sum(values) / max(len(values), 1)
-    return out
-
-
-def pool(features: Tensor, rois: Tensor, size: tuple[int, int]) -> Tensor:
-    """RoIPool, bin by bin."""
-    height, width = features.shape[2:]
-    out = torch.zeros(len(rois), features.shape[1], *size, dtype=torch.float64)
-    for k, (image, x1, y1, x2, y2) in enumerate(rois.tolist()):
-        left, top = x1 * SCALE, y1 * SCALE
-        bin_w, bin_h = ((x2 + 1) * SCALE - left) / size[1], ((y2 + 1) * SCALE - top) / size[0]
-        for i in range(size[0]):
-            for j in range(size[1]):
-                rows = range(max(math.floor(top + i * bin_h), 0), min(math.ceil(top + (i + 1) * bin_h), height))
-                columns = range(max(math.floor(left + j * bin_w), 0), min(math.ceil(left + (j + 1) * bin_w), width))
-                for c, plane in enumerate(features[int(image)]):
-                    values = [float(plane[y, x]) for y in rows for x in columns]
-                    out[k, c, i, j] = max(values, default=0.0)
     return out
 
 
@@ -124,38 +103,3 @@ def test_roi_align_by_the_maximum_in_parts_is_the_same(monkeypatch: pytest.Monke
     whole = mmcv.ops.roi_align(some_features(), ROIS, (3, 2), SCALE, 2, "max", True)
     monkeypatch.setattr("downstream.operators.bilinear.MOST_VALUES", 1)
     assert torch.equal(whole, mmcv.ops.roi_align(some_features(), ROIS, (3, 2), SCALE, 2, "max", True))
-
-
-def test_roi_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = some_features().requires_grad_()
-    pooled = mmcv.ops.RoIPool((3, 2), SCALE)(features, ROIS)
-    torch.testing.assert_close(pooled, pool(features.detach(), ROIS, (3, 2)))
-    assert torch.autograd.gradcheck(lambda x: mmcv.ops.roi_pool(x, ROIS, (3, 2), SCALE), features, fast_mode=True)
-    monkeypatch.setattr("downstream.operators.roi_pool.MOST_VALUES", 1)
-    assert torch.equal(pooled, mmcv.ops.roi_pool(features, ROIS, (3, 2), SCALE))
-    assert mmcv.ops.roi_pool(features, ROIS[:0], (3, 2), SCALE).shape == (0, 3, 3, 2)
-
-
-def test_roi_pool_of_an_inverted_region_is_zero() -> None:
-    inverted = torch.tensor([[0, 20.0, 20.0, 10.0, 10.0]], dtype=torch.float64)
-    assert not mmcv.ops.roi_pool(some_features(), inverted, (3, 2), SCALE).any()
-
-
-@pytest.mark.parametrize("ratio", [0, 2])
-def test_deform_roi_pool(ratio: int) -> None:
-    rois = ROIS[[0, 1, 4]]
-    offset = torch.randn(3, 2, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    features = some_features()
-    expected = align(features, rois, (3, 2), ratio, "avg", True, offset, gamma=0.2)
-    torch.testing.assert_close(mmcv.ops.deform_roi_pool(features, rois, offset, (3, 2), SCALE, ratio, 0.2), expected)
-    assert torch.autograd.gradcheck(
-        lambda x, o: mmcv.ops.deform_roi_pool(x, rois, o, (3, 2), SCALE, ratio, 0.2),
-        (features.requires_grad_(), offset.requires_grad_()),
-        fast_mode=True,
-    )
-
-
-def test_deform_roi_pool_without_offsets_is_roi_align() -> None:
-    layer = mmcv.ops.DeformRoIPoolPack((3, 2), 3, deform_fc_channels=4, spatial_scale=SCALE).double()
-    aligned = mmcv.ops.roi_align(some_features(), ROIS, (3, 2), SCALE, 0, "avg", True)
-    torch.testing.assert_close(layer(some_features(), ROIS), aligned)  # its last layer starts at 0
