@@ -179,7 +179,7 @@ def _is_box(box: Any, area: Any) -> bool:
 def _is_mask(segmentation: Any, width: int, height: int) -> bool:
     """Whether a segmentation is polygons ``[[x1, y1, ...], ...]`` or runs ``{"size": [h, w], "counts": ...}``."""
     if isinstance(segmentation, dict):
-        counts = segmentation.get("counts")
+        counts: Any = segmentation.get("counts")
         whole = isinstance(counts, str) or (_finite(counts) and min(counts) >= 0 and sum(counts) == width * height)
         return bool(counts) and whole and segmentation.get("size") == [height, width]
     return isinstance(segmentation, list) and all(

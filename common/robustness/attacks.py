@@ -394,11 +394,11 @@ class _Logits(nn.Module):
         super().__init__()
         self.model = model
         self.training = model.training
-        self.type = next((value.dtype for value in model.parameters() if value.is_floating_point()), None)
+        self.precision = next((value.dtype for value in model.parameters() if value.is_floating_point()), None)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
-        logits = logits_of(self.model(images if self.type is None else images.to(self.type)))
+        logits = logits_of(self.model(images if self.precision is None else images.to(self.precision)))
         if logits.ndim != 2:
             raise UserError(f"the model's output has shape {tuple(logits.shape)}; attacks need logits (B, K).")
         return logits

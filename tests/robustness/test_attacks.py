@@ -338,15 +338,22 @@ KINDS = [ATTACKS[2], ATTACKS[3], PatchPgd(size=4, steps=2), AutoAttack(epsilon=E
 def test_all_attacks_take_the_same(attack: Attack, network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     """Integers of any type, other floating-point types, empty batches, inference mode; each with the same result."""
     images, labels = batch
-    expected = attack(network, images, labels, seeds=range(6))
-    for kind in (torch.int32, torch.uint8):
-        assert torch.equal(attack(network, images, labels.to(kind), seeds=range(6)), expected)
+    seeds = range(6)
+    if isinstance(attack, AutoAttack):  # hundreds of steps: a layer and an image
+        pytest.importorskip("pyautoattack")
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Flatten(), nn.Linear(768, 10)).eval()
+        images, seeds = images[2:3], range(1)
+        labels = network(images).argmax(1)
+    expected = attack(network, images, labels, seeds=seeds)
+    assert torch.equal(attack(network, images, labels.int(), seeds=seeds), expected)
     with torch.inference_mode():
-        assert torch.equal(attack(network, images.clone(), labels.clone(), seeds=range(6)), expected)
+        assert torch.equal(attack(network, images.clone(), labels.clone(), seeds=seeds), expected)
     assert attack(network, images[:0], labels[:0], seeds=[]).shape == (0, 3, 16, 16)
     double = copy.deepcopy(network).double()
     for model, given in ((double, images), (double, images.double()), (network, images.double())):
-        found = attack(model, given, labels, seeds=range(6))
+        found = attack(model, given, labels, seeds=seeds)
         assert found.dtype == given.dtype
         # A sign of a gradient near 0 may differ in another precision.
         assert (found - expected).abs().gt(1e-4).float().mean() < 0.02
@@ -388,8 +395,8 @@ def test_all_attacks_refuse_the_same(attack: Attack, network: nn.Module, batch: 
 
 def test_autoattack_fits_its_targets_to_the_classes(batch: tuple[Tensor, Tensor]) -> None:
     pytest.importorskip("pyautoattack")
-    images = batch[0]
-    for classes in (2, 3, 4):
+    images = batch[0][2:4]
+    for classes in (3, 4):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = nn.Sequential(nn.Flatten(), nn.Linear(768, classes))
@@ -397,11 +404,11 @@ def test_autoattack_fits_its_targets_to_the_classes(batch: tuple[Tensor, Tensor]
             labels = model(images).argmax(1)
         attack = AutoAttack(epsilon=32 / 255)
         if classes < 4:
-            with pytest.raises(UserError, match=f"the model has {classes} classes and AutoAttack's apgd-t needs 4"):
-                attack(model, images, labels, seeds=range(6))
-        targeted = ("apgd-t", "fab-t") if classes >= 4 else ("fab-t",)  # the square attack alone would take seconds
-        attack = AutoAttack(epsilon=32 / 255, attacks=("apgd-ce", *targeted))
-        found = attack(model, images, labels, seeds=range(6))
+            with pytest.raises(UserError, match="the model has 3 classes and AutoAttack's apgd-t needs 4 for its loss"):
+                AutoAttack(epsilon=32 / 255)(model, images, labels, seeds=range(2))
+        # The whole ensemble would take seconds.
+        attack = AutoAttack(epsilon=32 / 255, attacks=("apgd-ce", "apgd-t" if classes == 4 else "apgd-dlr"))
+        found = attack(model, images, labels, seeds=range(2))
         with torch.no_grad():  # a linear model falls where its weights say so
             logits, weight = model(images), model[1].weight
             reach = torch.stack([

@@ -378,3 +378,18 @@ def test_batch_keeps_the_labels_before_mixing(data, recipe, make_model) -> None:
     run(make_model(), recipe("tiny", "epochs=1"), data, hooks=[Record()])
     assert all(batch.labels.shape == (8,) and batch.targets.shape == (8, 3) for batch in seen)
     assert all(torch.allclose(batch.targets.sum(1), torch.ones(8)) for batch in seen)
+
+
+@pytest.mark.parametrize("train_only", [True, False])
+def test_a_model_without_bare_logits_is_one_sentence(make_model, recipe, data, train_only) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = make_model()
+
+        def forward(self, images):
+            logits = self.model(images)
+            return {"logits": logits} if self.training == train_only else logits
+
+    with pytest.raises(UserError, match=r"the model returns a dict .* wrap it in a module that returns its logits"):
+        train(Wrapped(), recipe(), data, options=Options(device="cpu"))
