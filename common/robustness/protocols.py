@@ -9,7 +9,7 @@ VERSIONS: dict[str, int] = {
     "top1": 1,
     "top5": 1,
     "clean_top1": 1,
-    "ece": 1,
+    "ece": 2,
     "rms_calibration_error": 2,
     "rms_calibration_error_released": 1,
     "fgsm_top1": 1,
