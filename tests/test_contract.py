@@ -13,6 +13,7 @@ import timm
 import torch
 
 import papers
+from common import bench
 from common.declaration import Paper
 from common.manifest import load_manifest
 from common.needs import NEEDS
@@ -51,16 +52,19 @@ def test_claims_can_be_measured(paper: Paper) -> None:
 @pytest.mark.parametrize(
     "paper",
     # By its text, so that collecting tests imports no claims.
-    [p for p in papers.all_papers().values() if "\ndef small_models(" in (p.folder / "claims.py").read_text()],
+    [p for p in papers.all_papers().values() if "\ndef contenders(" in (p.folder / "claims.py").read_text()],
     ids=lambda paper: paper.slug,
 )
-def test_small_models_can_be_compared_with_those_of_other_papers(paper: Paper) -> None:
-    contenders = compare.small_models(paper, quick=True)
-    assert contenders
-    assert len({contender.name for contender in contenders}) == len(contenders)
-    for contender in contenders:
-        common = load_recipe(papers.find("fan").recipe, "embedded", quick=True, changes=contender.changes)
-        contender.hooks(common)
+def test_contenders_are_classifiers_of_the_bench(paper: Paper) -> None:
+    own = compare.contenders(paper)
+    assert own
+    assert len({contender.name for contender in own}) == len(own), "contenders of one name are trained once"
+    budget = bench.host("vit_mini").settings()
+    for contender in own:
+        recipe = contender.settings()
+        contender.hooks(recipe)
+        for key in ("epochs", "epoch_images", "total_batch"):
+            assert getattr(recipe, key) == getattr(budget, key), f"{contender.name} has a budget of its own: {key}"
         with torch.no_grad():
             assert contender.build().eval()(torch.rand(2, 3, 28, 28)).shape == (2, 10), contender.name
 

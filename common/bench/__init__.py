@@ -18,8 +18,8 @@ Numbers from here are never compared with numbers on ImageNet.
 """
 
 from common.bench import hosts
-from common.bench.contenders import RECIPE, Contender, Measure, host, scores, trained
-from common.bench.floor import CHANCE, floor, logistic_regression
+from common.bench.contenders import RECIPE, Contender, Measure, host, scores, train_share, trained
+from common.bench.floor import CHANCE, floor, logistic_regression, without_network
 from common.bench.images import (
     CORRUPTION_CELLS,
     DATASET,
@@ -42,7 +42,7 @@ from common.bench.measures import (
 )
 from common.bench.results import PROTOCOL, corruption_picture, difference_picture, findings, measurements
 from common.bench.scores import SUBSETS, Scores
-from common.bench.trace import first_losses
+from common.bench.trace import first_losses, traces_path
 
 __all__ = [
     "CALIBRATION",
@@ -77,6 +77,9 @@ __all__ = [
     "robustness",
     "scores",
     "test_set",
+    "traces_path",
+    "train_share",
     "trained",
     "training_data",
+    "without_network",
 ]

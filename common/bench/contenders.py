@@ -151,19 +151,33 @@ def scores(run: Run, contenders: Sequence[Contender], measure: Measure) -> Score
         measure: a function of a module, or a partial of one.
     """
     jobs = [_job(run, contender, seed) for seed in run.seeds() for contender in contenders]
-    # The first contender, mostly a host and the fastest, at the end: so no core waits long for the last job.
-    todo = [job for job in reversed(jobs) if _checked(job.scores_path(measure)) is None]
-    workers = 0 if run.settings.device == "cpu" else 1  # a GPU is one for all
-    for _ in side_by_side(partial(_measured, measure=measure), todo, f"training {len(todo)} models", workers=workers):
-        pass
+    _work(jobs, measure, run.settings.device)
     for job in jobs:
         _show_curve(run, job)
     return Scores({(job.contender.name, job.seed): job.scores(measure) for job in jobs})
 
 
+def train_share(run: Run, contenders: Sequence[Contender], measure: Measure, share: int, of: int) -> None:
+    """Train and measure every ``of``-th contender and seed, from number ``share`` (from 1) on, and keep what comes out.
+
+    Machines that do one share each, and copy their folders together, do the work of `scores`.
+    """
+    jobs = [_job(run, contender, seed) for seed in run.seeds() for contender in contenders]
+    _work(jobs[share - 1 :: of], measure, run.settings.device)
+
+
 def trained(run: Run, contender: Contender, seed: int) -> nn.Module:
     """The trained model of a contender, in eval mode; trained now if it has not been before."""
     return _job(run, contender, seed).model()
+
+
+def _work(jobs: Sequence[Job], measure: Measure, device: str) -> None:
+    # The first contender, mostly a host and the fastest, at the end: so no core waits long for the last job.
+    todo = [job for job in reversed(jobs) if _checked(job.scores_path(measure)) is None]
+    workers = 0 if device == "cpu" else 1  # a GPU is one for all
+    what = f"training {len(todo)} model{'' if len(todo) == 1 else 's'}"
+    for _ in side_by_side(partial(_measured, measure=measure), todo, what, workers=workers):
+        pass
 
 
 def _job(run: Run, contender: Contender, seed: int) -> Job:

@@ -42,14 +42,11 @@ def robustness(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.nd
     }
     images, labels = tests.clean[:1], tests.labels[:1]  # an attack is one cell
     for metric, attack in PROTOCOLS.items():
-        attacked = [
-            attack(
-                classifier, _pixels(part, classifier), truth.to(_device(classifier)), seeds=range(first, first + BATCH)
-            )
-            for first, part, truth in zip(
-                range(0, images.shape[1], BATCH), images[0].split(BATCH), labels[0].split(BATCH), strict=True
-            )
-        ]
+        attacked = []
+        for first in range(0, images.shape[1], BATCH):
+            part, truth = images[0, first : first + BATCH], labels[0, first : first + BATCH]
+            seeds = range(first, first + len(part))
+            attacked.append(attack(classifier, _pixels(part, classifier), truth.to(_device(classifier)), seeds=seeds))
         found[metric] = correct(classifier, torch.cat(attacked)[None], labels)
     for (name, severity), right in zip(CORRUPTION_CELLS, np.asarray(found["corruption_top1"]), strict=True):
         found[f"corruption_top1/{name}/{severity}"] = float(right.mean())

@@ -7,6 +7,7 @@ them at once. They are kept beside the reference results and compared in tests.
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,9 +17,16 @@ from common.training.hooks import Batch, Hook
 from common.training.loop import Run, train
 from common.training.options import Options
 
+#: Beside the reference results, a file a paper: columns contender, step, loss.
+TRACES = Path(__file__).parents[2] / "results" / "reference" / "traces"
 STEPS = 20
 #: Images of a step: fewer than the recipe has, which says as much in a quarter of the time.
 BATCH = 32
+
+
+def traces_path(slug: str) -> Path:
+    """The file of a paper's traces, whether or not it is there."""
+    return TRACES / f"{slug}.csv"
 
 
 class _EnoughError(Exception):

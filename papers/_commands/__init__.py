@@ -53,13 +53,18 @@ COMMANDS: dict[str, Command] = {
     "new": Command("papers._commands.new", "Write the skeleton of a new paper."),
     "bench": Command("papers._commands.bench", "Measure our speed against released implementations.", models=True),
     "readme": Command("papers._commands.readme", "Write the generated sections of the READMEs from data."),
-    "reference": Command("results.reference", "Make a finished run the reference results of its paper."),
+    "reference": Command(
+        "papers._commands.reference", "Measure papers with six seeds and keep the results as reference.", models=True
+    ),
     "test": Command("papers._commands.test", "Run the linter, the format check, the type check and the tests."),
 }
 
 #: What can be asked of a paper; the empty word is the paper alone.
 OF_PAPER: dict[str, Command] = {
     "": Command("papers._commands.reproduce", "Measure the claims of {title!r} ({venue}) and report.", models=True),
+    "try": Command(
+        "papers._commands.try_out", "Train one contender of {title!r} ({venue}) and show its curve.", models=True
+    ),
     "downstream": Command(
         "papers._commands.downstream", "Detection and segmentation with the models of {title!r} ({venue}).", models=True
     ),

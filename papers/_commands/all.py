@@ -6,6 +6,7 @@ import json
 import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def run(args: Namespace) -> int:
     chosen = [papers.find(slug) for slug in dict.fromkeys(args.slugs)] or list(papers.all_papers().values())
     settings = embedded_settings(args)
     folder = _folder(args, chosen, settings)
+    settings = replace(settings, shared=folder / "contenders")  # what several papers train alike is trained once
     entries = {paper.slug: Entry(paper, "not reached") for paper in chosen}
     for number, paper in enumerate(chosen, start=1):
         console.rule(f"[bold]{paper.slug}[/bold] ({number} of {len(chosen)})", align="left", style="dim")

@@ -160,18 +160,26 @@ def test_mistakes_are_one_sentence(
     assert sentence in line
 
 
-def test_a_run_of_committed_code_can_become_the_reference(
+def test_reference_results_are_of_committed_code_and_give_the_state_of_the_paper(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(provenance, "code", lambda: {"commit": "0123456789abcdef", "dirty": False})
     monkeypatch.setattr(reference, "FOLDER", tmp_path)
+    monkeypatch.setattr(provenance, "code", lambda: {"commit": "0123456789abcdef", "dirty": True})
+    assert main(["reference", "toy"]) == 2
+    assert "commit what has changed" in capsys.readouterr().err
+    monkeypatch.setattr(provenance, "code", lambda: {"commit": "0123456789abcdef", "dirty": False})
     assert main(["list"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy")]
     assert re.split(r" {2,}", line.strip()) == ["toy", "analysis", "no reference", "none", "none"]
-    assert main(["toy", "--output", str(tmp_path / "run")]) == 0
-    assert main(["reference", str(tmp_path / "run")]) == 0
+    (toy / "mode").write_text("interrupt")
+    assert main(["reference", "toy"]) == 130
+    (toy / "mode").write_text("fine")
+    assert main(["reference", "toy"]) == 0
+    assert (toy / "first.calls").read_text() == "x", "what was measured before the interruption is not measured again"
     capsys.readouterr()
     assert main(["list"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy")]
     assert re.split(r" {2,}", line.strip()) == ["toy", "analysis", "measured", "none", "2 holds"]
+    assert main(["toy", "--output", str(tmp_path / "run")]) == 0
     assert main(["compare-runs", str(tmp_path / "toy.csv"), str(tmp_path / "run")]) == 0
+    assert main(["reference", "toy", "--shard", "4/3"]) == 2
