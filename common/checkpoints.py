@@ -14,11 +14,8 @@ form in which the weights were trained.
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import pickle
 import sys
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,38 +25,93 @@ from torch import Tensor, nn
 
 from common.conversions import CONVERSIONS
 from common.errors import UserError
+from common.measurement import WeightsChoice
+from common.resizing import resized
+from common.tensor_files import check_sums, read_tensors
 
-#: Where training scripts put the weights inside a checkpoint, most specific first.
-WRAPPERS = ("state_dict", "model", "module", "net", "state_dict_ema", "model_ema", "ema")
-#: What wrappers of modules (for several devices, for compilation) put before every name.
-PREFIXES = ("module.", "_orig_mod.")
+#: Where training scripts put averaged weights inside a checkpoint, or before the names of a common state dict.
+AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model")
+#: Where they put weights, most specific first.
+WRAPPERS = ("state_dict", "model", "module", "net", "model_state_dict", "model_state", "network", *AVERAGED)
+#: What wrappers of modules (for several devices, for compilation, Lightning's) put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+#: Counters that torch's averaging keeps beside the names with its prefix.
+_COUNTERS = ("n_averaged",)
 
 
 def read(path: str | Path) -> Mapping[str, Any]:
-    """The content of a checkpoint file, read without running code from it.
+    """The content of a checkpoint file, of PyTorch or safetensors, read without running code from it.
 
     Raises:
-        UserError: the file is missing, truncated, no checkpoint, or holds more than tensors and plain values.
+        UserError: the file is missing, damaged, no checkpoint, or holds more than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}; check the path.")
-    try:
-        # Training scripts often store their command line next to the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            raise UserError(
-                f"{path} holds Python objects beside tensors and is not loaded for safety; save its state dict alone "
-                f"with torch.save(checkpoint['model'], ...)."
-            ) from error
-        raise UserError(f"{path} is not a PyTorch checkpoint or is damaged; get it again.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a PyTorch checkpoint or is damaged; get it again.") from error
+    content = read_tensors(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__} where a state dict is expected.")
+    if is_trained(content) or "meta" in content:  # ours, of a classifier or of a detector
+        check_sums(path)
     return content
+
+
+def choose(content: Mapping[str, Any], weights: WeightsChoice | None, where: object) -> tuple[Mapping[str, Any], str]:
+    """The content of a checkpoint without the weights that are not to be taken.
+
+    Args:
+        content: of the whole file.
+        weights: which are to be taken; None: those of the last step where it has them, and all of them where not.
+        where: the file, for messages.
+
+    Returns:
+        What is left, and what a protocol says of it: empty where the file has one kind of weights alone.
+
+    Raises:
+        UserError: it does not hold the weights that are asked for.
+    """
+    held = held_weights(content)
+    if weights is not None and held and weights not in held:
+        kind = "no averaged weights" if weights == "ema" else "averaged weights alone"
+        raise UserError(f"{where} holds {kind}; leave out --weights {weights}.")
+    if len(held) < 2:
+        return content, ""
+    what = "averaged weights (ema)" if weights == "ema" else "weights of the last step (model), not their average (ema)"
+    return _select(content, weights or "model"), what
+
+
+def taken_weights(model: nn.Module) -> str:
+    """Which of a file's weights ``model`` has, for protocols; empty where the file had one kind alone."""
+    return str(getattr(model, "taken_weights", ""))
+
+
+def take_weights(model: nn.Module, what: str) -> None:
+    """Keep with ``model`` what :func:`choose` said."""
+    setattr(model, "taken_weights", what)  # noqa: B010  (nn.Module is annotated to hold tensors and modules only)
+
+
+def held_weights(content: Mapping[str, Any]) -> set[WeightsChoice]:
+    """Which weights the content of a checkpoint has."""
+    wrappers = [key for key in content if key in WRAPPERS and _holds_tensors(content[key])]
+    if wrappers:
+        return set[WeightsChoice]().union(
+            *({"ema"} if key in AVERAGED else held_weights(content[key]) for key in wrappers)  # type: ignore[arg-type]
+        )
+    if not any(isinstance(value, Tensor) for value in content.values()):
+        return set()
+    averaged = [str(name).partition(".")[0] in AVERAGED for name in content]
+    return {kind for kind, there in (("ema", any(averaged)), ("model", not all(averaged))) if there}  # type: ignore[misc]
+
+
+def _select(content: Mapping[str, Any], weights: WeightsChoice) -> dict[str, Any]:
+    """``content`` without the other weights, where it has both."""
+    wrappers = [key for key in content if key in WRAPPERS and _holds_tensors(content[key])]
+    if wrappers:
+        kept = [key for key in wrappers if (key in AVERAGED) == (weights == "ema")] or wrappers
+        inner = {key: _select(content[key], weights) for key in kept}
+        return {**{key: value for key, value in content.items() if key not in wrappers}, **inner}
+    kept = [name for name in content if (str(name).partition(".")[0] in AVERAGED) == (weights == "ema")]
+    return {name: content[name] for name in kept or content}
 
 
 def unwrap(content: Mapping[str, Any], use_ema: bool = False) -> dict[str, Tensor]:
@@ -72,9 +124,9 @@ def unwrap(content: Mapping[str, Any], use_ema: bool = False) -> dict[str, Tenso
     Raises:
         UserError: there is no state dict inside.
     """
-    wrappers = sorted(WRAPPERS, key=lambda key: key.endswith("ema") != use_ema)
+    content = _select(content, "ema" if use_ema else "model")
     # A tensor beside a wrapper is a counter or a score, not a weight.
-    while key := next((key for key in wrappers if _holds_tensors(content.get(key))), None):
+    while key := next((key for key in WRAPPERS if _holds_tensors(content.get(key))), None):
         content = content[key]
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
@@ -82,9 +134,15 @@ def unwrap(content: Mapping[str, Any], use_ema: bool = False) -> dict[str, Tenso
             f"The checkpoint has no state dict: its keys are {', '.join(map(str, list(content)[:8])) or 'none'}, "
             f"and none of {', '.join(WRAPPERS)} holds one."
         )
-    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in state)), None):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    prefixes = (*PREFIXES, *(f"{each}." for each in AVERAGED))
+    while prefix := next((each for each in prefixes if _all_begin(state, each)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items() if name not in _COUNTERS}
     return state
+
+
+def _all_begin(state: Mapping[str, Tensor], prefix: str) -> bool:
+    names = [name for name in state if name not in _COUNTERS]
+    return bool(names) and all(name.startswith(prefix) for name in names)
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -141,19 +199,26 @@ def load_released(
     return model
 
 
-def load_initial(model: nn.Module, path: Path) -> bool:
+def load_initial(model: nn.Module, path: Path, weights: WeightsChoice | None = None) -> list[str]:
     """Load the weights that a training starts from: of a release, or of our own training.
 
+    What is tied to a grid of tokens is resized to the model's, see :func:`common.resizing.resized`.
+
+    Args:
+        model: to load into.
+        path: of the file.
+        weights: which ones of a file that has both.
+
     Returns:
-        Whether the file is of another number of classes, in which case the classifier keeps its first weights.
+        What is not as in the file, a sentence each: which of the weights are taken, what is resized, and that the
+        classifier keeps its first weights, where the file is of another number of classes.
 
     Raises:
         UserError: as :func:`load_released`, for all but the classifier.
     """
-    content = read(path)
-    state = unwrap(content)
-    if "step" not in content:  # an unfinished training of ours has our names
-        state = from_released(state, model)
+    content, what = choose(read(path), weights, path)
+    notes = [f"Of {path}, the {what} are taken."] if what else []
+    state, changed = ours_resized(unwrap(content), model, trained="step" in content)
     classifier = {id(parameter) for head in _classifiers(model) for parameter in head.parameters()}
     fresh = {
         name: parameter.detach()
@@ -163,7 +228,36 @@ def load_initial(model: nn.Module, path: Path) -> bool:
     }  # fmt: skip
     load_strictly(model, {**state, **fresh}, str(path))
     take_form(model, content)
-    return bool(fresh)
+    if changed:
+        notes.append(f"Resized to the model's grid of tokens: {changed}.")
+    if fresh:
+        count = len(next(iter(fresh.values())))
+        notes.append(f"{path} is of other classes: the classifier for {count} starts anew.")
+    return notes
+
+
+def ours_resized(state: Mapping[str, Tensor], model: nn.Module, *, trained: bool) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file under the names of ``model``, with what is tied to a grid of tokens in the model's sizes.
+
+    Args:
+        state: as it is in the file.
+        model: that it is for.
+        trained: whether the file is an unfinished training of ours, which has our names already.
+
+    Returns:
+        The tensors, and which were resized, with both shapes; empty where none was.
+    """
+    ours = dict(state) if trained else from_released(state, model)
+    fitting = resized(ours, model)
+    own = model.state_dict()
+    # A conversion of timm's resizes as well.
+    changed = [
+        f"{name} {list(state.get(name, ours[name]).shape)} to {list(value.shape)}"
+        for name, value in fitting.items()
+        if name in own and name in ours and value.shape == own[name].shape
+        and state.get(name, ours[name]).numel() != value.numel()
+    ]  # fmt: skip
+    return fitting, changed[0] + _and_more(changed) if changed else ""
 
 
 def _classifiers(model: nn.Module) -> tuple[nn.Module, ...]:

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 #: Where the weights that were measured come from. Printed numbers are compared with ``none`` (the number does not
 #: depend on weights), ``released`` and ``trained`` in columns of their own.
 Weights = Literal["none", "released", "trained"]
+#: Which weights of a checkpoint that has both: those of the last step, or their average (EMA) over the steps.
+WeightsChoice = Literal["model", "ema"]
 
 #: What a finding can say. ``no difference``: none as large as the smallest of interest; ``unclear``: too little
 #: evidence for any of the others. ``common.verdicts`` has the rule.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import UserError
+from common.measurement import WeightsChoice
 from common.shapes import shapes_only
 from downstream.checkpoints import load_pretrained
 
@@ -39,6 +40,7 @@ class TimmFeatures(BaseModule):
             RVT; absolute position embeddings); weights of another size are resized when ``checkpoint`` is loaded. By
             default, models that can take any size do, and resize position embeddings in every forward pass.
         checkpoint: pre-trained weights of the classifier (released or our own) with which training starts.
+        checkpoint_weights: which ones of a file that has those of the last step and averaged ones.
         frozen_stages: that many stages and the stem are not trained; 0: the stem alone, -1: nothing.
         drop_path_rate: stochastic depth.
         grad_checkpointing: recompute activations in the backward pass, for memory.
@@ -63,6 +65,7 @@ class TimmFeatures(BaseModule):
         out_indices: Sequence[int] | None = None,
         img_size: int | Sequence[int] | None = None,
         checkpoint: str | Path | None = None,
+        checkpoint_weights: WeightsChoice | None = None,
         frozen_stages: int = -1,
         drop_path_rate: float = 0.0,
         grad_checkpointing: bool = False,
@@ -103,6 +106,7 @@ class TimmFeatures(BaseModule):
         self.out_indices = list(indices)
         patch = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
         self.patch = (patch, patch) if isinstance(patch, int) else (int(patch[0]), int(patch[1]))
+        self.checkpoint_weights = checkpoint_weights
         self.checkpoint, self.frozen_stages, self.norm_eval = checkpoint, frozen_stages, norm_eval
         self.output_norm = output_norm
         if output_norm:
@@ -117,7 +121,7 @@ class TimmFeatures(BaseModule):
     def init_weights(self) -> None:
         """Load ``checkpoint``; without one, keep the initialisation of the model itself."""
         if self.checkpoint is not None:
-            load_pretrained(self, self.checkpoint)
+            load_pretrained(self, self.checkpoint, self.checkpoint_weights)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The chosen maps of images (B, 3, H, W), finest first."""

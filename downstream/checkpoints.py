@@ -7,15 +7,16 @@ with. The same conversion serves both: the one beside the class of the model (ti
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from common.checkpoints import from_released, load_strictly, read, take_form, unwrap
+from common.checkpoints import choose, from_released, load_strictly, ours_resized, read, take_form, unwrap
+from common.measurement import WeightsChoice
 
 if TYPE_CHECKING:
     from downstream.backbone import TimmFeatures
@@ -24,20 +25,27 @@ if TYPE_CHECKING:
 _OF_ADAPTER = re.compile(r"(norm\d+|learnable_downsample)\.")
 
 
-def load_pretrained(backbone: TimmFeatures, source: str | Path) -> None:
+def load_pretrained(backbone: TimmFeatures, source: str | Path, weights: WeightsChoice | None = None) -> None:
     """Load a classifier's weights, of a release or of our own training, into a backbone.
 
     Tensors that are tied to the size of the images (position embeddings, relative biases, VARS's learned templates)
-    are resized to the backbone's. The classifier, and what follows the last map, is left out.
+    are resized to the backbone's, which the log says. The classifier, and what follows the last map, is left out.
+
+    Args:
+        backbone: to load into.
+        source: the file.
+        weights: which ones of a file that has both.
 
     Raises:
         UserError: names the first tensor that is missing, unexpected or of another shape.
     """
-    model, content = backbone.model, read(source)
-    state = unwrap(content)
-    if "step" not in content:  # an unfinished training of ours has our names
-        state = from_released(state, model)
-    state = _resized(state, model)
+    model = backbone.model
+    content, what = choose(read(source), weights, source)
+    if what:
+        print_log(f"Of {source}, the {what} are taken.", logger="current")
+    state, changed = ours_resized(unwrap(content), model, trained="step" in content)
+    if changed:
+        print_log(f"Resized to the model's grid of tokens: {changed}.", logger="current")
     load_strictly(model, {name: value for name, value in state.items() if name not in backbone.left_out}, str(source))
     take_form(model, content)
 
@@ -90,15 +98,3 @@ def _head_under_our_names(state: Mapping[str, Tensor], prefix: str, head: nn.Mod
     own = {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}
     rest = {name: value for name, value in state.items() if not name.startswith(f"{prefix}.")}
     return {**rest, **{f"{prefix}.{name}": value for name, value in from_released(own, head).items()}}
-
-
-def _resized(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """``state`` with what is tied to a grid of tokens resized by the function beside the class of ``model``.
-
-    timm's own models are resized by their conversion already.
-    """
-    for each in type(model).__mro__:
-        function = getattr(sys.modules[each.__module__], "resize_grid", None)
-        if function is not None:
-            return function(state, model)
-    return dict(state)

@@ -85,6 +85,7 @@ def _train(run: Run, dataset: str) -> _Opened:
         folder=shared_folder(run) / "training" / setting,
         model=asked.model.partition(".")[0] if asked.model else None,
         checkpoint=asked.checkpoint,
+        checkpoint_weights=asked.checkpoint_weights,
         device=asked.device,
         seed=asked.seed,
         amp=asked.amp,

@@ -25,7 +25,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from common.errors import UserError, nearest
+from common.measurement import WeightsChoice
 from common.shapes import shapes_only
+from common.tensor_files import check_sums
 from downstream import amp, backbone, hooks, layer_decay, pyramid, segformer  # noqa: F401  (they register what configs name)
 from downstream.backbone import TimmFeatures
 from downstream.checkpoints import load_finetuned
@@ -63,6 +65,7 @@ class Job:
         model_args: arguments of the backbone's model, beside the config's.
         img_size: as the backbone's argument; None: the config's.
         checkpoint: the classifier's weights that training starts from, or None.
+        checkpoint_weights: which ones of a file that has both.
         device: ``cpu`` or ``cuda``.
         seed: of the initialisation and the order of the data.
         amp: mixed precision.
@@ -79,6 +82,7 @@ class Job:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     img_size: int | None = None
     checkpoint: Path | None = None
+    checkpoint_weights: WeightsChoice | None = None
     device: str = "cpu"
     seed: int = 0
     amp: bool = False
@@ -125,6 +129,7 @@ def prepare(job: Job) -> Config:
         own.img_size = job.img_size
     if job.checkpoint is not None:
         own.checkpoint = str(job.checkpoint)
+        own.checkpoint_weights = job.checkpoint_weights
     fit_channels(config)
     for split in ("train", "val", "test"):
         loader = config[f"{split}_dataloader"]
@@ -306,7 +311,10 @@ class Training:
         if self.weights.exists():
             load_finetuned(self.runner.model, self.weights)
             return self.weights
-        self.runner._resume = (Path(self.config.work_dir) / "last_checkpoint").exists()
+        last = Path(self.config.work_dir) / "last_checkpoint"
+        self.runner._resume = last.exists()
+        if last.exists():
+            check_sums(Path(last.read_text().strip()))
         with _quiet(self.job.verbose):
             self.runner.train()
         if self.runner.rank == 0:

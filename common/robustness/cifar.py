@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.checkpoints import taken_weights
 from common.data.cifar import load_cifar
 from common.data.preprocessing import Preprocessing
 from common.errors import UserError
@@ -51,7 +52,7 @@ def _clean(classes: int) -> Callable[[Run], Iterator[Measurement]]:
                 weights=weights,
                 interval=interval,
                 n=correct.size,
-                protocol=PROTOCOL,
+                protocol="; ".join(filter(None, [PROTOCOL, taken_weights(model)])),
             )
 
     measure.__doc__ = f"Measure the user's checkpoint on CIFAR-{classes}'s test set."
@@ -90,7 +91,7 @@ def _corrupted(classes: int) -> Callable[[Run], Iterator[Measurement]]:
                 weights=weights,
                 interval=interval,
                 n=of_image.size,
-                protocol=PROTOCOL,
+                protocol="; ".join(filter(None, [PROTOCOL, taken_weights(model)])),
                 detail={"errors": errors},
             )
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from common.checkpoints import taken_weights
 from common.data.pixels import Unreadable
 from common.data.preprocessing import Preprocessing
 from common.errors import UserError
@@ -185,7 +186,13 @@ class Evaluation:
             self._note(self.seconds)
         self.processes.wait()
         peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else None
-        context = [self.bench.description, self.identity["preprocessing"], self.identity["precision"], self.choice]
+        context = [
+            self.bench.description,
+            self.identity["preprocessing"],
+            self.identity["precision"],
+            self.choice,
+            taken_weights(self.model),
+        ]
         return [
             Measurement(
                 model=model_name,

@@ -14,11 +14,21 @@ import timm
 import torch
 from torch import nn
 
-from common.checkpoints import MisfitError, is_trained, load_released, load_trained, read, to_released, unwrap
+from common.checkpoints import (
+    MisfitError,
+    choose,
+    is_trained,
+    load_released,
+    load_trained,
+    read,
+    take_weights,
+    to_released,
+    unwrap,
+)
 from common.declaration import Paper
 from common.errors import UserError, nearest
 from common.manifest import load_manifest
-from common.measurement import Measurement, Weights
+from common.measurement import Measurement, Weights, WeightsChoice
 from common.robustness.evaluation import evaluate
 from common.run import Run
 from common.shapes import shapes_only
@@ -42,7 +52,7 @@ def load_model(run: Run, num_classes: int = 1000) -> tuple[nn.Module, str, Weigh
     checkpoint = run.settings.checkpoint
     if checkpoint is None:
         raise UserError("Full-scale evaluation needs weights; pass --checkpoint FILE.")
-    content = read(checkpoint)
+    content, what = choose(read(checkpoint), run.settings.checkpoint_weights, checkpoint)
     name = run.settings.model or _identified(run.paper, checkpoint, checkpoint.stat().st_mtime_ns, num_classes)
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
@@ -56,6 +66,7 @@ def load_model(run: Run, num_classes: int = 1000) -> tuple[nn.Module, str, Weigh
         )
     model = build(name, num_classes)
     weights = load_weights(model, content, str(checkpoint))
+    take_weights(model, what)
     return model.to(torch.device(run.settings.device)).eval(), name, weights
 
 
@@ -70,6 +81,18 @@ def build(name: str, num_classes: int) -> nn.Module:
     model: Any = timm.create_model(architecture, num_classes=num_classes, img_size=pixels)
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, pixels, pixels)}
     return model
+
+
+def load_checkpoint(model: nn.Module, path: Path, choice: WeightsChoice | None = None) -> Weights:
+    """Load a released or own checkpoint; returns which it is.
+
+    Raises:
+        UserError: it cannot be read, does not fit ``model``, or lacks the weights that are chosen.
+    """
+    content, what = choose(read(path), choice, path)
+    weights = load_weights(model, content, str(path))
+    take_weights(model, what)
+    return weights
 
 
 def load_weights(model: nn.Module, content: Mapping[str, Any], where: str) -> Weights:

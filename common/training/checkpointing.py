@@ -7,9 +7,7 @@ appears under its name only when it is whole, so a kill or a full disk at any mo
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +15,7 @@ import torch
 
 from common.errors import UserError
 from common.files import write_atomic
+from common.tensor_files import UnreadableError, read_tensors
 
 FORMAT = 1
 KEEP = 2
@@ -35,8 +34,6 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         OSError: it could not be written; the earlier checkpoints are as they were.
     """
     path = folder / "checkpoints" / f"step-{step:09d}.pt"
-    for half in path.parent.glob(".step-*.part"):  # what a killed process left would fill the disk
-        half.unlink(missing_ok=True)
     _write(path, {"format": FORMAT, "step": step, **state})
     for old in checkpoints(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
@@ -57,20 +54,21 @@ def load_checkpoint(folder: Path, *, previous: bool = False) -> tuple[Path, dict
         UserError: the file is damaged, of another version, or there is no previous one.
     """
     found = checkpoints(folder)
+    if previous and len(found) < 2:
+        has = f"one checkpoint only ({found[0].name})" if found else "no checkpoint"
+        raise UserError(f"{folder} has {has}, and no previous one; leave out --from-previous.")
     if not found:
         return None
-    if previous and len(found) < 2:
-        raise UserError(f"{folder} has one checkpoint only ({found[0].name}), and no previous one.")
     path = found[-2] if previous else found[-1]
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        state = read_tensors(path, check=True)
+    except UnreadableError as error:
         remedy = (
             "continue from the previous one with --from-previous"
             if len(found) > 1 and not previous
             else "remove it to start again"
         )
-        raise UserError(f"The checkpoint {path} is damaged ({_first_line(error)}); {remedy}.") from None
+        raise UserError(f"The checkpoint {path} {error.reason}; {remedy}.") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a training checkpoint of this version; choose another --output folder.")
     return path, state
@@ -101,10 +99,6 @@ def check_same_run(path: Path, stored: dict[str, Any], current: dict[str, Any]) 
             f"The checkpoint {path} was written with {what}; "
             "repeat that run's command to continue it, or choose another --output folder."
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
 
 
 def save_weights(path: Path, state: dict[str, Any]) -> None:

@@ -6,14 +6,16 @@ import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timm
 from torch import nn
 
+from common.arguments import existing_file, named_path, output_folder, seed, whole_number
 from common.checkpoints import load_initial
 from common.data.cifar import CLASSES, load_cifar
 from common.errors import UserError, nearest
+from common.measurement import WeightsChoice
 from common.training.data import TensorData, TrainingData
 from common.training.hooks import Hook
 from common.training.images import ImageData, Source
@@ -34,29 +36,48 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="timm's name of the model")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; repeatable")
     parser.add_argument("--quick", action="store_true", help="apply the recipe's quick form")
-    parser.add_argument("--initial", type=Path, metavar="FILE", help="start from these weights, released or trained")
-    parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="working folder; a run in it is continued")
+    parser.add_argument(
+        "--initial", type=existing_file, metavar="FILE", help="start from these weights, released or trained"
+    )
+    parser.add_argument(
+        "--weights", choices=get_args(WeightsChoice), help="of a FILE with both: the last step's (default), or averaged"
+    )
+    parser.add_argument("--seed", type=seed, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--output", type=output_folder, metavar="DIR", help="working folder; a run in it is continued")
 
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, metavar="DIR", help="folder with train and val, as folders or tar files")
+    data.add_argument(
+        "--data", type=named_path, metavar="DIR", help="folder with train and val, as folders or tar files"
+    )
     data.add_argument(
         "--dataset", default="", metavar="NAME", help="timm's data set: wds/, hfds/X, hfids/X, tfds/X, torch/cifar10"
     )
     data.add_argument("--download", action="store_true", help="fetch torch/cifar10 or torch/cifar100 to --data")
     data.add_argument("--train-split", default="train", metavar="SPLIT", help="split or shards (train)")
     data.add_argument("--validation-split", default="validation", metavar="SPLIT", help="split or shards (validation)")
-    data.add_argument("--train-images", type=int, default=0, metavar="N", help="length of a stream that has none")
-    data.add_argument("--validation-images", type=int, default=0, metavar="N", help="likewise")
+    data.add_argument(
+        "--train-images", type=whole_number(0), default=0, metavar="N", help="length of a stream that has none"
+    )
+    data.add_argument("--validation-images", type=whole_number(0), default=0, metavar="N", help="likewise")
     data.add_argument("--skip-unreadable", action="store_true", help="train without images that cannot be read")
-    data.add_argument("--workers", type=int, metavar="N", help="decoding processes (one per core, at most 16)")
+    data.add_argument(
+        "--workers", type=whole_number(0), metavar="N", help="decoding processes (one per core, at most 16)"
+    )
 
     machine = parser.add_argument_group("execution")
     machine.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, mps or auto (auto)")
-    machine.add_argument("--device-batch", type=int, default=0, metavar="N", help="images per device and pass")
+    machine.add_argument(
+        "--device-batch",
+        type=whole_number(1),
+        default=0,
+        metavar="N",
+        help="images per device and pass (all of a device at once)",
+    )
     machine.add_argument("--compile", nargs="?", const="inductor", default="", metavar="BACKEND", help="torch.compile")
     machine.add_argument("--fsdp", action="store_true", help="shard the model over the devices")
-    machine.add_argument("--checkpoint-steps", type=int, default=0, metavar="N", help="also save every N steps")
+    machine.add_argument(
+        "--checkpoint-steps", type=whole_number(1), default=0, metavar="N", help="also save every N steps"
+    )
     machine.add_argument("--from-previous", action="store_true", help="continue from the second newest checkpoint")
     machine.add_argument("--no-tensorboard", action="store_true", help="write no TensorBoard events")
     machine.add_argument("--wandb", default="", metavar="PROJECT", help="log to Weights & Biases")
@@ -92,9 +113,10 @@ def run(
     recipe = load_recipe(recipe_path, args.recipe, model=args.model, quick=args.quick, changes=args.set)
     seed = recipe.seed if args.seed is None else args.seed
     data = open_data(args, recipe)
+    if args.weights is not None and args.initial is None:
+        raise UserError("--weights is of what --initial holds; leave it out, or name a file.")
     model = create_model(args.model, recipe, seed)
-    if args.initial is not None and load_initial(model, args.initial):
-        print(f"{args.initial} is of other classes: the classifier for {recipe.num_classes} starts anew.")
+    notes = [] if args.initial is None else load_initial(model, args.initial, args.weights)
     folder = working_folder(args, slug, seed)
     options = Options(
         device=args.device,
@@ -105,6 +127,7 @@ def run(
         from_previous=args.from_previous,
         tensorboard=not args.no_tensorboard,
         wandb=args.wandb,
+        initial=tuple(notes),
         progress=f"training {args.model}",
         say=print,
     )

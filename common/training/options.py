@@ -27,6 +27,7 @@ class Options:
     from_previous: bool = False  # resume from the second newest checkpoint
     tensorboard: bool = False
     wandb: str = ""  # project; empty: off
+    initial: tuple[str, ...] = ()  # what is to be said of the weights that it starts from, a sentence each
     progress: str = ""  # description of the progress bar; empty: none
     say: Callable[[str], None] = _silent  # takes each line meant for the user
 

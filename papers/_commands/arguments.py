@@ -1,10 +1,8 @@
-"""Parsing of options, with complaints that are single sentences."""
+"""Parsing of options, with complaints that are single sentences; the types of options are in common.arguments."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable
-from pathlib import Path
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from typing import Any, NoReturn
 
 from common.errors import UserError, nearest
@@ -28,30 +26,3 @@ class Parser(ArgumentParser):
             hint = nearest(word, self._option_string_actions) if word.startswith("-") else ""
             raise UserError(f"{self.prog} does not know {word!r}.{hint} {self.prog} --help shows what it knows.")
         return parsed
-
-
-def whole_number(least: int) -> Callable[[str], int]:
-    """A type for argparse: an integer of at least ``least``."""
-
-    def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return int(text)
-
-    return convert
-
-
-def existing_folder(text: str) -> Path:
-    """A type for argparse: a folder that is there."""
-    path = Path(text).expanduser()
-    if not path.is_dir():
-        raise ArgumentTypeError(f"there is no folder {text!r}")
-    return path
-
-
-def existing_file(text: str) -> Path:
-    """A type for argparse: a file that is there."""
-    path = Path(text).expanduser()
-    if not path.is_file():
-        raise ArgumentTypeError(f"there is no file {text!r}")
-    return path

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import get_args
 
+from common.arguments import existing_file, existing_folder, output_folder, seed, whole_number
 from common.declaration import Claim, Paper
 from common.devices import device
 from common.errors import UserError
+from common.measurement import WeightsChoice
 from common.progress import console
 from common.run import Run, Settings, measured_claims
-from papers._commands.arguments import existing_file, existing_folder, whole_number
 from papers._commands.reproduce import command_to_go_on, open_run
 
 #: Data sets of each task; each is a need, an option, and the end of a config's name.
@@ -34,6 +36,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="timm name of the backbone (default: the setting's)")
     parser.add_argument("--checkpoint", type=existing_file, metavar="FILE", help="classifier that training starts from")
     parser.add_argument(
+        "--checkpoint-weights",
+        choices=get_args(WeightsChoice),
+        help="of a checkpoint with both: the last step's (default), or averaged",
+    )
+    parser.add_argument(
         "--weights", type=existing_file, metavar="FILE", help="detector or segmenter to evaluate instead of training"
     )
     parser.add_argument(
@@ -43,12 +50,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--iterations", type=whole_number(1), metavar="N", help="shorten the training to N iterations")
     parser.add_argument("--quick", action="store_true", help="smaller budgets on the embedded composition")
     parser.add_argument("--seeds", type=whole_number(1), metavar="N", help="trainings there per number (default: 3)")
-    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="the first seed (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="the first seed (default: 0)")
     parser.add_argument("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: auto)")
     parser.add_argument(
         "--workers", type=whole_number(0), default=2, metavar="N", help="processes that load images (default: 2)"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="run folder")
+    parser.add_argument("--output", type=output_folder, metavar="DIR", help="run folder")
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --output, or the newest unfinished"
     )
@@ -84,6 +91,7 @@ def run(paper: Paper, args: Namespace) -> int:
         seed=args.seed,
         folders=folders,
         checkpoint=args.checkpoint,
+        checkpoint_weights=args.checkpoint_weights,
         model=args.model,
         workers=args.workers,
         setting=args.setting,

@@ -121,17 +121,23 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
     Tables of positions and masks are left out, since they follow from the sizes; relative position biases of another
     window are resized to the model's.
     """
-    own, ours = model.state_dict(), {}
-    for name, value in state_dict.items():
+    ours = {}
+    for name, value in resize_grid(state_dict, model).items():
         if name.endswith(("relative_position_index", "attn_mask")):
             continue
-        if name.endswith("relative_position_bias_table") and name in own:
-            attn = model.get_submodule(name.rpartition(".")[0])
-            if value.shape[0] != own[name].shape[0]:
-                value = resize_rel_pos_bias_table(value, attn.window_size, own[name].shape)
         name = re.sub(r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) + 1}.downsample", name)
         ours[re.sub(r"^head\.", "head.fc.", name)] = value
     return ours
+
+
+def resize_grid(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """``state_dict``, whose names are the model's, with relative position biases for the model's windows."""
+    own, fitting = model.state_dict(), dict(state_dict)
+    for name, value in state_dict.items():
+        if name.endswith("relative_position_bias_table") and name in own and len(value) != len(own[name]):
+            window = model.get_submodule(name.rpartition(".")[0]).window_size
+            fitting[name] = resize_rel_pos_bias_table(value, window, own[name].shape)
+    return fitting
 
 
 def released_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from common.checkpoints import taken_weights
 from common.data.preprocessing import Preprocessing
 from common.data.voc import VOID, VOCSegmentation, class_masks
 from common.errors import UserError
@@ -46,6 +47,7 @@ def measure(run: Run) -> Iterator[Measurement]:
         if not len(scores):
             raise UserError(f"{pictures.folder} has no picture with an object among those that were measured.")
         estimate = mean_interval(100 * scores[:, 0])
+        protocol = f"{metric}/1 best head, share {KEPT_SHARE:g}, {side} pixels, void is background"
         yield Measurement(
             model=name,
             dataset=DATASET,
@@ -55,7 +57,7 @@ def measure(run: Run) -> Iterator[Measurement]:
             weights=weights,
             interval=estimate.interval,
             n=len(scores),
-            protocol=f"{metric}/1 best head, share {KEPT_SHARE:g}, {side} pixels, void is background",
+            protocol="; ".join(filter(None, [protocol, taken_weights(model)])),
             detail={"without_void": 100 * float(scores[:, 1].mean())},
         )
 

@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from common.errors import UserError, nearest
 from common.linear import Linear
 from papers.rvt.layers import ConvStem, Downsample, Grid, TokenMlp, layer_norm
-from papers.rvt.resizing import resize_grid  # noqa: F401  (downstream looks for it beside the class)
+from papers.rvt.resizing import resize_grid  # noqa: F401  (looked for beside the class)
 
 #: One row a variant. Widths, depths and heads: robust_models.py of both released repositories. ``conv_mlp=False``: the
 #: released feed-forward network falls back to two linear layers where a token has 768 channels. ``scaled_blocks``: how

@@ -124,6 +124,17 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
     return ours
 
 
+def resize_grid(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """``state_dict``, whose names are the model's, with relative position biases for the model's windows."""
+    modules = dict(model.named_modules())
+    return {
+        name: _resized(value, modules.get(name.rpartition(".")[0]))
+        if name.endswith("relative_position_bias_table")
+        else value
+        for name, value in state_dict.items()
+    }
+
+
 def _resized(table: Tensor, attn: Any) -> Tensor:
     """A table of biases (distances, heads) for the window of ``attn``; as it is where heads or windows do not fit."""
     own = getattr(attn, "relative_position_bias_table", None)

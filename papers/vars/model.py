@@ -33,7 +33,7 @@ from papers.rvt.model import VARIANTS as RVT_VARIANTS
 from papers.rvt.model import RobustTransformer, build
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
 from papers.vars.kernelized import KernelizedAttention
-from papers.vars.resizing import resize_grid  # noqa: F401  (downstream looks for it beside the class)
+from papers.vars.resizing import resize_grid  # noqa: F401  (looked for beside the class)
 from papers.vars.static import VARSStatic
 
 ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
@@ -193,6 +193,7 @@ class VARSFullyAttentionalNetwork(FullyAttentionalNetwork):
 #: VARS-S keeps a block's attention in the block itself in the release, and in a module of its own here.
 _RELEASED_BLOCK = re.compile(r"^(transformers\.\d+\.blocks\.\d+)\.(kernel2?|kernel_norm|L|v\.\w+|proj\.\w+)$")
 _RELEASED_NORM = re.compile(r"^(transformers\.\d+\.blocks\.\d+)\.norm1\.(bn\.\w+)$")
+_OUR_NORM = re.compile(r"^(transformers\.\d+\.blocks\.\d+)\.attn\.norm\.(bn\.\w+)$")
 _OUR_BLOCK = re.compile(r"^(transformers\.\d+\.blocks\.\d+)\.attn\.(.*)$")
 
 
@@ -211,7 +212,7 @@ def released_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module) -> d
         return dict(state_dict)
     renamed = {}
     for name, value in state_dict.items():
-        name = re.sub(r"\.attn\.norm\.bn\.", ".norm1.bn.", name)
+        name = _OUR_NORM.sub(r"\1.norm1.\2", name)
         renamed[_OUR_BLOCK.sub(r"\1.\2", name)] = value
     return renamed
 
