@@ -81,12 +81,26 @@ def library(source: Path) -> ctypes.CDLL | None:
 
 def _compile(source: Path, command: str, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
+    for left in to.parent.glob("*.part"):
+        if not _lives(left.suffixes[0]):  # of a process that was killed
+            left.unlink(missing_ok=True)
     part = to.with_suffix(f".{os.getpid()}.part")
     try:
         _run(command, *FLAGS, "-o", str(part), str(source), "-lm")
         write_atomic(to, part.read_bytes())
     finally:
         part.unlink(missing_ok=True)
+
+
+def _lives(suffix: str) -> bool:
+    """Whether the process is there whose number is ``suffix``, ``".123"``."""
+    try:
+        os.kill(int(suffix.removeprefix(".")), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:  # of somebody else
+        return True
+    return True
 
 
 def _key(source: Path, command: str) -> str:

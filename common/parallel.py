@@ -10,6 +10,7 @@ from typing import TypeVar
 import joblib
 from joblib.externals.loky import process_executor
 
+from common.parentage import end_with_parent
 from common.progress import track
 
 Argument = TypeVar("Argument")
@@ -32,16 +33,17 @@ def side_by_side(
             Several share the cores' threads among them.
     """
     count = min(workers or _cores(), MOST_WORKERS, max(len(arguments), 1))
-    parallel = joblib.Parallel(n_jobs=count, return_as="generator", initializer=_let_grow)
+    parallel = joblib.Parallel(n_jobs=count, return_as="generator", initializer=_begin)
     yield from track(parallel(joblib.delayed(function)(a) for a in arguments), description, len(arguments))
 
 
-def _let_grow() -> None:
-    """Keep a worker whose memory grows.
+def _begin() -> None:
+    """Make a worker end with the process that it works for, and keep it where its memory grows.
 
     joblib takes it for a leak where a worker holds 300 MB more than after its first job, and starts another, which
     imports torch and reads its data anew. Ours grow with the largest model, since freed memory is kept for the next.
     """
+    end_with_parent()
     process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
 
 

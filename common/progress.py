@@ -21,7 +21,8 @@ from rich.text import Text
 
 T = TypeVar("T")
 
-console = Console(stderr=True)
+#: Text is printed as it is: brackets in a path are no markup.
+console = Console(stderr=True, markup=False)
 
 #: Without a terminal, at most one line in this many seconds.
 SECONDS_BETWEEN_LINES = 10.0
@@ -63,7 +64,7 @@ class _Throughput(ProgressColumn):
 
 def _bar(items: Iterable[T], description: str, total: int | None, unit: str, units_per_item: float) -> Iterator[T]:
     columns: tuple[ProgressColumn, ...] = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

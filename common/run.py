@@ -8,17 +8,19 @@ import json
 import os
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
+from rich.text import Text
 
 from common.declaration import Claim, Paper
-from common.errors import UserError
+from common.errors import UserError, machine_sentence
 from common.files import write_atomic
-from common.measurement import Finding, Result, from_json, to_json
+from common.locks import held, make_folder
+from common.measurement import Finding, Result, WeightsChoice, from_json, to_json
 from common.needs import NEEDS, sentence
 from common.progress import console
 from common.provenance import collect
@@ -41,6 +43,7 @@ class Settings:
         seed: first seed; the others count up from it.
         folders: data sets that the user named, by need (``{"imagenet": Path(...)}``).
         checkpoint: weights to evaluate, or None.
+        checkpoint_weights: which ones of a file that has those of the last step and averaged ones; None: the former.
         model: timm name of the model in ``checkpoint``, with a weight tag where the manifest has one; or None.
         limit: evaluate on this many images at most, or None for all.
         batch_size: images per batch in full-scale evaluation.
@@ -56,6 +59,7 @@ class Settings:
     seed: int = 0
     folders: dict[str, Path] = field(default_factory=dict)
     checkpoint: Path | None = None
+    checkpoint_weights: WeightsChoice | None = None
     model: str | None = None
     limit: int | None = None
     batch_size: int = 64
@@ -77,6 +81,7 @@ class Settings:
             **{name: getattr(self, name) for name in ("quick", "seeds", "epochs", "device", "seed", "model", "limit")},
             "folders": {name: str(path.resolve()) for name, path in sorted(self.folders.items())},
             "checkpoint": str(self.checkpoint.resolve()) if self.checkpoint else None,
+            **({"checkpoint_weights": self.checkpoint_weights} if self.checkpoint_weights else {}),
         }
 
 
@@ -123,7 +128,7 @@ class Run:
         self.states: dict[str, ClaimState] = {}
         self.calls: list[dict[str, Any]] = []
         self.call_of: dict[str, int] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._read_events()
         self._check_same_run()
 
@@ -139,7 +144,7 @@ class Run:
 
     def remembers(self, key: str) -> bool:
         """Whether ``memo`` has a value for ``key``."""
-        return (self.folder / "memo" / f"{self.key(key)}.json").exists()
+        return self._memorised(key) is not None
 
     def memo(self, key: str, compute: Callable[[], Any]) -> Any:
         """Return the JSON-able value stored under ``key``, or compute and store it.
@@ -147,13 +152,27 @@ class Run:
         For the expensive parts of a claim (a training, a cell of an evaluation), so that an interrupted run goes on
         where it was. ``key`` must name everything in the run that the value depends on; settings are part of it.
         """
-        path = self.folder / "memo" / f"{self.key(key)}.json"
-        if path.exists():
-            return json.loads(path.read_text())["value"]
-        # The value goes through JSON now as it would later, so that a resumed run sees the same types.
-        record = json.dumps({"key": key, "value": compute()})
-        write_atomic(path, record)
-        return json.loads(record)["value"]
+        known = self._memorised(key)
+        if known is None:
+            # The value goes through JSON now as it would later, so that a resumed run sees the same types.
+            known = json.loads(json.dumps({"value": compute()}))
+            write_atomic(self._memo(key), _signed({"key": key, **known}))
+        return known["value"]
+
+    def _memo(self, key: str) -> Path:
+        return self.folder / "memo" / f"{self.key(key)}.json"
+
+    def _memorised(self, key: str) -> dict[str, Any] | None:
+        """What ``memo`` has stored, or None where it has not, or where that is damaged and will be computed anew."""
+        path = self._memo(key)
+        if not path.exists():
+            return None
+        try:
+            return _checked(path.read_bytes())
+        except (OSError, ValueError):
+            console.print(f"{path} is damaged; what it held is computed anew.", highlight=False, soft_wrap=True)
+            path.unlink(missing_ok=True)
+            return None
 
     def execute(self, claims: tuple[Claim, ...] | None = None) -> None:
         """Measure ``claims`` (all of the paper's by default) and record every result at once.
@@ -164,8 +183,12 @@ class Run:
 
         Raises:
             KeyboardInterrupt: after the interruption has been recorded.
+            UserError: the folder is in use by another call.
         """
-        claims = self.paper.claims if claims is None else claims
+        with held(self.folder):
+            self._execute(self.paper.claims if claims is None else claims)
+
+    def _execute(self, claims: tuple[Claim, ...]) -> None:
         self._record_call(claims)
         for claim in sorted(claims, key=lambda claim: set(claim.needs) <= {"embedded"}):
             if self.states.get(claim.name, ClaimState(claim.name, "")).state == "done":
@@ -175,11 +198,11 @@ class Run:
             if missing:
                 self._record_state(ClaimState(claim.name, "not measured", sentence(missing, self.paper.slug)))
                 continue
-            console.print(f"[bold]{claim.name}[/bold]: {claim.statement}", highlight=False)
+            console.print(Text(claim.name, style="bold").append(f": {claim.statement}", style="not bold"))
             state = self._measure(claim)
             self._record_state(state)
             if state.state == "failed":
-                console.print(f"[bold red]failed[/bold red]: {escape(state.reason)}", highlight=False)
+                console.print(Text("failed", style="bold red").append(f": {state.reason}", style="not bold default"))
 
     def _measure(self, claim: Claim) -> ClaimState:
         start = time.monotonic()
@@ -197,6 +220,8 @@ class Run:
         except UserError as error:
             return state("failed", str(error))
         except Exception as error:
+            if (of_machine := machine_sentence(error)) is not None:
+                return state("failed", of_machine)
             write_atomic(self.folder / "errors" / f"{claim.name}.txt", traceback.format_exc())
             return state("failed", f"{type(error).__name__}: {error} (see errors/{claim.name}.txt in the run folder)")
         if not self.results[claim.name]:
@@ -226,7 +251,7 @@ class Run:
 
     def _append(self, event: dict[str, Any]) -> None:
         with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+            file.write(_signed(event) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -239,7 +264,7 @@ class Run:
         lines = text.splitlines()
         for number, line in enumerate(lines):
             try:
-                self._take_up(json.loads(line))
+                self._take_up(_checked(line.encode()))
             except (ValueError, TypeError, KeyError, AttributeError):
                 if number < len(lines) - 1:
                     raise UserError(f"{path}, line {number + 1} is damaged; choose another --output.") from None
@@ -292,6 +317,30 @@ def measured_claims(folder: Path) -> set[str]:
     events = [json.loads(line) for line in lines if line.endswith("\n")]
     states = {event["claim"]: event["state"] for event in events if event["kind"] == "claim"}
     return {claim for claim, state in states.items() if state == "done"}
+
+
+def _signed(record: dict[str, Any]) -> str:
+    """A line of JSON with a check sum of what it says."""
+    return json.dumps({**record, "crc32": _sum(record)})
+
+
+def _checked(line: bytes) -> dict[str, Any]:
+    """What :func:`_signed` wrote.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("it is no record")
+    stated = record.pop("crc32", None)  # there is none in what older versions wrote
+    if stated is not None and stated != _sum(record):
+        raise ValueError("the check sum differs")
+    return record
+
+
+def _sum(record: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(record).encode()):08x}"
 
 
 def measuring_function(paper: Paper, claim: Claim) -> Callable[[Run], Iterator[Result]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import signal
@@ -10,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, machine_sentence
+from common.parentage import end_with_parent
 from papers._commands import dispatch
 
-#: Failures of the machine, not of the code: shown as one sentence.
-_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+#: Seconds that a training has to write its checkpoint when torchrun is gone.
+GRACE = 30.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in _MACHINE:
+        sentence = machine_sentence(error)
+        if sentence is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"{error.strerror}{where}; make room or choose another folder, and call again.")
+        return _fail(sentence)
 
 
 def _fail(sentence: str) -> int:
@@ -55,6 +55,8 @@ def _terminate(*_: Any) -> None:
 
 def entry() -> int:
     """Run this process' command line: what ``python -m papers`` and the installed ``resight`` do."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(GRACE)  # torchrun stops its processes unless it is killed itself
     # A batch system's SIGTERM keeps what has been measured, as Ctrl-C does.
     signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.arguments import existing_path, output_file
 from common.errors import UserError
 from common.files import write_atomic
 from results.judge import default_tolerances
@@ -113,7 +114,7 @@ def exit_status(table: pd.DataFrame) -> int:
 
 def show(table: pd.DataFrame, old: Side, new: Side, console: Console | None = None) -> None:
     """Print what is not the same, and how much is."""
-    console = console or Console()
+    console = console or Console(markup=False)
     console.print(Text(f"old: {old.name}\nnew: {new.name}"))
     shown = table[table["state"] != "same"]
     if len(shown):
@@ -132,9 +133,11 @@ def show(table: pd.DataFrame, old: Side, new: Side, console: Console | None = No
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the two sides of a comparison."""
-    parser.add_argument("old", type=Path, help="folder of a run, or a CSV file such as results/reference/vars.csv")
-    parser.add_argument("new", type=Path, help="folder of a run, or a CSV file")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the whole comparison as CSV, too")
+    parser.add_argument(
+        "old", type=existing_path, help="folder of a run, or a CSV file such as results/reference/vars.csv"
+    )
+    parser.add_argument("new", type=existing_path, help="folder of a run, or a CSV file")
+    parser.add_argument("--output", type=output_file, metavar="FILE", help="write the whole comparison as CSV, too")
 
 
 def run(args: argparse.Namespace) -> int:

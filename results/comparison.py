@@ -29,7 +29,7 @@ def write(run: Run, console: Console | None = None) -> int:
     Returns:
         Exit status: 0 measured, 2 not measured to its end.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     table = of_run(run)
     origin = provenance(run)
     write_atomic(run.folder / MEASURED, to_csv(table))

@@ -91,7 +91,7 @@ def write(folder: Path, entries: Sequence[Entry], console: Console | None = None
     lines = [_Line(entry, folder / entry.paper.slug) for entry in entries]
     write_atomic(folder / JUNIT, junit.combine({line.entry.paper.slug: _cases(line) for line in lines}))
     path = write_atomic(folder / INDEX, _render(lines))
-    _show(lines, path, console or Console())
+    _show(lines, path, console or Console(markup=False))
     return max((STATUS[entry.state] for entry in entries), default=2)
 
 

@@ -34,7 +34,7 @@ def show(judged: Judgement, console: Console | None = None) -> None:
         judged: the run.
         console: where to; standard output by default. Its width decides the layout.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     paper = judged.run.paper
     console.print()
     console.print(Rule(Text(f"{paper.title} ({paper.venue})", style="bold"), align="left", style="dim"))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from common.arguments import existing_file, existing_folder, named_path, number, output_folder, whole_number
 from common.devices import device as find_device
 from common.errors import UserError, nearest
 from common.files import write_atomic
-from common.measurement import Measurement, Weights, from_json, to_json
+from common.locks import held
+from common.measurement import Measurement, Weights, WeightsChoice, from_json, to_json
 from common.progress import console
 
 if TYPE_CHECKING:
     from torch import nn
 
     from common.data.preprocessing import Preprocessing
+    from common.robustness.evaluation import Processes
 
 #: What a folder without a name of a benchmark is measured on: ImageNet's validation set, clean and corrupted.
 DEFAULT_BENCHMARKS = ("imagenet", "imagenet-c-generated")
@@ -36,10 +40,20 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--model", nargs="+", required=True, metavar="NAME", help="timm name of the model; several stand side by side"
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--checkpoint", nargs="+", type=Path, metavar="FILE", help="its weights, one file a model")
+    source.add_argument(
+        "--checkpoint", nargs="+", type=existing_file, metavar="FILE", help="its weights, one file a model"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=get_args(WeightsChoice),
+        help="of checkpoints with both: the last step's (default), or averaged",
+    )
     source.add_argument("--pretrained", action="store_true", help="timm's own weights, which it downloads")
     parser.add_argument(
-        "--num-classes", type=int, metavar="N", help="classes of the checkpoints (default: 1000, ImageNet-1k's)"
+        "--num-classes",
+        type=whole_number(1),
+        metavar="N",
+        help="classes of the checkpoints (default: 1000, ImageNet-1k's)",
     )
     parser.add_argument(
         "--data",
@@ -53,37 +67,47 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_folder,
         metavar="DIR",
         help=f"where to write and to go on; several models have a folder each in it (default: {OUTPUT}/NAME)",
     )
     parser.add_argument(
-        "--compare", type=Path, nargs="*", default=[], metavar="DIR", help="other outputs to show beside"
+        "--compare", type=existing_folder, nargs="*", default=[], metavar="DIR", help="other outputs to show beside"
     )
     parser.add_argument(
         "--device", default="auto", metavar="D", help="torch device (default: the GPU, where there is one)"
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N")
-    parser.add_argument("--workers", type=int, default=4, metavar="N", help="loader processes")
-    parser.add_argument("--limit", type=int, metavar="N", help="evaluate on N images of a fixed random order")
-    parser.add_argument("--amp", action=BooleanOptionalAction, help="mixed precision (default: on a GPU)")
-    parser.add_argument("--crop", type=float, help="share of the resized image that is cropped (default: the model's)")
-    parser.add_argument("--interpolation", choices=("bicubic", "bilinear", "nearest"), help="(default: the model's)")
-    parser.add_argument("--mean", type=float, nargs="+", help="of pixels in [0, 1] by channel (default: the model's)")
-    parser.add_argument("--std", type=float, nargs="+", help="of pixels in [0, 1] by channel (default: the model's)")
-    parser.add_argument("--alexnet-flips", type=Path, metavar="FILE", help="JSON of AlexNet's flip rates, for mFR")
+    parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N")
+    parser.add_argument("--workers", type=whole_number(0), default=4, metavar="N", help="loader processes")
     parser.add_argument(
-        "--alexnet-distances", type=Path, metavar="FILE", help="JSON of AlexNet's top-5 distances, for mT5D"
+        "--limit", type=whole_number(1), metavar="N", help="evaluate on N images of a fixed random order"
+    )
+    parser.add_argument("--amp", action=BooleanOptionalAction, help="mixed precision (default: on a GPU)")
+    parser.add_argument(
+        "--crop", type=number(above=0, most=1), help="share of the resized image that is cropped (default: the model's)"
+    )
+    parser.add_argument("--interpolation", choices=("bicubic", "bilinear", "nearest"), help="(default: the model's)")
+    parser.add_argument(
+        "--mean", type=number(), nargs="+", help="of pixels in [0, 1] by channel (default: the model's)"
+    )
+    parser.add_argument(
+        "--std", type=number(above=0), nargs="+", help="of pixels in [0, 1] by channel (default: the model's)"
+    )
+    parser.add_argument(
+        "--alexnet-flips", type=existing_file, metavar="FILE", help="JSON of AlexNet's flip rates, for mFR"
+    )
+    parser.add_argument(
+        "--alexnet-distances", type=existing_file, metavar="FILE", help="JSON of AlexNet's top-5 distances, for mT5D"
     )
     parser.add_argument(
         "--frost-photos",
-        type=Path,
+        type=existing_folder,
         metavar="DIR",
         help="frost1.png to frost5.jpg of the ImageNet-C scripts (default: textures with their statistics)",
     )
     parser.add_argument(
         "--saliency",
-        type=Path,
+        type=existing_file,
         metavar="FILE",
         help="DINO's weights of ViT-S/16, by which -occlusion drops salient and other patches too",
     )
@@ -91,21 +115,22 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Measure, write ``results.json`` and the figures to the output folder, and print the tables."""
-    wanted = [pair for text in args.data for pair in _parse_data(text)]
+    from common.robustness.benchmarks import benchmark
+    from common.robustness.corruptions.frost_textures import read_pictures
+    from common.robustness.evaluation import Processes
+
+    wanted = _wanted(args.data)
+    if args.frost_photos is not None:
+        read_pictures(str(args.frost_photos))  # before anything is measured
     device = find_device(args.device)
-    if args.crop is not None and not 0 < args.crop <= 1:
-        raise UserError(f"--crop {args.crop:g}: it is a share of the image, above 0 and at most 1.")
-    if args.output is not None and args.output.exists() and not args.output.is_dir():
-        raise UserError(f"--output {args.output} is a file; name a folder.")
+    if args.weights is not None and args.pretrained:
+        raise UserError("--weights is of what --checkpoint holds; leave it out.")
     if not args.checkpoint and not args.pretrained:
         raise UserError("random weights tell nothing; pass --checkpoint FILE, or --pretrained for timm's weights.")
-    if args.num_classes is not None and (args.pretrained or args.num_classes < 1):
-        raise UserError("--num-classes is a number of at least 1, of what --checkpoint holds.")
+    if args.num_classes is not None and args.pretrained:
+        raise UserError("--num-classes is of what --checkpoint holds; timm's own weights say theirs.")
     files = _files(args)
     others = _others(args.compare, set(files))
-
-    from common.robustness.benchmarks import benchmark
-    from common.robustness.evaluation import Processes, evaluate
 
     # All models and folders are looked at before the first takes its hours.
     models = {label: _load(name, file, args) for label, (name, file) in files.items()}
@@ -114,6 +139,24 @@ def run(args: Namespace) -> int:
             benchmark(name, folder, preprocessing, **_options(name, args, wanted))
 
     processes = Processes.here()
+    with ExitStack() as folders:
+        for label in models if processes.index == 0 else ():
+            folders.enter_context(held(_folder(label, args)))
+        return _measure(args, models, files, others, wanted, device, processes)
+
+
+def _measure(
+    args: Namespace,
+    models: Mapping[str, tuple[nn.Module, Weights, Preprocessing]],
+    files: Mapping[str, tuple[str, Path | None]],
+    others: Mapping[str, list[Measurement]],
+    wanted: Sequence[tuple[str, str]],
+    device: str,
+    processes: Processes,
+) -> int:
+    """Measure every model, and show them side by side."""
+    from common.robustness.evaluation import evaluate
+
     if device == "cuda":
         device = f"cuda:{processes.local}"
     results: dict[str, list[Measurement]] = {}
@@ -173,9 +216,8 @@ def _load(name: str, checkpoint: Path | None, args: Namespace) -> tuple[nn.Modul
     """The model on the CPU with its weights, where these come from, and how its images are prepared."""
     import timm
 
-    from common.checkpoints import read
     from common.data.preprocessing import Preprocessing
-    from common.robustness.full_scale_measures import load_weights
+    from common.robustness.full_scale_measures import load_checkpoint
 
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}.{nearest(name, timm.list_models())}")
@@ -190,7 +232,7 @@ def _load(name: str, checkpoint: Path | None, args: Namespace) -> tuple[nn.Modul
         ) from None
     weights: Weights = "released"
     if checkpoint is not None:
-        weights = load_weights(model, read(checkpoint), str(checkpoint))
+        weights = load_checkpoint(model, checkpoint, args.weights)
     changes: dict[str, Any] = {
         key: getattr(args, key) for key in ("crop", "interpolation") if getattr(args, key) is not None
     }
@@ -244,18 +286,36 @@ def _show(folders: dict[Path, str], output: Path | None, results: dict[str, list
         console.print(f"all numbers of {label}: {folder / RESULTS}", highlight=False, soft_wrap=True)
 
 
+def _wanted(data: Sequence[str]) -> list[tuple[str, str]]:
+    """The benchmarks of ``--data``, each with its folder."""
+    wanted = [pair for text in data for pair in _parse_data(text)]
+    for pair in wanted:
+        if wanted.count(pair) > 1:
+            raise UserError(f"--data names {pair[0]} twice on {pair[1]}; leave one out.")
+    return wanted
+
+
 def _parse_data(text: str) -> list[tuple[str, str]]:
     from common.robustness.benchmarks import BENCHMARKS
 
-    names, equals, folder = text.partition("=")
-    if equals and not folder and names in BENCHMARKS:
-        raise UserError(f"--data {text} names no folder; give {names}=DIR.")
-    if not equals:
-        return [(default, text) for default in DEFAULT_BENCHMARKS]
-    for name in names.split(","):
+    before, equals, after = text.partition("=")
+    names = before.split(",")
+    # An = may also be part of a folder's name.
+    if not equals or (not any(name in BENCHMARKS for name in names) and _given(text).exists()):
+        return [(default, str(_given(text))) for default in DEFAULT_BENCHMARKS]
+    for name in names:
         if name not in BENCHMARKS:
             raise UserError(f"--data {text}: the benchmarks are {', '.join(BENCHMARKS)}.{nearest(name, BENCHMARKS)}")
-    return [(name, folder) for name in names.split(",")]
+    if not after:
+        raise UserError(f"--data {text} names no folder; give {before}=DIR.")
+    return [(name, str(_given(after))) for name in names]
+
+
+def _given(text: str) -> Path:
+    try:
+        return named_path(text)
+    except ArgumentTypeError as error:
+        raise UserError(f"--data: {error}.") from None
 
 
 def _options(name: str, args: Namespace, wanted: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.locks import held
 from common.outputs import logits_of
 from common.progress import track
 from common.training.checkpointing import describe_model
@@ -68,11 +70,13 @@ def train(
         options: device, logging and the like.
 
     Raises:
-        UserError: the data does not fit the recipe, a checkpoint is damaged or of another run, or the loss is not
-            finite (the sentence names step, learning rate and the last good checkpoint).
+        UserError: the data does not fit the recipe, a checkpoint is damaged or of another run, the folder cannot be
+            written or is in use by another call, or the loss is not finite (the sentence names step, learning rate
+            and the last good checkpoint).
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint has been written.
     """
-    with preserved_global_state():
+    first = int(os.environ.get("RANK", "0")) == 0
+    with held(Path(folder)) if folder is not None and first else nullcontext(), preserved_global_state():
         run = Run(model, recipe, data, recipe.seed if seed is None else seed, folder, hooks, options or Options())
         try:
             with compiling(run.options.compile):
@@ -151,7 +155,8 @@ class Run:
             self.say,
             tensorboard=options.tensorboard,
             wandb=options.wandb if self.main else "",
-            settings=self.identity | {"device": str(self.device), "batch": self.plan.describe()},
+            settings=self.identity
+            | {"device": str(self.device), "batch": self.plan.describe(), "initial": list(options.initial)},
             step=self.step,
         )
 
@@ -169,6 +174,8 @@ class Run:
         """Do all steps that are left."""
         start = epoch_start = time.perf_counter()
         self.say(f"{self.recipe.describe()}\n  {self.plan.describe()}; seed {self.seed}; {self.device}")
+        for note in self.options.initial:
+            self.say(note)
         for hook in self.hooks:
             hook.start(self)
         first, epoch_first = self.step, self.step

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 import papers
 from common.declaration import Paper
 from common.errors import UserError
@@ -45,7 +47,8 @@ def run(args: Namespace) -> int:
     settings = replace(settings, shared=folder / "contenders")  # what several papers train alike is trained once
     entries = {paper.slug: Entry(paper, "not reached") for paper in chosen}
     for number, paper in enumerate(chosen, start=1):
-        console.rule(f"[bold]{paper.slug}[/bold] ({number} of {len(chosen)})", align="left", style="dim")
+        title = Text(paper.slug, style="bold").append(f" ({number} of {len(chosen)})", style="not bold")
+        console.rule(title, align="left", style="dim")
         entries[paper.slug] = _measure(paper, settings, folder)
         if entries[paper.slug].state == "interrupted":
             index.write(folder, list(entries.values()))
@@ -97,6 +100,8 @@ def _folder(args: Namespace, chosen: Sequence[Paper], settings: Settings) -> Pat
     base, asked = reproduce.runs_folder() / "all", _asked(chosen, settings)
     if args.output is not None:
         before = _read(args.output / RECORD)
+        if args.resume and not before:
+            raise UserError(f"{args.output} holds no run to go on with; leave out --resume.")
         if before and not args.resume:
             raise UserError(
                 f"{args.output} already holds a run; add --resume to go on with it, or name another folder."

@@ -7,10 +7,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
+from common.arguments import existing_file, existing_folder
 from common.needs import FOLDERS, NEEDS, sentence
 from common.run import Settings
-from papers._commands.arguments import existing_file, existing_folder
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print what is there, then for each paper which claims can be measured and what the others need."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     _machine(console)
     folders = {name: path for name in FOLDERS if (path := getattr(args, name.replace("-", "_"))) is not None}
     _data(console, folders)
@@ -32,7 +33,7 @@ def run(args: Namespace) -> int:
 
 
 def _section(console: Console, title: str) -> None:
-    console.print(f"\n[bold]{title}[/bold]")
+    console.print(Text(f"\n{title}", style="bold"))
 
 
 def _machine(console: Console) -> None:
@@ -40,7 +41,7 @@ def _machine(console: Console) -> None:
 
     from common import provenance
 
-    console.print("[bold]Installed[/bold]")
+    console.print(Text("Installed", style="bold"))
     versions = provenance.versions()
     for name, version in versions.items():
         if name != "resight":
@@ -65,14 +66,14 @@ def _data(console: Console, folders: dict[str, Path]) -> None:
     from common.data.folders import visible_folders
 
     _section(console, "Data")
-    console.print(f"  {find_fashion_mnist().sentence}", markup=False)
+    console.print(f"  {find_fashion_mnist().sentence}")
     for name, path in folders.items():
         root = path / "val" if (path / "val").is_dir() else path
         count = len(visible_folders(root)) if root.is_dir() else 0
-        console.print(f"  {name}: {root.resolve()}, {count} folders in it", markup=False)
+        console.print(f"  {name}: {root.resolve()}, {count} folders in it")
     for name in FOLDERS:
         if name not in folders:
-            console.print(f"  {name}: not given; {NEEDS[name].remedy}", markup=False)
+            console.print(f"  {name}: not given; {NEEDS[name].remedy}")
 
 
 def _claims(console: Console, settings: Settings) -> None:
@@ -85,4 +86,4 @@ def _claims(console: Console, settings: Settings) -> None:
             missing = settings.missing(claim)
             groups.setdefault(sentence(missing, slug) if missing else "can be measured", []).append(claim.name)
         for state, names in groups.items():
-            console.print(f"  {', '.join(names)}: {state}", markup=False)
+            console.print(f"  {', '.join(names)}: {state}")

@@ -31,6 +31,6 @@ def run(args: Namespace) -> int:
         summary = results.summary(paper)
         table.add_row(slug, paper.kind, summary.state, summary.numbers_text, summary.findings_text)
     # A log or a pipe has no width that rows would have to fit in.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     console.print(table)
     return 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import get_args
 
+from common.arguments import whole_number
 from common.declaration import PaperKind
 from common.errors import UserError
 from common.files import write_atomic
@@ -29,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--title", help="(default: made from the slug)")
     parser.add_argument("--author", action="append", metavar="NAME", help="one author; repeat in the printed order")
     parser.add_argument("--venue", default="arXiv", help="(default: arXiv)")
-    parser.add_argument("--year", type=int, default=date.today().year)
+    parser.add_argument("--year", type=whole_number(1900, 9999), default=date.today().year)
     parser.add_argument("--arxiv", default="", metavar="ID")
     parser.add_argument(
         "--kind",

@@ -7,14 +7,16 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import get_args
 
+from common.arguments import existing_file, existing_folder, output_folder, seed, whole_number
 from common.declaration import Claim, Paper
 from common.devices import device
 from common.errors import UserError, nearest
+from common.measurement import WeightsChoice
 from common.needs import FOLDERS, NEEDS
 from common.progress import console
-from common.run import Run, Settings
-from papers._commands.arguments import existing_file, existing_folder, whole_number
+from common.run import EVENTS, Run, Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +31,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_embedded_arguments(parser)
     full = parser.add_argument_group("full scale")
     full.add_argument("--checkpoint", type=existing_file, metavar="FILE", help="released or own weights to evaluate")
+    full.add_argument(
+        "--weights",
+        choices=get_args(WeightsChoice),
+        help="of a checkpoint with both: the last step's (default), or averaged",
+    )
     full.add_argument("--model", metavar="NAME", help="timm name of the model in --checkpoint")
     for name in FOLDERS:
         remedy = NEEDS[name].remedy.partition("(")[2].removesuffix(")")
@@ -44,13 +51,16 @@ def add_embedded_arguments(parser: ArgumentParser) -> None:
     """Declare what every command that measures on embedded data can be asked."""
     parser.add_argument("--quick", action="store_true", help="smaller budgets everywhere, for CI")
     parser.add_argument("--seeds", type=whole_number(1), metavar="N", help="trainings per trained number (default: 3)")
-    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="the first seed (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="the first seed (default: 0)")
     parser.add_argument("--epochs", type=whole_number(1), metavar="N", help="epochs of trainings on embedded data")
     parser.add_argument(
         "--device", default="auto", metavar="D", help="cpu, cuda, mps or auto: cuda where there is one (default: auto)"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="run folder (default: results/runs/NAME/TIME below the checkout)"
+        "--output",
+        type=output_folder,
+        metavar="DIR",
+        help="run folder (default: results/runs/NAME/TIME below the checkout)",
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --output, or with the newest unfinished one"
@@ -104,6 +114,7 @@ def _settings(args: Namespace) -> Settings:
         embedded_settings(args),
         folders={name: path for name, path in folders.items() if path is not None},
         checkpoint=args.checkpoint,
+        checkpoint_weights=args.weights,
         model=args.model,
         limit=args.limit,
         batch_size=args.batch_size,
@@ -114,7 +125,10 @@ def _settings(args: Namespace) -> Settings:
 def open_run(paper: Paper, settings: Settings, claims: tuple[Claim, ...], args: Namespace, name: str = "") -> Run:
     """The run in ``args.output``, a new one, or the newest unfinished one; ``name`` is its folder among the runs."""
     if args.output is not None:
-        if not args.resume and (args.output / "events.jsonl").exists():
+        holds = (args.output / EVENTS).exists()
+        if args.resume and not holds:
+            raise UserError(f"{args.output} holds no run to go on with; leave out --resume.")
+        if not args.resume and holds:
             raise UserError(
                 f"{args.output} already holds a run; add --resume to go on with it, or name another folder."
             )
@@ -142,7 +156,7 @@ def runs_folder() -> Path:
 
 def _newest_unfinished(paper: Paper, settings: Settings, claims: tuple[Claim, ...], base: Path) -> Run:
     refusal = None
-    for record in sorted(base.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True):
+    for record in sorted(base.glob(f"*/{EVENTS}"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             candidate = Run(paper, settings, record.parent)
         except UserError as error:

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.arguments import existing_folder
 from common.declaration import Paper
 from common.errors import UserError
 from common.files import write_atomic
@@ -109,7 +110,7 @@ def write(folder: Path, path: Path | None = None) -> Path:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the run that is to become the reference."""
-    parser.add_argument("folder", type=Path, help="folder of a finished run of committed code")
+    parser.add_argument("folder", type=existing_folder, help="folder of a finished run of committed code")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from common.robustness.benchmarks.pictures import collate
 from common.robustness.corruptions import corrupt
 from common.robustness.evaluation import evaluate
 from common.robustness.normalisation import Normalized
+from papers._commands.arguments import Parser
 from tests.robustness.stand_ins import ColourModel, class_folders, write_picture
 
 
@@ -47,9 +47,9 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def call(*words: object, model: tuple[str, ...] = ("colour_stand_in",)) -> int:
-    parser = ArgumentParser()
+    parser = Parser(prog="robustness")
     command.add_arguments(parser)
-    return command.run(parser.parse_args(["--model", *model, "--workers", "0", *map(str, words)]))
+    return command.run(parser.parse(["--model", *model, "--workers", "0", *map(str, words)]))
 
 
 def test_command_measures_writes_and_compares(
@@ -127,7 +127,7 @@ def test_occlusion_of_any_pictures_is_drawn(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "corruptions.svg").exists()
     with pytest.raises(UserError, match="build the model with the file's sizes"):
         call(*words, "--output", tmp_path / "other", model=("few_colours",))
-    with pytest.raises(UserError, match="--num-classes is a number of at least 1"):
+    with pytest.raises(UserError, match="--num-classes is of what --checkpoint holds"):
         call("--pretrained", *words[2:], "--num-classes", 3)
 
 
@@ -144,14 +144,12 @@ def test_command_refuses_what_cannot_be_measured(tmp_path: Path, checkpoint: Pat
         call(*weights, "--data", f"imagenet-p={tmp_path}", "--alexnet-distances", tmp_path / "flips.json")
     with pytest.raises(UserError, match=r"results\.json is missing"):
         call(*weights, "--data", tmp_path, "--compare", tmp_path)
-    parser = ArgumentParser()
-    command.add_arguments(parser)
     with pytest.raises(UserError, match="timm has no model 'resnet5'"):
-        command.run(parser.parse_args(["--model", "resnet5", *map(str, weights), "--data", "x"]))
+        call(*weights, "--data", "x", model=("resnet5",))
     for words, message in (
         (("--device", "gpu"), "--device gpu: this machine has no such device"),
-        (("--crop", "0"), "--crop 0: it is a share"),
-        (("--output", checkpoint), "weights.pth is a file; name a folder"),
+        (("--crop", "0"), "--crop: '0' is not a number above 0 and of at most 1"),
+        (("--output", checkpoint), "weights.pth' is no folder; name one"),
     ):
         with pytest.raises(UserError, match=message):
             call(*weights, *words, "--data", tmp_path)
@@ -165,9 +163,72 @@ def test_command_refuses_what_cannot_be_measured(tmp_path: Path, checkpoint: Pat
     with pytest.raises(UserError, match="nowhere does not exist"):
         call(*weights, "--output", tmp_path / "o", "--data", f"imagenet-a={tmp_path / 'a'}", "imagenet-r=nowhere")
     data = (f"imagenet-a={tmp_path / 'a'}", class_folders(tmp_path / "val", imagenet_wnids()))
-    with pytest.raises(UserError, match=r"nowhere/frost1\.png cannot be read"):
-        call(*weights, "--output", tmp_path / "o", "--frost-photos", "nowhere", "--data", *data)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty/frost1\.png cannot be read"):
+        call(*weights, "--output", tmp_path / "o", "--frost-photos", tmp_path / "empty", "--data", *data)
     assert not (tmp_path / "o").exists()
+
+
+def test_paths_are_paths(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brackets are no markup, an = can be part of a name, and ~ is the user's home wherever a folder is named."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    odd = class_folders(tmp_path / "a=b [bold]", subset("imagenet-a"))
+    out = tmp_path / "out [/] [red]"
+    words = ("--checkpoint", checkpoint, "--output", out)
+    assert call(*words, "--data", f"imagenet-a={odd}") == 0
+    assert f"all numbers of colour_stand_in: {out}/results.json" in capsys.readouterr().err
+    assert call(*words, "--data", "imagenet-a=~/a=b [bold]", "--compare", out) == 0
+    assert "out [/] [red]" in "".join(capsys.readouterr().err.split("\n"))
+    assert command._parse_data(str(odd)) == [(name, str(odd)) for name in command.DEFAULT_BENCHMARKS]
+    assert command._parse_data("images=~")[0] == ("images", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--data", "imagenet=", "x"), "imagenet= names no folder"),
+        (("--data", ""), "--data: it names nothing; give a path"),
+        (("--data", "images,images=x"), "--data names images twice on x"),
+        (("--data", "images=x", "images=x"), "--data names images twice on x"),
+        (("--data", "x", "--output", ""), "--output: it names nothing"),
+        (("--data", "x", "--output", "/dev/null"), "no folder; name one"),
+        (("--data", "x", "--batch-size", "-4"), "'-4' is not a whole number of at least 1"),
+        (("--data", "x", "--limit", "9" * 30), "is more than 2147483647"),
+        (("--data", "x", "--std", "0"), "'0' is not a number above 0"),
+        (("--data", "x", "--mean", "nan"), "'nan' is not a number"),
+        (("--data", "x", "--compare", "nowhere"), "there is no folder 'nowhere'"),
+    ],
+)
+def test_numbers_and_paths_are_checked(checkpoint: Path, words: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        call("--checkpoint", checkpoint, *words)
+
+
+def test_averaged_weights_are_measured_on_request_and_the_protocol_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class_folders(tmp_path / "a", subset("imagenet-a"))
+    good = ColourModel().state_dict()
+    poor = {name: torch.zeros_like(value) for name, value in good.items()}
+    torch.save({"model": poor, "model_ema": good}, tmp_path / "both.pth")
+    torch.save(good, tmp_path / "one.pth")
+
+    def measured(name: str, *words: str) -> tuple[float, str]:
+        folder = tmp_path / f"out{name}{len(words)}"
+        data = f"imagenet-a={tmp_path / 'a'}"
+        assert call("--checkpoint", tmp_path / name, "--data", data, "--output", folder, *words) == 0
+        found = {record["metric"]: record for record in json.loads((folder / "results.json").read_text())}
+        return found["top1"]["value"], found["top1"]["protocol"]
+
+    (last, of_last), (averaged, of_average) = measured("both.pth"), measured("both.pth", "--weights", "ema")
+    assert last < averaged == measured("one.pth")[0]
+    assert of_last.endswith("weights of the last step (model), not their average (ema)")
+    assert of_average.endswith("; averaged weights (ema)")
+    assert "weights" not in measured("one.pth")[1]
+    with pytest.raises(UserError, match=r"one\.pth holds no averaged weights; leave out --weights ema"):
+        measured("one.pth", "--weights", "ema")
 
 
 def pretrained_lite0() -> torch.nn.Module:

@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from common.arguments import existing_folder, output_folder, seed, whole_number
 from common.data.folders import Found, flat, left_out, scan
 from common.data.pixels import READ_ERRORS, read_image
 from common.errors import UserError
 from common.files import write_atomic
+from common.locks import held
 from common.progress import console, track
 
 from .engine import SMALLEST_SIDE, STORED_QUALITY, corrupt
+from .frost_textures import read_pictures
 from .parameters import CORRUPTIONS, EXTRA, SEVERITIES, check_name, parameters_for
 
 #: Images that are read, corrupted and written together.
@@ -70,16 +73,18 @@ def corrupt_folder(
         raise UserError(f"The target {target} lies inside the source {source}; choose a folder outside it.")
     if crop is not None and crop < SMALLEST_SIDE:
         raise UserError(f"A crop of {crop} pixels is too small; give at least {SMALLEST_SIDE}, or 0 to keep the sizes.")
+    if frost_photos is not None:
+        read_pictures(str(frost_photos))  # what is wrong with them shows now
     found = find_images(source)
     files = [Path(path) for path, _ in found.files]
     if unread := left_out(found):
-        console.print(f"{source}: {unread}.", markup=False, soft_wrap=True)
+        console.print(f"{source}: {unread}.", soft_wrap=True)
     cells = [(name, severity) for name in names for severity in severities]
     _make_class_folders(target, cells, found.classes)
     unreadable: list[str] = []
     written = 0
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with held(target), ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in track(batches, f"corrupting {len(files)} images, {len(cells)} cells, {BATCH} images a step"):
             missing = {cell: [file for file in batch if not _place(target, *cell, file).exists()] for cell in cells}
             needed = [file for file in batch if any(file in left for left in missing.values())]
@@ -177,8 +182,8 @@ def _write(path: Path, image: Tensor) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command that writes a corrupted copy of an image folder."""
-    parser.add_argument("source", type=Path, help="folder of images, a folder per class")
-    parser.add_argument("target", type=Path, help="where to write <corruption>/<severity>/<class>/<image>")
+    parser.add_argument("source", type=existing_folder, help="folder of images, a folder per class")
+    parser.add_argument("target", type=output_folder, help="where to write <corruption>/<severity>/<class>/<image>")
     parser.add_argument(
         "--corruptions",
         nargs="+",
@@ -187,14 +192,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"which (default: the 15 of ImageNet-C); also {', '.join(EXTRA)}",
     )
     parser.add_argument(
-        "--severities", nargs="+", type=int, metavar="N", default=list(SEVERITIES), help="from 1 to 5 (default: all)"
+        "--severities",
+        nargs="+",
+        type=whole_number(1, 5),
+        metavar="N",
+        default=list(SEVERITIES),
+        help="from 1 to 5 (default: all)",
     )
     parser.add_argument(
-        "--crop", type=int, default=224, help="side of the images in pixels, 0 keeps theirs (default 224)"
+        "--crop", type=whole_number(0), default=224, help="side of the images in pixels, 0 keeps theirs (default 224)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="chooses the random draws (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="chooses the random draws (default 0)")
     parser.add_argument(
-        "--frost-photos", type=Path, help="folder with frost1.png to frost5.jpg of the ImageNet-C scripts"
+        "--frost-photos", type=existing_folder, help="folder with frost1.png to frost5.jpg of the ImageNet-C scripts"
     )
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.files import write_atomic
 from common.parallel import side_by_side
+from common.progress import console
 from common.robustness.embedded.images import training_data
 from common.run import Run
+from common.tensor_files import UnreadableError, read_tensors
 from common.training.curves import TRAININGS, LossCurve
 from common.training.data import TensorData
 from common.training.hooks import Hook
@@ -79,8 +81,9 @@ class Job:
         """The trained model in eval mode; trained now if it has not been before."""
         torch.manual_seed(self.seed)
         model = self.contender.build()
-        if self.weights.exists():
-            model.load_state_dict(torch.load(self.weights, weights_only=True, map_location="cpu"))
+        state = self._kept()
+        if state is not None:
+            model.load_state_dict(state)
         else:
             hooks = self.contender.hooks(self.recipe)
             curve = LossCurve()
@@ -91,6 +94,17 @@ class Job:
             write_atomic(self.log, log)
             write_atomic(self.weights, lambda handle: torch.save(model.state_dict(), handle))
         return model.to(self.device).eval()
+
+    def _kept(self) -> dict[str, Tensor] | None:
+        """The weights in the file; None where there is none, or a damaged one: the model is then trained anew."""
+        if not self.weights.exists():
+            return None
+        try:
+            return read_tensors(self.weights, check=True)
+        except UnreadableError as error:
+            say = f"{self.weights} {error.reason}; the model is trained anew."
+            console.print(say, highlight=False, soft_wrap=True)
+            return None
 
     def numbers(self) -> dict[str, float]:
         """Train and measure."""
