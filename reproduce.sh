@@ -180,6 +180,7 @@ fi
 # The code runs from the checkout, whatever folder the command is called from; paths stay relative to that folder.
 export RESIGHT_CALLED_FROM=$PWD
 unset PYTHONSAFEPATH
+export PYTHONUTF8=1  # names of files are UTF-8 in every locale
 # glibc gives freed memory of large tensors back to the kernel, and the page faults of getting it again can cost more
 # than the arithmetic of a training step on a CPU; keep up to a gigabyte instead. Others ignore these.
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-1073741824}"

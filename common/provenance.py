@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from common.progress import console
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 #: The libraries that a number can depend on.
@@ -58,6 +60,8 @@ def code(project: Path = PROJECT) -> dict[str, Any]:
     top = _git(project, "rev-parse", "--show-toplevel")
     # A copy inside somebody else's repository has no commit of its own.
     if top is None or Path(top).resolve() != project.resolve():
+        if (project / ".git").exists():
+            console.print("git gives no commit of this checkout: numbers are recorded without it.", highlight=False)
         return {"commit": None, "dirty": None}
     status = _git(project, "status", "--porcelain")
     return {"commit": _git(project, "rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
@@ -152,13 +156,17 @@ def listing(folder: Path) -> dict[str, Any]:
         for name in names
         if (Path(parent) / name).is_file()
     )
-    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    digest = hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
     return {"path": str(root.resolve()), "files": len(lines), "listing_sha256": digest}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    # A checkout that is mounted into a container belongs to another user, for which git refuses it otherwise; its code
+    # runs already.
+    trusted = f"safe.directory={folder.resolve()}"
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+        words = ["git", "-c", trusted, *arguments]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

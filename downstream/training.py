@@ -24,6 +24,7 @@ from mmengine.dist import barrier
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from common.data.loading import watched_loaders
 from common.errors import UserError, nearest
 from common.measurement import WeightsChoice
 from common.shapes import shapes_only
@@ -315,7 +316,7 @@ class Training:
         self.runner._resume = last.exists()
         if last.exists():
             check_sums(Path(last.read_text().strip()))
-        with _quiet(self.job.verbose):
+        with watched_loaders(), _quiet(self.job.verbose):
             self.runner.train()
         if self.runner.rank == 0:
             pointer = self.weights.with_name("last_checkpoint")

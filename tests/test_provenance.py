@@ -30,6 +30,22 @@ def test_the_commit_and_whether_files_differ_from_it(tmp_path):
     assert provenance.code(tmp_path)["dirty"] is True
 
 
+def test_a_checkout_of_another_owner_keeps_its_commit(monkeypatch):
+    """As one that is mounted into a container."""
+    ours = provenance.code()
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    refused = subprocess.run(["git", "status"], cwd=provenance.PROJECT, capture_output=True, text=True, check=False)
+    assert "dubious ownership" in refused.stderr
+    assert provenance.code() == ours
+    assert ours["commit"]
+
+
+def test_a_checkout_of_which_git_says_nothing_is_mentioned(tmp_path, capfd):
+    (tmp_path / ".git").mkdir()
+    assert provenance.code(tmp_path) == {"commit": None, "dirty": None}
+    assert "git gives no commit of this checkout" in capfd.readouterr().err
+
+
 def test_outside_git_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance.code(tmp_path) == {"commit": None, "dirty": None}

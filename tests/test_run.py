@@ -260,6 +260,34 @@ def test_a_memo_is_computed_once_and_has_the_same_types_ever_after(tmp_path):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"key": "a", "value": 8, "crc32": "00000000"}', b"\xff\xfe"])
+def test_a_damaged_memo_is_computed_anew(tmp_path, damage):
+    run = Run(paper_of(), Settings(), tmp_path)
+    assert run.memo("a", lambda: 7) == 7
+    (path,) = (tmp_path / "memo").iterdir()
+    path.write_bytes(damage)
+    assert not run.remembers("a")
+    assert run.memo("a", lambda: 7) == 7
+    assert run.remembers("a")
+
+
+def test_a_flipped_digit_in_the_record_is_found(tmp_path, claims):
+    claims.first = yields(number(1234.0))
+    Run(paper_of("first"), Settings(), tmp_path).execute()
+    path = tmp_path / EVENTS
+    path.write_text(path.read_text().replace("1234.0", "1235.0"))
+    with pytest.raises(UserError, match=r"line 3 is damaged; choose another --output"):
+        Run(paper_of("first"), Settings(), tmp_path)
+
+
+def test_a_full_disk_fails_a_claim_with_one_sentence(tmp_path, claims):
+    claims.first = yields(OSError(28, "No space left on device", "/some/where"))
+    run = Run(paper_of("first"), Settings(), tmp_path)
+    run.execute()
+    reason = "No space left on device (/some/where); make room or choose another folder, and call again."
+    assert run.states["first"].reason == reason
+
+
 def test_a_memo_is_of_its_key_and_settings(tmp_path):
     run, quick = (Run(paper_of(), Settings(quick=quick), tmp_path) for quick in (False, True))
     assert run.memo("a", lambda: 1) == 1

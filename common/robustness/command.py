@@ -224,12 +224,11 @@ def _load(name: str, checkpoint: Path | None, args: Namespace) -> tuple[nn.Modul
     classes = {} if args.num_classes is None else {"num_classes": args.num_classes}
     try:
         model = timm.create_model(name, pretrained=args.pretrained, **classes)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # of what downloads, which has errors of its own (network, proxy)
         if not args.pretrained:
             raise
-        raise UserError(
-            f"timm cannot get its weights of {name} ({str(error).splitlines()[0]}); pass --checkpoint FILE instead."
-        ) from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"timm cannot get its weights of {name} ({reason}); pass --checkpoint FILE instead.") from None
     weights: Weights = "released"
     if checkpoint is not None:
         weights = load_checkpoint(model, checkpoint, args.weights)

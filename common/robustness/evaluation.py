@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from common.checkpoints import taken_weights
+from common.data.loading import collation, received, watched_loaders
 from common.data.pixels import Unreadable
 from common.data.preprocessing import Preprocessing
 from common.errors import UserError
@@ -31,7 +32,7 @@ from common.files import write_atomic
 from common.measurement import Measurement, Weights
 from common.progress import console, track
 from common.robustness.benchmarks import Benchmark, Stage, benchmark
-from common.robustness.benchmarks.pictures import collate
+from common.robustness.benchmarks.pictures import Pictures, collate
 from common.robustness.benchmarks.videos import Videos
 from common.robustness.normalisation import Normalized, evaluating
 from common.robustness.protocols import versioned
@@ -167,6 +168,7 @@ class Evaluation:
         self.amp = amp
         self.processes = processes
         self.choice = ""
+        self._said: set[str] = set()
         self.records: dict[str, CellRecord] = {}
         self.seconds = self._take_up()
 
@@ -177,7 +179,7 @@ class Evaluation:
         start = time.monotonic()
         worked = 0
         try:
-            with evaluating(self.model):
+            with watched_loaders(), evaluating(self.model):
                 for done, stage in enumerate(self.bench.stages, start=1):
                     worked += self.run_stage(stage)
                     self._say_how_long(done, worked, time.monotonic() - start)
@@ -236,13 +238,13 @@ class Evaluation:
             # A sequence is a batch already, and the next may have more frames.
             batch_size=1 if isinstance(pictures, Videos) else self.batch_size,
             num_workers=self.workers,
-            collate_fn=collate,
+            collate_fn=collation(collate, self.workers, self._batch_bytes(pictures, int(mine[0])), self._say),
             pin_memory=self.device.type == "cuda",
         )
         label = f"{self.bench.name} {stage.name}" if stage.name != self.bench.name else self.bench.name
         flushed = time.monotonic()
         try:
-            for batch in track(loader, label) if self.processes.index == 0 else loader:
+            for batch in map(received, track(loader, label) if self.processes.index == 0 else loader):
                 if isinstance(batch, Unreadable):
                     raise UserError(
                         f"{batch.name} cannot be read ({batch.reason}); restore this file and run the same command "
@@ -257,6 +259,19 @@ class Evaluation:
             for record in records:
                 record.flush()
         return True
+
+    def _batch_bytes(self, pictures: Pictures | Videos, position: int) -> int:
+        """Of a batch of pictures like the one at ``position``."""
+        sample = pictures[position]
+        if isinstance(sample, Unreadable):
+            return 0
+        return sample[1].nbytes * (1 if isinstance(pictures, Videos) else self.batch_size)
+
+    def _say(self, sentence: str) -> None:
+        """Say something once."""
+        if self.processes.index == 0 and sentence not in self._said:
+            self._said.add(sentence)
+            console.print(sentence, highlight=False, soft_wrap=True)
 
     def _run_batch(
         self,

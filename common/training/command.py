@@ -74,6 +74,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="images per device and pass (all of a device at once)",
     )
     machine.add_argument("--compile", nargs="?", const="inductor", default="", metavar="BACKEND", help="torch.compile")
+    machine.add_argument(
+        "--sync-batch-norm", action="store_true", help="take batch norm's statistics over the images of all processes"
+    )
     machine.add_argument("--fsdp", action="store_true", help="shard the model over the devices")
     machine.add_argument(
         "--checkpoint-steps", type=whole_number(1), default=0, metavar="N", help="also save every N steps"
@@ -123,6 +126,7 @@ def run(
         device_batch=args.device_batch,
         compile=args.compile,
         fsdp=args.fsdp,
+        sync_batch_norm=args.sync_batch_norm,
         checkpoint_steps=args.checkpoint_steps,
         from_previous=args.from_previous,
         tensorboard=not args.no_tensorboard,

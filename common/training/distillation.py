@@ -74,7 +74,7 @@ def with_distillation(recipe: Recipe, hooks: Sequence[Hook]) -> list[Hook]:
     name = recipe.distillation_teacher
     try:
         teacher = timm.create_model(name, pretrained=True, num_classes=recipe.num_classes)
-    except (RuntimeError, OSError, ValueError) as error:
+    except Exception as error:  # of what downloads, too, which has errors of its own (network, proxy)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"The distillation teacher {name} cannot be loaded ({reason}).") from None
     return [

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from common.data.folders import ImageFiles
+from common.data.loading import collation, received
 from common.data.pixels import READ_ERRORS, Unreadable, eight_bits, read_image
-from common.errors import UserError
+from common.errors import UserError, nearest
 from common.training.data import Plan, epoch_order, epoch_steps, validation_order
 from common.training.randomness import derive_seed, generator, seed_global
 from common.training.recipe import Recipe
@@ -38,6 +39,8 @@ PACKAGES = {
     "hfids/": (("datasets",), "'resight[streams]'"),
     "tfds/": (("tensorflow", "tensorflow_datasets"), "'resight[tfds]'"),
 }
+#: The prefix of torchvision's data sets.
+TORCH = ("torch/",)
 #: Images of a forward pass in evaluation.
 EVALUATION_BATCH = 128
 
@@ -86,6 +89,7 @@ class ImageData:
             raise UserError("Images from files are cropped by train_crop random_resized or none, not padded.")
         self.source, self.workers, self.skip_unreadable = source, workers, skip_unreadable
         self._mode = "L" if len(recipe.mean) == 1 else "RGB"
+        self._image_bytes = len(recipe.mean) * recipe.input_size**2
         self._train = self._open(recipe, training=True)
         self._validation = self._open(recipe, training=False)
         self._loaders: dict[bool, tuple[DataLoader[Any], _Passes]] = {}
@@ -122,7 +126,7 @@ class ImageData:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's passes; a stream is read from the epoch's start and skipped up to ``first_step``."""
         if isinstance(self._train, IterableImageDataset):
-            passes = _filled(self._stream(self._train, plan, epoch, training=True), plan.device_batch)
+            passes = _filled(map(received, self._stream(self._train, plan, epoch, training=True)), plan.device_batch)
             for _ in range(first_step * plan.accumulation):
                 next(passes, None)
             yield from self._checked(self._not_ending(passes), plan, recipe, training=True)
@@ -164,11 +168,13 @@ class ImageData:
             else:
                 options |= {"root": str(source.root), "split": split, "is_training": training}
                 dataset = create_dataset(source.dataset, search_split=False, **options)
-        except (ImportError, RuntimeError, ValueError, AssertionError, OSError, KeyError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        except UserError:
+            raise
+        except Exception as error:  # of the library that reads it, which has errors of its own (network, proxy)
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
             raise UserError(
                 f"The split {split} of {source.dataset or source.root} cannot be opened "
-                f"({type(error).__name__}: {reason})."
+                f"({type(error).__name__}: {reason}){_remedy(source.dataset)}."
             ) from None
         if source.dataset and isinstance(dataset, IterableImageDataset):
             dataset.transform = _StreamTransform(transform, self._mode)
@@ -214,7 +220,7 @@ class ImageData:
                 dataset,
                 batch_sampler=sampler,
                 num_workers=self.workers,
-                collate_fn=_collate,
+                collate_fn=self._collation(plan, self.workers, training=training),
                 pin_memory=plan.device.type == "cuda",
                 persistent_workers=self.workers > 0,
             )
@@ -235,10 +241,14 @@ class ImageData:
             dataset,
             batch_size=plan.device_batch if training else EVALUATION_BATCH,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=self._collation(plan, workers, training=training),
             pin_memory=plan.device.type == "cuda",
             generator=generator(plan.seed, "workers", epoch, plan.rank),
         )
+
+    def _collation(self, plan: Plan, workers: int, *, training: bool) -> Callable[[Any], Any]:
+        images = plan.device_batch * plan.views if training else EVALUATION_BATCH
+        return collation(_collate, workers, images * self._image_bytes, _logger.warning)
 
     def _stream_workers(self, reader: Any, world: int) -> int:
         """Return how many loader processes a stream has: one without a shard of its own would give nothing."""
@@ -261,7 +271,7 @@ class ImageData:
     def _read(self, passes: Iterator[Any]) -> Iterator[Any]:
         """Yield passes, and say in a sentence what a library that decodes by itself could not read."""
         try:
-            yield from passes
+            yield from map(received, passes)
         except READ_ERRORS as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             where = self.source.dataset or self.source.root
@@ -458,11 +468,30 @@ def _collate(samples: list[tuple[Any, int] | Unreadable]) -> tuple[Tensor, Tenso
 
 
 def _check_packages(dataset: str) -> None:
-    """Raise a ``UserError`` where what reads the data set is not installed."""
+    """Raise a ``UserError`` where timm reads no such data set, or what reads it is not installed.
+
+    timm takes a name with a prefix that it does not know for a folder.
+    """
+    known = (*PACKAGES, *TORCH)
+    prefix = dataset[: dataset.find("/") + 1] or dataset
+    if dataset and prefix not in known:
+        raise UserError(
+            f"--dataset {dataset}: there is no such kind of data set.{nearest(prefix, known)} The names begin with "
+            f"{', '.join(known)}; a folder or tar files need --data alone."
+        )
+    if dataset and dataset == prefix != "wds/":
+        raise UserError(f"--dataset {dataset} names no data set; give {prefix.rstrip('/')}/NAME.")
     modules, install = PACKAGES.get(dataset[: dataset.find("/") + 1], ((), ""))
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise UserError(f"{dataset} is read by {' and '.join(missing)}, not installed here: pip install {install}.")
+
+
+def _remedy(dataset: str) -> str:
+    """What to do where a data set that a library downloads cannot be opened."""
+    if not dataset.startswith(("hfds/", "hfids/", "tfds/")):
+        return ""
+    return ": check its name, the network and the proxy in the environment, or fetch it beforehand"
 
 
 def _shards(root: str, split: str, **options: Any) -> Any:

@@ -21,10 +21,13 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from common.data.loading import watched_loaders
 from common.errors import UserError
 from common.locks import held
 from common.outputs import logits_of
 from common.progress import track
+from common.training.batch_norm import describe as describe_batch_norm
+from common.training.batch_norm import separate, synchronise
 from common.training.checkpointing import describe_model
 from common.training.data import TrainingData, make_plan
 from common.training.devices import compiling, make_accelerator, release, shard
@@ -79,13 +82,14 @@ def train(
     with held(Path(folder)) if folder is not None and first else nullcontext(), preserved_global_state():
         run = Run(model, recipe, data, recipe.seed if seed is None else seed, folder, hooks, options or Options())
         try:
-            with compiling(run.options.compile):
+            with compiling(run.options.compile), watched_loaders():
                 return run.finish()
         finally:
             for hook in run.hooks:
                 hook.finish(run)
             run.log.close()
             release(run.accelerator, run.model, model)
+            separate(model)
 
 
 class Run:
@@ -140,6 +144,9 @@ class Run:
             "data": data.describe(),
             "hooks": [type(hook).__name__ for hook in self.hooks],
         }
+        if options.sync_batch_norm and world > 1:
+            synchronise(model)
+        self.batch_norm = describe_batch_norm(model, world, self.plan.accumulation)
         self.plain_model = model.to(self.device).train()
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
         self.whole_model = copy.deepcopy(model).cpu() if options.fsdp else None  # takes the gathered weights
@@ -156,7 +163,8 @@ class Run:
             tensorboard=options.tensorboard,
             wandb=options.wandb if self.main else "",
             settings=self.identity
-            | {"device": str(self.device), "batch": self.plan.describe(), "initial": list(options.initial)},
+            | {"device": str(self.device), "batch": self.plan.describe(), "batch_norm": self.batch_norm}
+            | {"initial": list(options.initial)},
             step=self.step,
         )
 
@@ -173,7 +181,8 @@ class Run:
     def finish(self) -> TrainingResult:
         """Do all steps that are left."""
         start = epoch_start = time.perf_counter()
-        self.say(f"{self.recipe.describe()}\n  {self.plan.describe()}; seed {self.seed}; {self.device}")
+        norms = f"; {self.batch_norm}" if self.batch_norm else ""
+        self.say(f"{self.recipe.describe()}\n  {self.plan.describe()}; seed {self.seed}; {self.device}{norms}")
         for note in self.options.initial:
             self.say(note)
         for hook in self.hooks:

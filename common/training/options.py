@@ -17,12 +17,19 @@ def _silent(line: str) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """Execution of a run; none of this changes the result by more than rounding."""
+    """Execution of a run.
+
+    None of this changes a step by more than rounding, with two exceptions. Batch norm takes the statistics of the
+    images that go through it together: several processes compute what one does with ``sync_batch_norm`` only, and
+    accumulated passes never do. And rounding grows where a model's gradient is not continuous: a code of VARS that
+    crosses the threshold of its shrinkage switches a path of the gradient (see papers/vars/README.md for figures).
+    """
 
     device: str = "auto"  # "cpu", "cuda", "mps" or "auto" (the best there is)
     device_batch: int = 0  # images per device and forward pass; 0: total batch / devices
     compile: str = ""  # backend of torch.compile, e.g. "inductor"; empty: off
     fsdp: bool = False  # shard parameters over the devices
+    sync_batch_norm: bool = False  # statistics of batch norm over the images of all processes
     checkpoint_steps: int = 0  # steps between checkpoints, beside the one after each epoch
     from_previous: bool = False  # resume from the second newest checkpoint
     tensorboard: bool = False

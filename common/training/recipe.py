@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.arguments import MOST
 from common.errors import UserError, nearest
 from common.training import recipe_file
 from common.training.recipe_file import SUB_TABLES, Origin, Table
@@ -65,6 +66,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 RATES = ("learning_rate", "warmup_learning_rate", "min_learning_rate")
 #: Smallest value of integer keys that must not be zero.
 AT_LEAST_ONE = ("num_classes", "input_size", "total_batch", "epochs", "repeated_augmentation", "evaluate_every")
+#: Largest value of integer keys: what is larger is a slip. No machine holds images of more pixels a side.
+AT_MOST = {"input_size": 8192}
 #: Keys that are probabilities or fractions.
 UNIT_INTERVAL = (
     "horizontal_flip",
@@ -327,6 +330,8 @@ def _check(key: str, value: Any, place: str) -> Any:
         raise UserError(f"{place}: {key} must be one of {', '.join(CHOICES[key])}, not {checked!r}.{hint}")
     if key in UNIT_INTERVAL and not 0 <= checked <= 1:
         raise UserError(f"{place}: {key} must lie between 0 and 1, not {checked}.")
+    if kind is int and checked > AT_MOST.get(key, MOST):
+        raise UserError(f"{place}: {key} must be at most {AT_MOST.get(key, MOST)}, not {checked}.")
     if kind in (int, float) and checked < (1 if key in AT_LEAST_ONE else 0):
         raise UserError(f"{place}: {key} must be at least {1 if key in AT_LEAST_ONE else 0}, not {checked}.")
     return checked

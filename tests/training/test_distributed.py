@@ -7,9 +7,11 @@ import signal
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from common.errors import UserError
+from common.training.batch_norm import synchronise
 from common.training.hooks import ExtraPass, Hook
 from common.training.loop import Interrupted, train
 from common.training.options import Options
@@ -198,3 +200,46 @@ def test_sharded_parameters_take_the_same_steps_and_resume(data, recipe, process
 def test_what_does_not_go_with_sharding(data, recipe) -> None:
     with pytest.raises(UserError, match="shards over several devices"):
         train(net(), recipe("plain"), data, options=Options(device="cpu", fsdp=True))
+
+
+def norms() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 4, 3), BatchNormAct2d(4), nn.Flatten(),
+            nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 3),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("synchronised", [True, False])
+def test_synchronised_batch_norm_has_the_statistics_of_one_process(
+    data, recipe, processes, process_group, tmp_path, synchronised
+) -> None:
+    """And without it, it has not, which the run says."""
+    chosen = recipe("plain", *FIVE, "learning_rate=0.01")
+    lines: list[str] = []
+
+    def child(rank: int) -> None:
+        join(rank)
+        model = norms()
+        options = Options(device="cpu", sync_batch_norm=synchronised, say=lines.append)
+        train(model, chosen, data, options=options)
+        assert type(model[1]) is nn.BatchNorm2d
+        whose = "synchronised over all processes" if synchronised else "of each process by itself"
+        assert (rank == 0) == any(f"batch norm {whose}" in line for line in lines)
+        torch.save(model.state_dict(), tmp_path / f"rank{rank}.pt")
+
+    single = norms()
+    train(single, chosen, data, options=Options(device="cpu"))
+    assert processes(child, 2, **process_group(2)) == [0, 0]
+    ours = torch.load(tmp_path / "rank0.pt", weights_only=True)
+    apart = max((ours[name] - tensor).abs().max().item() for name, tensor in single.state_dict().items())
+    assert (apart < 1e-5) == synchronised
+
+
+def test_a_batch_norm_of_an_unknown_kind_is_named() -> None:
+    class Own(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(UserError, match="1 is a Own, which cannot be synchronised; leave out --sync-batch-norm"):
+        synchronise(nn.Sequential(nn.Identity(), Own(3)))

@@ -489,6 +489,37 @@ def test_a_missing_reader_is_named(dataset, said, recipe, tmp_path, monkeypatch)
         ImageData(Source(tmp_path, dataset), recipe("plain", *CHANGES))
 
 
+@pytest.mark.parametrize(
+    ("dataset", "sentence"),
+    [
+        ("nosuch/x", "there is no such kind of data set"),
+        ("hdfs/cifar10", "Did you mean hfds/?"),
+        ("imagenet", "The names begin with wds/, hfds/, hfids/, tfds/, torch/"),
+        ("hfds/", "names no data set; give hfds/NAME"),
+    ],
+)
+def test_an_unknown_kind_of_data_set_is_refused(dataset, sentence, folder, recipe) -> None:
+    """timm would take it for a folder, and train and validate on all of it."""
+    with pytest.raises(UserError) as error:
+        ImageData(Source(folder, dataset), recipe("plain"))
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("proxy", ["", "socks5://127.0.0.1:9"])
+def test_a_hugging_face_set_without_network_is_one_sentence(proxy, recipe, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("datasets")
+    failure = ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.") if proxy else None
+    failure = failure or type("ConnectError", (Exception,), {})("Name or service not known\nmore")
+
+    def fails(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(images_module, "create_dataset", fails)
+    with pytest.raises(UserError, match=r"(SOCKS|not known).*check its name, the network and the proxy") as error:
+        ImageData(Source(tmp_path, "hfds/nobody/nothing"), recipe("plain"))
+    assert "\n" not in str(error.value)
+
+
 def test_a_repaired_image_lets_the_run_go_on(broken, folder, recipe, tmp_path_factory) -> None:
     """What was trained before the image was met is kept, and the result is that of an undisturbed run."""
     root, bad = broken

@@ -228,7 +228,7 @@ def test_a_truncated_checkpoint_is_refused_and_the_previous_one_used_on_request(
 ) -> None:
     newest = checkpoints(stopped)[-1]
     newest.write_bytes(newest.read_bytes()[:length])
-    with pytest.raises(UserError, match=r"step-000000008\.pt is (damaged|empty|not .*damaged).*; .*--from-previous") as error:
+    with pytest.raises(UserError, match=r"step-000000008\.pt is (damaged|empty|not ).*; .*--from-previous") as error:
         train(make_model(), recipe(), data, folder=stopped, hooks=[Draws(), At()], options=CPU)
     assert "\n" not in str(error.value)
     assert_resumes(stopped, Options(device="cpu", checkpoint_steps=4, from_previous=True))

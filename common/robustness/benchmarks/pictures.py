@@ -57,8 +57,12 @@ class Pictures(Dataset):
         if self.root.startswith(LIBRARY) and not Path(self.root).exists():
             try:
                 self.reader: Any = timm.data.create_dataset(self.root, split="validation").reader
-            except (RuntimeError, AssertionError) as error:
-                raise UserError(f"{self.root} has no images ({error}).") from None
+            except Exception as error:  # of what downloads, which has errors of its own (network, proxy)
+                reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+                raise UserError(
+                    f"{self.root} cannot be opened ({type(error).__name__}: {reason}): check its name, the network and "
+                    "the proxy in the environment, or fetch it beforehand."
+                ) from None
         else:
             self.reader = files = ImageFiles(self.root, classes)
             self.left_out = files.left_out
