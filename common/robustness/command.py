@@ -184,7 +184,7 @@ def _measure(
                 write_atomic(output / RESULTS, json.dumps([to_json(result) for result in results[label]], indent=1))
         model.to("cpu")
     if processes.index == 0:
-        _show({_folder(label, args): label for label in results}, args.output, results | others)
+        _show({_folder(label, args): label for label in results}, args.output, {**results, **others})
     return 0
 
 

@@ -82,7 +82,7 @@ class SynchronisedBatchNormAct2d(_Synchronised, BatchNormAct2d):
         return self.act(self.drop(x))
 
 
-_SYNCHRONISED: dict[type[nn.Module], type[nn.Module]] = {
+_SYNCHRONISED: dict[type[nn.Module], type[_Synchronised]] = {
     nn.BatchNorm1d: SynchronisedBatchNorm1d,
     nn.BatchNorm2d: SynchronisedBatchNorm2d,
     nn.BatchNorm3d: SynchronisedBatchNorm3d,
@@ -108,7 +108,7 @@ def synchronise(model: nn.Module) -> None:
 
 def separate(model: nn.Module) -> None:
     """Undo :func:`synchronise`."""
-    own = {there: here for here, there in _SYNCHRONISED.items()}
+    own: dict[type[nn.Module], type[nn.Module]] = {there: here for here, there in _SYNCHRONISED.items()}
     for module in model.modules():
         if type(module) in own:
             module.__class__ = own[type(module)]

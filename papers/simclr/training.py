@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError, nearest
+from common.training.batch_norm import synchronise
 from common.training.hooks import Batch, Hook
 from common.training.randomness import generator
 from common.training.recipe import Recipe
@@ -73,9 +74,7 @@ class Classifying(Hook):
     def on_model(self, run: Run, model: nn.Module) -> None:
         """Convert, reset and freeze."""
         if self.global_batch_norm and run.accelerator.num_processes > 1:
-            if run.device.type != "cuda":
-                raise UserError("Batch norm over several processes needs GPUs: set method.global_batch_norm=false.")
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            synchronise(model)
         if self.zero_classifier:
             for parameter in model.get_classifier().parameters():
                 nn.init.zeros_(parameter)
