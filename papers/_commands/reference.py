@@ -14,13 +14,13 @@ from pathlib import Path
 
 import papers
 from common import bench, provenance
+from common.arguments import whole_number
 from common.declaration import Paper
 from common.devices import device
 from common.errors import UserError
 from common.files import write_atomic
 from common.progress import console
 from common.run import Run, Settings
-from papers._commands.arguments import whole_number
 from papers._commands.compare import contenders
 from papers._commands.reproduce import runs_folder
 

@@ -7,12 +7,12 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 
 from common import bench
+from common.arguments import whole_number
 from common.declaration import Paper
 from common.devices import device
 from common.errors import UserError, nearest
 from common.run import Run, Settings
 from common.training.curves import TRAININGS, read_history
-from papers._commands.arguments import whole_number
 from papers._commands.compare import contenders
 from papers._commands.reproduce import new_folder, runs_folder
 

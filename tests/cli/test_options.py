@@ -37,7 +37,7 @@ TRAIN = ("rvt", "train", "--model", "rvt_tiny", "--recipe", "embedded", "--quick
         (("vars", "--checkpoint", "~nobody-of-this-name/x"), "is no path"),
         (("all", "--output", "/dev/null"), "is no folder; name one"),
         (("compare-runs", "nowhere", "nowhere"), "argument old: there is no 'nowhere'"),
-        (("reference", ""), "argument folder: it names nothing"),
+        (("reference", "vars", "--shard", "4/3"), "is no share; write 1/3 for the first of three"),
         (("corrupt", "/tmp", "/dev/null/x", "--crop", "-1"), "/dev/null is no folder"),
         (("corrupt", "/tmp", "x", "--severities", "6"), "6 is more than 5"),
         (("new", "fresh", "--year", "-1"), "'-1' is not a whole number of at least 1900"),
