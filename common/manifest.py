@@ -17,6 +17,8 @@ COLUMNS = ("model", "dataset", "metric", "value", "unit", "tolerance", "source",
 _FILLED = ("model", "dataset", "metric", "value", "source", "locator")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _NAME = re.compile(r"\S+")
+#: Begins the note of a number that the released code itself does not give; the rest says why, in one sentence.
+OFF_KNOWN = "off, known: "
 
 
 @lru_cache(maxsize=1)
@@ -36,8 +38,9 @@ def load_manifest(path: Path) -> pd.DataFrame:
         path: an ``expected.csv`` with the columns ``COLUMNS``. A manifest may have no rows.
 
     Returns:
-        One row a printed number, the columns of the file, all text, with ``printed`` (float) and ``line`` (the
-        line in the file) added; ``tolerance`` is a float, NaN where the file leaves it to the metric's default.
+        One row a printed number, the columns of the file, all text, with ``printed`` (float), ``line`` (the line in
+        the file) and ``known`` added; ``tolerance`` is a float, NaN where the file leaves it to the metric's default.
+        ``known`` is what a note says after ``off, known:``, why the released code does not give the number; else empty.
 
     Raises:
         UserError: the file is missing or malformed; names file, line, column and remedy.
@@ -78,6 +81,9 @@ def load_manifest(path: Path) -> pd.DataFrame:
         seen[key] = line
         records.append(record)
     table = pd.DataFrame(records, columns=[*COLUMNS, "line"])
+    known = table["note"].str.startswith(OFF_KNOWN)
+    table["known"] = table["note"].where(known, "").str.removeprefix(OFF_KNOWN)
+    table["note"] = table["note"].where(~known, "")
     table["printed"] = table["value"].astype(float)
     table["tolerance"] = pd.to_numeric(table["tolerance"].replace("", None)).astype(float)
     return table
@@ -133,6 +139,8 @@ def _check_row(path: Path, line: int, cells: list[str]) -> dict[str, str | int]:
             "unit",
             f"{row['unit']!r} where {row['metric']} is in {unit!r}; convert the value or mend the unit.",
         )
+    if row["note"].startswith(OFF_KNOWN.strip()) and not row["note"].removeprefix(OFF_KNOWN).strip(" ,:"):
+        raise fail("note", f"{row['note']!r} does not say why; write {OFF_KNOWN}and one sentence.")
     if row["tolerance"]:
         try:
             tolerance = float(row["tolerance"])

@@ -12,19 +12,24 @@ if TYPE_CHECKING:
 __all__ = ["summary", "write_all"]
 
 
-def write_all(run: Run) -> int:
-    """Judge ``run``, write everything that a reader gets of it into its folder, and print the table.
+def write_all(run: Run, *, alone: bool = False) -> int:
+    """Judge ``run`` by the manifest and our reference results, write what a reader gets of it, and print the table.
 
-    Writes ``measured.csv``, ``provenance.json``, ``junit.xml`` and ``report.html``, each atomically. May be called
-    at any time: after an interruption it reports what was measured so far.
+    Writes ``measured.csv``, ``provenance.json``, ``junit.xml`` and ``report.html`` into the run's folder, each
+    atomically. May be called at any time: after an interruption it reports what was measured so far.
+
+    Args:
+        run: in any state.
+        alone: let the run's own verdicts stand, without the reference's.
 
     Returns:
-        Exit status: 0 nothing that was measured is off, 1 something is off, 2 the run could not be made (a claim
-        failed or was cut off, or nothing was measured).
+        Exit status: 0 everything that was measured is as printed, or off and known, and agrees with the reference; 1
+        something is newly off, an exact finding is broken, or a result contradicts the reference; 2 the run could not
+        be made (a claim failed or was cut off, or nothing was measured).
     """
     from results.output import write
 
-    return write(run)
+    return write(run, alone=alone)
 
 
 def summary(paper: Paper) -> Summary:

@@ -23,15 +23,13 @@ from rich.text import Text
 from common.arguments import existing_path, output_file
 from common.errors import UserError
 from common.files import write_atomic
+from results.agreement import EXACT
 from results.judge import default_tolerances
 from results.measured import MEASURED, PROVENANCE, each, load
 from results.style import interval, number, pieces
 
 #: One number or finding has the same key in both; findings are told apart by their claim and statement.
 KEY = ["kind", "claim", "model", "dataset", "metric", "weights", "statement"]
-
-#: Metrics that follow from the code alone: whatever the machine and the seed, they must be equal.
-EXACT = ("params", "flops")
 
 #: What happened to a number, what needs attention first. ``not comparable``: measured with other budgets or seeds.
 STATES = ("moved", "gone", "changed", "not judged", "not comparable", "not measured", "new", "same")

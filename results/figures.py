@@ -13,7 +13,12 @@ from results.judge import Judgement
 from results.measured import each
 
 #: Colour and marker of a verdict; neither is needed to tell it from the others.
-LOOK = {"reproduced": (COLOURS[2], "o"), "off": (COLOURS[1], "X"), "unclear": (COLOURS[4], "D")}
+LOOK = {
+    "reproduced": (COLOURS[2], "o"),
+    "off": (COLOURS[1], "X"),
+    "off, known": (COLOURS[1], "x"),
+    "unclear": (COLOURS[4], "D"),
+}
 
 #: Beyond this many tolerances the exact distance no longer matters: the point is drawn at the edge.
 REACH = 4.0
@@ -51,7 +56,8 @@ def differences(judged: Judgement, most: int = 60) -> Picture | None:
     cut = f" The {most} farthest of {len(table)} are shown." if len(table) > most else ""
     caption = (
         "Measured minus printed, divided by the tolerance; within the grey band they agree. Circle: reproduced, "
-        f"cross: off, diamond: unclear. Lines are 95 % intervals; a point at the edge lies beyond it.{cut}"
+        "cross: off (thin: for a known reason), diamond: unclear. Lines are 95 % intervals; a point at the edge lies "
+        f"beyond it.{cut}"
     )
     return Picture(name="differences", caption=caption, svg=svg)
 

@@ -1,7 +1,8 @@
 """Verdicts: printed numbers beside measured ones, and what they say.
 
 A number that was measured is ``reproduced``, ``off`` or ``unclear``; one that was not is ``not measured`` or
-``failed``, with the reason. Nothing else exists, and only a comparison of two numbers gives ``reproduced``.
+``failed``, with the reason. ``off, known`` is off for a reason that the manifest states: the released code itself does
+not give the number. Nothing else exists, and only a comparison of two numbers gives ``reproduced``.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ from common.manifest import half_unit, load_manifest
 from common.measurement import Weights
 from common.needs import command
 from common.run import ClaimState, Run
+from results import agreement
 from results.measured import each, of_run
 
 KEY = ["model", "dataset", "metric"]
 WEIGHTS: tuple[str, ...] = get_args(Weights)
 
 #: Outcomes of a printed number, the ones that need attention first.
-OUTCOMES = ("off", "failed", "unclear", "reproduced", "not measured")
+OUTCOMES = ("off", "failed", "unclear", "off, known", "reproduced", "not measured")
 
 #: Verdicts of a finding, in the order of the report.
-FINDINGS = ("does not hold", "unclear", "holds")
+FINDINGS = ("does not hold", "unclear", "no difference", "holds")
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,11 @@ class Judgement:
             ``weights``, ``measured``, ``low``, ``high``, ``seeds``, ``n``, ``difference``, ``tolerance``, ``reason``,
             ``outcome``, ``explanation``.
         own: measurements that no printed number corresponds to; columns of ``results.measured``.
-        findings: columns of ``results.measured``.
+        findings: columns of ``results.measured``, those of ``results.agreement``, and ``standing``: the verdict that
+            stands, the reference's where this run has fewer seeds and is judged by it, else the run's own.
         claims: one row a claim: ``claim``, ``statement``, ``kind``, ``state``, ``reason``, ``seconds``, ``command``
-            (which measures it).
+            (which measures it), ``verdict`` (the standing one of its primary finding, or empty).
+        contradictions: what contradicts the reference: columns of ``results.measured`` and ``results.agreement``.
         measured: everything that was measured, columns of ``results.measured``.
     """
 
@@ -64,6 +68,7 @@ class Judgement:
     own: pd.DataFrame
     findings: pd.DataFrame
     claims: pd.DataFrame
+    contradictions: pd.DataFrame
     measured: pd.DataFrame
 
     @property
@@ -73,14 +78,19 @@ class Judgement:
 
     @property
     def finding_counts(self) -> dict[str, int]:
-        """Number of findings by verdict, in the order of ``FINDINGS``."""
-        return count(self.findings["verdict"], FINDINGS)
+        """Number of findings by the verdict that stands, in the order of ``FINDINGS``."""
+        return count(self.findings["standing"], FINDINGS)
 
     @property
     def exit_status(self) -> int:
-        """0 nothing measured is off, 1 something is off, 2 the run could not be made or measured nothing."""
+        """What the run says, for people and for CI.
+
+        0: everything that was measured is as printed, or off and known, and agrees with the reference; 1: something is
+        newly off, an exact finding is broken, or something contradicts the reference; 2: the run could not be made to
+        its end, or measured nothing.
+        """
         broken = self.findings["exact"] & (self.findings["verdict"] == "does not hold")
-        if broken.any() or (self.rows["outcome"] == "off").any():
+        if broken.any() or (self.rows["outcome"] == "off").any() or len(self.contradictions):
             return 1
         unfinished = ~self.claims["state"].isin(["done", "not measured"])
         if self.measured.empty or unfinished.any() or (self.rows["outcome"] == "failed").any():
@@ -88,19 +98,32 @@ class Judgement:
         return 0
 
 
-def judgement(run: Run) -> Judgement:
-    """Judge everything in ``run`` against the manifest of its paper and of the papers that it builds on."""
+def judgement(run: Run, reference: pd.DataFrame | None = None, *, alone: bool = False) -> Judgement:
+    """Judge everything in ``run`` against the manifest of its paper and of the papers that it builds on.
+
+    Args:
+        run: in any state.
+        reference: our reference results of the paper, or None where there are none.
+        alone: let the run's own verdicts stand, as they do anyway with ``ENOUGH_SEEDS`` seeds that were asked for.
+    """
     expected, measured = printed(run.paper), of_run(run)
     numbers = measured[measured["kind"] == "measurement"]
-    rows, comparisons = _judge(expected, numbers, lambda row: _why_not(run, row))
+    rows, comparisons = _judge(expected, numbers, lambda row: _why_not(run, row), reference)
     keys = pd.MultiIndex.from_frame(expected[KEY])
+    alone = alone or (run.settings.seeds or 0) >= agreement.ENOUGH_SEEDS
+    compared = measured.join(agreement.beside(None if alone else reference, measured))
+    findings = compared[compared["kind"] == "finding"].reset_index(drop=True)
+    # An identity must hold here and now, and what no training is behind needs no more of them.
+    judged_by_it = (findings["reference"] != "") & ~findings["exact"] & (findings["seeds"].fillna(0) > 0)
+    findings["standing"] = findings["reference"].where(judged_by_it, findings["verdict"])
     return Judgement(
         run=run,
         rows=rows,
         comparisons=comparisons,
         own=numbers[~pd.MultiIndex.from_frame(numbers[KEY]).isin(keys)].reset_index(drop=True),
-        findings=measured[measured["kind"] == "finding"].reset_index(drop=True),
-        claims=_claims(run),
+        findings=findings,
+        claims=_claims(run, findings),
+        contradictions=compared[compared["agreement"] == "contradicts"].reset_index(drop=True),
         measured=measured,
     )
 
@@ -122,12 +145,12 @@ def judge(expected: pd.DataFrame, run: Run) -> pd.DataFrame:
     if "paper" not in expected:
         expected = expected.assign(paper=run.paper.slug)
     measured = of_run(run)
-    return _judge(expected, measured[measured["kind"] == "measurement"], lambda row: _why_not(run, row))[0]
+    return _judge(expected, measured[measured["kind"] == "measurement"], lambda row: _why_not(run, row), None)[0]
 
 
 def judge_reference(expected: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """As ``judge``, for a stored table of measured numbers, of which no run is left to ask why one is missing."""
-    return _judge(expected, measured[measured["kind"] == "measurement"], lambda row: "not measured")[0]
+    return _judge(expected, measured[measured["kind"] == "measurement"], lambda row: "not measured", measured)[0]
 
 
 def printed(paper: Paper) -> pd.DataFrame:
@@ -182,8 +205,8 @@ def compare(
 ) -> str:
     """Compare a measured value with a printed one: ``reproduced``, ``off`` or ``unclear``.
 
-    Within the tolerance a value is reproduced, unless its interval is wider than the tolerance: then it would also
-    be within it by chance. Outside, it is off, unless the interval contains the printed value.
+    Without chance a value is reproduced within the tolerance and off beyond it. With an interval, it is reproduced
+    where the whole interval is within the tolerance, off where all of it is beyond, and else unclear.
 
     Args:
         printed: the printed value.
@@ -194,25 +217,25 @@ def compare(
     """
     if not math.isfinite(value) or math.isnan(tolerance):
         return "unclear"
+    if interval is None and sampled:
+        return "unclear"
+    low, high = interval or (value, value)
     # Values such as 4.75 - 4.7 exceed 0.05 by a rounding of binary fractions.
-    near = abs(value - printed) <= tolerance + 1e-9 * max(1.0, abs(printed))
-    if interval is None:
-        return "unclear" if sampled else "reproduced" if near else "off"
-    low, high = interval
-    if near:
-        return "reproduced" if (high - low) / 2 <= tolerance + 1e-9 else "unclear"
-    return "unclear" if low <= printed <= high else "off"
+    width = tolerance + 1e-9 * max(1.0, abs(printed))
+    if printed - width <= low and high <= printed + width:
+        return "reproduced"
+    return "off" if low > printed + width or high < printed - width else "unclear"
 
 
 def _judge(
-    expected: pd.DataFrame, numbers: pd.DataFrame, why_not: Callable[[Any], str]
+    expected: pd.DataFrame, numbers: pd.DataFrame, why_not: Callable[[Any], str], reference: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = expected.reset_index(drop=True)
-    joined = rows.assign(row=rows.index)[["row", *KEY, "value", "printed", "unit", "tolerance"]].merge(
+    joined = rows.assign(row=rows.index)[["row", *KEY, "value", "printed", "unit", "tolerance", "known"]].merge(
         numbers.rename(columns={"value": "measured", "unit": "measured_unit"}).drop(columns=["note"]), on=KEY
     )
-    comparisons = pd.concat([joined, _assess(joined)], axis="columns")
-    comparisons = comparisons.drop(columns=["tolerance"]).rename(columns={"allowed": "tolerance"})
+    comparisons = pd.concat([joined, _assess(joined, reference)], axis="columns")
+    comparisons = comparisons.drop(columns=["tolerance", "known"]).rename(columns={"allowed": "tolerance"})
     # The worst value of each kind of weights speaks for it, and the worst of those for the row.
     comparisons["severity"] = comparisons["outcome"].map(OUTCOMES.index).astype(int)
     comparisons = comparisons.sort_values(["row", "severity"], kind="stable")
@@ -229,7 +252,7 @@ def _judge(
     return rows, comparisons.drop(columns=["severity", "order"])
 
 
-def _assess(joined: pd.DataFrame) -> pd.DataFrame:
+def _assess(joined: pd.DataFrame, reference: pd.DataFrame | None) -> pd.DataFrame:
     """Tolerance, reason, difference, outcome and explanation of each comparison."""
     records = []
     for row in each(joined):
@@ -237,29 +260,41 @@ def _assess(joined: pd.DataFrame) -> pd.DataFrame:
         # All images of a set are the images that the printed number is over: drawing them has no error. A part of
         # them (``--limit``, ``--quick``), another training, and a measured time have one.
         sampled = (pd.notna(row.limit) or row.quick) and row.weights != "none"
+        # Of a training chance is in the seeds: one has no interval for it, whatever images say.
+        once = row.weights == "trained" and (row.over == "images" or not row.seeds > 1)
         chance = sampled or row.weights != "released"
-        interval = (row.low, row.high) if chance and pd.notna(row.low) else None
+        interval = (row.low, row.high) if chance and not once and pd.notna(row.low) else None
         difference = row.measured - row.printed
         if row.measured_unit != row.unit:
             outcome, why = "failed", f"measured in {row.measured_unit!r}, printed in {row.unit!r}"
         else:
-            outcome = compare(row.printed, row.measured, allowed.width, interval, sampled=sampled)
+            outcome = compare(row.printed, row.measured, allowed.width, interval, sampled=sampled or once)
             whose = {"none": "", "released": "released weights: ", "trained": "our training: "}[row.weights]
-            why = whose + _explain(outcome, difference, allowed, interval)
+            why = whose + _explain(outcome, difference, allowed, interval, once)
+            if outcome == "off" and row.known:
+                if agreement.same_value(reference, row):
+                    outcome, why = "off, known", f"{why}; {row.known}"
+                else:
+                    why += "; it would be known of our reference's value, which this is not"
         records.append((allowed.width, allowed.reason, difference, outcome, why))
     return pd.DataFrame(
         records, columns=["allowed", "reason", "difference", "outcome", "explanation"], index=joined.index
     )
 
 
-def _explain(outcome: str, difference: float, allowed: Tolerance, interval: tuple[float, float] | None) -> str:
+def _explain(
+    outcome: str, difference: float, allowed: Tolerance, interval: tuple[float, float] | None, once: bool
+) -> str:
     if math.isnan(allowed.width):
         return allowed.reason
     if outcome != "unclear":
         return f"{difference:+.4g} from the printed value, tolerance {allowed.width:g}"
     if interval is None:
-        return "a part of the data, without an interval"
-    return f"the 95 % interval, {interval[0]:.4g} to {interval[1]:.4g}, is wider than the tolerance, {allowed.width:g}"
+        return "a single training, which says nothing of chance" if once else "a part of the data, without an interval"
+    return (
+        f"the 95 % interval, {interval[0]:.4g} to {interval[1]:.4g}, is neither within the tolerance, "
+        f"{allowed.width:g}, nor beyond it"
+    )
 
 
 def _why_not(run: Run, row: Any) -> str:
@@ -293,10 +328,11 @@ def _state(run: Run, claim: Claim) -> ClaimState:
     return ClaimState(claim.name, "not reached", "the run ended before it")
 
 
-def _claims(run: Run) -> pd.DataFrame:
+def _claims(run: Run, findings: pd.DataFrame) -> pd.DataFrame:
     records = []
     for claim in run.paper.claims:
         state = _state(run, claim)
+        primary = findings[(findings["claim"] == claim.name) & (findings["name"] == claim.primary)]
         records.append(
             {
                 "claim": claim.name,
@@ -306,9 +342,10 @@ def _claims(run: Run) -> pd.DataFrame:
                 "reason": state.reason,
                 "seconds": state.seconds,
                 "command": _command(run.paper.slug, claim),
+                "verdict": primary["standing"].iloc[0] if claim.primary and len(primary) else "",
             }
         )
-    columns = ["claim", "statement", "kind", "state", "reason", "seconds", "command"]
+    columns = ["claim", "statement", "kind", "state", "reason", "seconds", "command", "verdict"]
     return pd.DataFrame(records, columns=columns)
 
 

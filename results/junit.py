@@ -19,8 +19,9 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def render(judged: Judgement) -> str:
     """The run as JUnit XML: one suite with a test case per printed number, finding and unfinished claim.
 
-    Off and broken exact findings are failures; failed claims are errors; not measured and unclear are skipped, with
-    the reason. An empirical finding is a result whatever it says: its case passes and its name holds the verdict.
+    What is newly off, a broken exact finding and what contradicts the reference are failures; failed claims are errors;
+    not measured, unclear, and off for a known reason are skipped, with the reason. An empirical finding is a result
+    whatever it says: its case passes and its name holds the verdict.
     """
     slug = judged.run.paper.slug
     suite = ET.Element("testsuite")
@@ -32,14 +33,19 @@ def render(judged: Judgement) -> str:
         elif row.outcome == "failed":
             _child(case, "error", row.explanation or row.verdict, "failed")
         elif row.outcome != "reproduced":
-            _child(case, "skipped", row.verdict if row.outcome == "not measured" else f"unclear: {row.explanation}")
+            why = row.verdict if row.outcome == "not measured" else f"{row.outcome}: {row.explanation}"
+            _child(case, "skipped", why)
     for row in each(judged.findings):
-        name = row.statement if row.exact else f"{row.statement} [result: {row.verdict}]"
+        name = row.statement if row.exact else f"{row.statement} [result: {row.standing}]"
         case = _case(suite, f"{slug}.findings.{row.claim}", name, 0.0)
         if row.exact and row.verdict == "does not hold":
             _child(case, "failure", row.evidence, "does not hold")
-        elif row.verdict == "unclear":
+        elif row.standing == "unclear" and row.agreement != "contradicts":
             _child(case, "skipped", f"unclear: {row.evidence}")
+    for row in each(judged.contradictions):
+        name = row.statement if row.kind == "finding" else f"{row.model} {row.dataset} {row.metric}"
+        case = _case(suite, f"{slug}.reference.{row.claim}", name, 0.0)
+        _child(case, "failure", row.why, "contradicts the reference")
     for row in each(judged.claims):
         case = _case(suite, f"{slug}.claims", f"{row.claim}: {row.statement}", row.seconds)
         if row.state == "not measured":

@@ -8,16 +8,16 @@ from typing import Any
 from common.files import write_atomic
 from common.provenance import data
 from common.run import Run
-from results import junit, report, terminal
+from results import junit, reference, report, terminal
 from results.judge import Judgement, judgement
 from results.measured import MEASURED, PROVENANCE, to_csv
 
 JUNIT, REPORT = "junit.xml", "report.html"
 
 
-def write(run: Run) -> int:
+def write(run: Run, *, alone: bool = False) -> int:
     """See ``results.write_all``."""
-    judged = judgement(run)
+    judged = judgement(run, reference.table_of(run.paper.slug), alone=alone)
     # First what cannot be made again, then what is drawn from it.
     origin = record(judged)
     write_atomic(run.folder / JUNIT, junit.render(judged))
@@ -43,6 +43,7 @@ def provenance(judged: Judgement) -> dict[str, Any]:
         "exit_status": judged.exit_status,
         "verdicts": judged.counts,
         "findings": judged.finding_counts,
+        "contradictions": len(judged.contradictions),
         "seconds": round(float(judged.claims["seconds"].sum()), 2),
         "seeds": seeds(run),
         "protocols": sorted(set(judged.measured["protocol"]) - {""}),

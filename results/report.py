@@ -44,6 +44,7 @@ def render(judged: Judgement, provenance: dict[str, Any]) -> str:
         training=pictures.draw(training.curves(judged.run.folder)),
         statements={claim.name: claim.statement for claim in judged.run.paper.claims},
         finding_of=_finding_of(judged),
+        findings=[{**row._asdict(), "beside": style.beside_reference(row)} for row in each(judged.findings)],
         done=set(judged.claims.loc[judged.claims["state"] == "done", "claim"]),
     )
 
@@ -51,17 +52,20 @@ def render(judged: Judgement, provenance: dict[str, Any]) -> str:
 def headline(judged: Judgement) -> str:
     """What the run says, in one or two sentences."""
     counts = judged.counts
-    measured = sum(counts[name] for name in ("reproduced", "off", "unclear"))
+    outcomes = ("reproduced", "off", "off, known", "unclear")
+    measured = sum(counts[name] for name in outcomes)
     if not len(judged.rows):
         numbers = "The manifest has no printed numbers yet."
     elif not measured:
         numbers = f"None of the {len(judged.rows)} printed numbers was measured."
     else:
-        parts = [f"{counts[name]} {name}" for name in ("reproduced", "off", "unclear") if counts[name]]
+        parts = [f"{counts[name]} {name}" for name in outcomes if counts[name]]
         numbers = f"{measured} of {len(judged.rows)} printed numbers were measured: {', '.join(parts)}."
     broken = judged.claims.loc[~judged.claims["state"].isin(["done", "not measured"]), "claim"]
     if len(broken):
         numbers += f" Not finished: {', '.join(broken)}."
+    if against := len(judged.contradictions):
+        numbers += f" {against} result{' contradicts' if against == 1 else 's contradict'} the reference."
     return numbers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -13,11 +14,14 @@ MARKS = {
     "reproduced": "✓",
     "holds": "✓",
     "off": "✗",
+    "off, known": "≠",
     "does not hold": "✗",
     "failed": "!",
     "interrupted": "!",
     "not reached": "!",
     "unclear": "?",
+    "no difference": "=",
+    "contradicts": "✗",
     "not measured": "–",
     "done": "✓",
 }
@@ -58,6 +62,15 @@ def interval(value: float, low: float, high: float) -> str:
     if abs((high + low) / 2 - value) > 0.1 * half:
         return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
     return f"{value:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def beside_reference(row: Any) -> str:
+    """How a finding of this run stands to the reference's, one sentence; empty where they cannot be compared."""
+    if not row.agreement:
+        return ""
+    seeds = f", {row.seeds} seed{'' if row.seeds == 1 else 's'}" if pd.notna(row.seeds) and row.seeds else ""
+    how = "agrees with" if row.agreement == "agrees" else "contradicts"
+    return f"This run ({row.verdict}{seeds}) {how} the reference ({row.reference})."
 
 
 def duration(seconds: float) -> str:

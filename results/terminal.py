@@ -11,7 +11,7 @@ from rich.text import Text
 
 from results.judge import Judgement
 from results.measured import each
-from results.style import DASH, MARKS, duration, interval, number, pieces, wide
+from results.style import DASH, MARKS, beside_reference, duration, interval, number, pieces, wide
 
 COLOURS = {
     "reproduced": "green",
@@ -23,6 +23,9 @@ COLOURS = {
     "interrupted": "bold yellow",
     "not reached": "yellow",
     "unclear": "yellow",
+    "off, known": "cyan",
+    "no difference": "cyan",
+    "contradicts": "bold red",
     "not measured": "dim",
 }
 
@@ -38,7 +41,8 @@ def show(judged: Judgement, console: Console | None = None) -> None:
     paper = judged.run.paper
     console.print()
     console.print(Rule(Text(f"{paper.title} ({paper.venue})", style="bold"), align="left", style="dim"))
-    for part in (_rows(judged), _findings(judged), *_own(judged, console.width), _not_measured(judged)):
+    parts = (_rows(judged), _findings(judged), *_own(judged, console.width), _not_measured(judged))
+    for part in (*parts, _contradictions(judged)):
         if part is not None:
             console.print(part)
     # Paths stay whole, so that they can be clicked and copied.
@@ -107,8 +111,22 @@ def _findings(judged: Judgement) -> Group | None:
     table.add_column("verdict", no_wrap=True)
     table.add_column("finding", overflow="fold")
     for row in each(judged.findings):
-        table.add_row(verdict(row.verdict), Text(row.statement).append(f"\n{row.evidence}", style="dim"))
+        said = f"\n{row.evidence}" + (f" {beside}" if (beside := beside_reference(row)) else "")
+        table.add_row(verdict(row.standing), Text(row.statement).append(said, style="dim"))
     return _section("Findings", table)
+
+
+def _contradictions(judged: Judgement) -> Group | None:
+    if judged.contradictions.empty:
+        return None
+    table = _table()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.show_header = False
+    for row in each(judged.contradictions):
+        what = row.statement if row.kind == "finding" else f"{row.claim}: {row.model} {row.dataset} {row.metric}"
+        table.add_row(verdict("contradicts"), Text(what).append(f"\n{row.why}", style="dim"))
+    return _section("Contradicts the reference results", table)
 
 
 def _own(judged: Judgement, width: int) -> list[Group]:

@@ -12,8 +12,9 @@ from rich.table import Table
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare nothing but what the columns mean; there are no options."""
     parser.epilog = (
-        "State: no reference (nothing is in results/reference yet), off (a printed number or an exact finding is),\n"
-        "partly measured, measured. Numbers are the printed ones, findings all other claims, both by verdict there."
+        "State: no reference (nothing is in results/reference yet), off (an exact finding is broken, or a printed\n"
+        "number is off without a known reason), partly measured, measured. Numbers are the printed ones, findings all\n"
+        "other claims, both by verdict there."
     )
 
 

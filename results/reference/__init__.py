@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from common.arguments import existing_folder
 from common.declaration import Paper
 from common.errors import UserError
@@ -79,6 +81,12 @@ def path_of(slug: str) -> Path:
     return FOLDER / f"{slug}.csv"
 
 
+def table_of(slug: str) -> pd.DataFrame | None:
+    """The reference results of a paper, columns of ``results.measured``; None where there are none."""
+    path = path_of(slug)
+    return load(path) if path.exists() else None
+
+
 def write(folder: Path, path: Path | None = None) -> Path:
     """Make the run in ``folder`` the reference of its paper.
 
@@ -121,11 +129,10 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(paper: Paper) -> Summary:
     """The state of ``paper``; light enough for a list of all papers."""
-    expected, path = printed(paper), path_of(paper.slug)
-    if not path.exists():
+    expected, table = printed(paper), table_of(paper.slug)
+    if table is None:
         untouched = dict.fromkeys(OUTCOMES, 0) | {"not measured": len(expected)}
         return Summary(paper.slug, untouched, dict.fromkeys(FINDINGS, 0), 0, 0, (), measured=False)
-    table = load(path)
     rows = judge_reference(expected, table)
     keys = set(zip(expected["model"], expected["dataset"], expected["metric"], strict=True))
     numbers = table[table["kind"] == "measurement"]

@@ -171,8 +171,8 @@ def test_a_reference_is_what_the_run_measured_and_gives_the_state_of_the_paper(f
     assert path == fake.folder / "reference" / "fake.csv"
     assert to_csv(load(path)) == path.read_text()
     state = results.summary(paper)
-    assert state.numbers == {"off": 1, "failed": 0, "unclear": 0, "reproduced": 2, "not measured": 4}
-    assert state.findings == {"does not hold": 1, "unclear": 0, "holds": 1}
+    assert state.numbers == {"off": 1, "failed": 0, "unclear": 0, "off, known": 0, "reproduced": 2, "not measured": 4}
+    assert state.findings == {"does not hold": 1, "unclear": 0, "no difference": 0, "holds": 1}
     assert (before.state, state.state, state.broken) == ("no reference", "off", 0)
     assert (state.own, state.commits) == (2, ("0123456789",))
     assert str(state) == "numbers: 1 off, 2 reproduced, 4 not measured; findings: 1 holds, 1 does not hold"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,8 @@ from common.errors import UserError
 from common.manifest import load_manifest, metrics
 from common.measurement import Finding
 from common.run import Run, Settings
-from results.judge import compare, default_tolerances, judge, judgement, printed, tolerance
+from results.judge import compare, default_tolerances, judge, judge_reference, judgement, printed, tolerance
+from results.measured import of_run
 from tests.results.fake_paper import Fake, number, top1
 
 PAPERS = Path(__file__).parents[2] / "papers"
@@ -36,6 +38,8 @@ def verdict_of(run: Run, model: str, metric: str) -> str:
         (10.0, 0.1, None, True, "unclear"),
         (78.4, 0.6, (78.0, 78.8), False, "reproduced"),
         (78.4, 0.6, (76.0, 80.8), False, "unclear"),
+        (78.9, 0.6, (78.45, 79.35), False, "unclear"),  # the value is within, its interval is not
+        (79.2, 0.6, (78.9, 79.5), False, "unclear"),  # the value is beyond, its interval is not
         (76.0, 0.6, (73.0, 79.0), False, "unclear"),
         (76.0, 0.6, (75.0, 77.0), False, "off"),
         (76.0, 0.6, (75.0, 77.0), True, "off"),
@@ -48,7 +52,8 @@ def test_compare_two_numbers(value, width, interval, sampled, expected):
 def test_right_numbers_are_reproduced_and_the_rest_is_not_measured(fake: Fake):
     run = fake.full()
     judged = judgement(run)
-    assert judged.counts == {"off": 0, "failed": 0, "unclear": 0, "reproduced": 3, "not measured": 4}
+    counts = {"off": 0, "failed": 0, "unclear": 0, "off, known": 0, "reproduced": 3, "not measured": 4}
+    assert judged.counts == counts
     assert judged.exit_status == 0
     assert verdict_of(run, "net_tiny", "mce").startswith("not measured: needs --imagenet-c DIR")
     assert verdict_of(run, "net_tiny", "box_ap") == "not measured: no claim of fake measures box_ap on coco"
@@ -64,7 +69,7 @@ def test_right_numbers_are_reproduced_and_the_rest_is_not_measured(fake: Fake):
         ("size", number("net_tiny", "-", "flops", 1.24, "G"), "flops"),
         ("accuracy", top1(78.2), "top1"),
         ("accuracy", top1(79.1), "top1"),
-        ("accuracy", top1(77.7, "trained", seeds=1), "top1"),
+        ("accuracy", top1(77.0, "trained", seeds=3, interval=(76.8, 77.2)), "top1"),
     ],
 )
 def test_a_wrong_number_turns_its_row_red(fake: Fake, claim, wrong, metric):
@@ -170,8 +175,17 @@ def test_a_part_of_the_images_is_judged_by_its_interval(fake: Fake):
 def test_few_seeds_are_judged_by_their_interval(fake: Fake):
     wide = top1(78.5, "trained", interval=(75.0, 82.0), seeds=2)
     assert verdict_of(fake.full({"accuracy": [wide]}), "net_tiny", "top1") == "unclear"
-    single = top1(70.0, "trained", interval=(-math.inf, math.inf), seeds=1)
-    assert verdict_of(fake.full({"accuracy": [single]}, name="single"), "net_tiny", "top1") == "off"
+
+
+@pytest.mark.parametrize("value", [78.4, 70.0])
+@pytest.mark.parametrize("interval", [None, (-math.inf, math.inf), (-0.1, 0.1)])
+def test_a_single_training_is_evidence_for_nothing_but_itself(fake: Fake, value, interval):
+    """Whatever the images say of its interval: they are not what a training varies by."""
+    interval = interval and (value + interval[0], value + interval[1])
+    single = top1(value, "trained", interval=interval, seeds=1, over="images", n=50_000)
+    run = fake.full({"accuracy": [single]})
+    assert verdict_of(run, "net_tiny", "top1") == "unclear"
+    assert judgement(run).exit_status == 0
 
 
 def test_units_are_not_confused(fake: Fake):
@@ -252,3 +266,60 @@ def test_an_empty_manifest_is_judged(fake: Fake):
     assert judged.rows.empty
     assert judged.exit_status == 0
     assert len(judged.own) == 4
+
+
+KNOWN = 'net_tiny,-,params,8.6,M,,README.md @1,table 1,"off, known: the released network has 8.9 M parameters"'
+
+
+def size_of(value: float) -> dict:
+    return {"size": [number("net_tiny", "-", "params", value, "M")]}
+
+
+def outcome_of(judged) -> str:
+    return judged.rows.loc[judged.rows["metric"] == "params", "outcome"].item()
+
+
+def test_off_for_a_known_reason_fails_nothing(fake: Fake):
+    fake.manifest("fake", KNOWN)
+    run = fake.run(size_of(8.9))
+    judged = judgement(run, of_run(run))
+    assert outcome_of(judged) == "off, known"
+    assert judged.rows["explanation"].iloc[0].endswith("the released network has 8.9 M parameters")
+    assert judged.exit_status == 0
+    reference = judge_reference(printed(run.paper), of_run(run))
+    assert reference["outcome"].iloc[0] == "off, known"
+
+
+@pytest.mark.parametrize("known", [None, 8.95])
+def test_off_is_known_only_of_the_value_of_our_reference(fake: Fake, known):
+    fake.manifest("fake", KNOWN)
+    reference = None if known is None else of_run(fake.run(size_of(known), name="reference"))
+    judged = judgement(fake.run(size_of(8.9)), reference)
+    assert outcome_of(judged) == "off"
+    assert judged.exit_status == 1
+
+
+def test_a_known_reason_does_not_hide_that_the_number_is_reproduced(fake: Fake):
+    fake.manifest("fake", KNOWN)
+    run = fake.run(size_of(8.6))
+    assert outcome_of(judgement(run, of_run(run))) == "reproduced"
+
+
+def test_an_exact_finding_is_never_judged_by_the_reference(fake: Fake):
+    finding = Finding(statement="s", verdict="holds", evidence="e", exact=True)
+    reference = of_run(fake.run({"identity": [finding]}, name="reference"))
+    judged = judgement(fake.run({"identity": [replace(finding, verdict="does not hold")]}), reference)
+    assert judged.findings.loc[judged.findings["exact"], "standing"].item() == "does not hold"
+    assert judged.exit_status == 1
+
+
+def test_the_primary_finding_is_the_verdict_of_its_claim(fake: Fake):
+    paper = fake.paper()
+    claims = tuple(replace(c, primary="more") if c.name == "robustness" else c for c in paper.claims)
+    results = [
+        Finding(name="other", statement="o", verdict="holds", evidence="e"),
+        Finding(name="more", statement="m", verdict="no difference", evidence="e"),
+    ]
+    judged = judgement(fake.run({"robustness": results}, paper=replace(paper, claims=claims)))
+    verdicts = judged.claims.set_index("claim")["verdict"]
+    assert (verdicts["robustness"], verdicts["size"]) == ("no difference", "")
