@@ -139,8 +139,8 @@ def _check_row(path: Path, line: int, cells: list[str]) -> dict[str, str | int]:
             "unit",
             f"{row['unit']!r} where {row['metric']} is in {unit!r}; convert the value or mend the unit.",
         )
-    if row["note"].startswith(OFF_KNOWN.strip()) and not row["note"].removeprefix(OFF_KNOWN).strip(" ,:"):
-        raise fail("note", f"{row['note']!r} does not say why; write {OFF_KNOWN}and one sentence.")
+    if row["note"] == OFF_KNOWN.strip():
+        raise fail("note", f"{row['note']!r} does not say why; add one sentence.")
     if row["tolerance"]:
         try:
             tolerance = float(row["tolerance"])

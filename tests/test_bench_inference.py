@@ -82,7 +82,7 @@ def test_without_taking_all_together_the_intervals_miss_too_often(monkeypatch):
         hits += all(
             e.low <= 0 <= e.high for e in (difference(scores, f"c{i}", "c0", "corruption_top1") for i in (1, 2, 3, 4))
         )
-    assert hits / runs < 0.90
+    assert hits / runs < 0.92
 
 
 def test_images_are_part_of_the_uncertainty():

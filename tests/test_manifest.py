@@ -56,6 +56,16 @@ def changed(column: str, value: str) -> str:
     return ",".join(cells)
 
 
+def test_a_note_can_say_why_a_number_is_off(manifest):
+    table = load_manifest(
+        manifest(HEADER, changed("note", '"off, known: it has 8.9 M, we counted"'), GOOD.replace("1,t", "2,t"))
+    )
+    assert table["known"].tolist() == ["it has 8.9 M, we counted", ""]
+    assert table["note"].tolist() == ["", ""]
+    with pytest.raises(UserError, match="does not say why"):
+        load_manifest(manifest(HEADER, changed("note", '"off, known: "')))
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [

@@ -9,7 +9,18 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.profiling import Spread, compare_cost, cost, forward, peak_memory, timing, training_step
+from common.profiling import (
+    Cost,
+    Spread,
+    compare_cost,
+    cost,
+    forward,
+    peak_memory,
+    ratio_finding,
+    time_measurement,
+    timing,
+    training_step,
+)
 
 MB = 1 << 20
 
@@ -146,6 +157,33 @@ def test_quartiles():
     assert Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Spread(3, 2, 4, 5)
     assert Spread.of([2.0]) == Spread(2, 2, 2, 1)
     assert str(Spread(1.5, 1.25, 2, 5)) == "1.5 [1.25, 2]"
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [
+        ([1.0, 1.2, 1.3, 1.4, 1.5, 1.9], "holds"),
+        ([1.0, 1.2, 1.3, 1.4, 1.5, 2.1], "unclear"),
+        ([2.1, 2.2, 2.3, 2.4, 2.5, 3.0], "does not hold"),
+        ([1.0, 1.0, 1.0, 1.0, 1.0], "unclear"),  # too few rounds for an interval
+    ],
+)
+def test_a_verdict_on_a_cost_is_one_on_the_interval_of_the_median(ratios, verdict):
+    finding = ratio_finding("s", Spread.of(ratios), 2.0, whose="the baseline's", rest="; batch 4", name="n")
+    assert (finding.verdict, finding.name) == (verdict, "n")
+    assert finding.over == ("rounds" if len(ratios) == 6 else "")
+    assert f"times the baseline's time, median of {len(ratios)} rounds" in finding.evidence
+    assert finding.evidence.endswith("; batch 4.")
+
+
+def test_a_time_is_that_of_one_image():
+    measured = time_measurement("net", "forward_time", Cost(Spread.of([2.0] * 6), 5_000_000), 4, 224)
+    assert (measured.value, measured.unit, measured.interval, measured.peak_memory) == (
+        500.0,
+        "ms",
+        (500.0, 500.0),
+        5.0,
+    )
 
 
 def test_mistakes_are_one_sentence():

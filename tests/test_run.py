@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -124,6 +126,34 @@ def test_a_claim_that_yields_nothing_has_failed(tmp_path, claims):
     run = Run(paper_of("a"), Settings(), tmp_path)
     run.execute()
     assert run.states["a"].state == "failed"
+
+
+def finding(name: str) -> Finding:
+    return Finding(name=name, statement="s", verdict="holds", evidence="e")
+
+
+@pytest.mark.parametrize(
+    ("results", "reason"),
+    [
+        ([finding("more"), finding("other")], ""),
+        ([finding("other"), finding("")], "it ended without its primary finding, 'more'"),
+        ([number(1.0)], "it ended without its primary finding, 'more'"),
+        ([finding("more"), finding("more")], "it gave two findings of the name 'more'"),
+    ],
+)
+def test_a_claim_gives_its_primary_finding_once(tmp_path, claims, results, reason):
+    claims.a = yields(*results)
+    (claim,) = paper_of("a").claims
+    paper = replace(paper_of("a"), claims=(replace(claim, primary="more"),))
+    run = Run(paper, Settings(), tmp_path)
+    run.execute()
+    assert run.states["a"].reason == reason
+    assert run.states["a"].state == ("failed" if reason else "done")
+
+
+def test_an_interval_without_ends_is_none():
+    assert number(1.0, interval=(-math.inf, math.inf)).interval is None
+    assert Finding(statement="s", verdict="unclear", evidence="e", interval=(0.0, math.inf)).interval is None
 
 
 def test_a_claim_that_measures_not_a_number_has_failed(tmp_path, claims):

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from common.errors import UserError
-from common.statistics import mean_interval, paired_interval, wilson
+from common.statistics import mean_interval, median_interval, paired_interval, wilson
 
 
 def test_mean_interval_of_three_seeds() -> None:
@@ -61,10 +61,25 @@ def test_coverage_of_t_interval() -> None:
     assert 0.93 < share < 0.97
 
 
+def test_median_interval_known_answers() -> None:
+    assert median_interval([1.0, 2.0, 3.0, 4.0, 5.0]).interval is None
+    assert median_interval([6.0, 2.0, 3.0, 4.0, 5.0, 1.0]) == (3.5, 1.0, 6.0)
+    # From 9 values on the second is tight enough, from 12 the third (tables of the sign test).
+    assert median_interval(range(1, 10)) == (5.0, 2.0, 8.0)
+    assert median_interval(range(1, 13)) == (6.5, 3.0, 10.0)
+
+
+def test_coverage_of_the_median_interval() -> None:
+    rng = np.random.default_rng(0)
+    covered = [median_interval(rng.exponential(1, 15)) for _ in range(1000)]
+    assert 0.95 < np.mean([e.low <= math.log(2) <= e.high for e in covered]) < 0.98
+
+
 @pytest.mark.parametrize(
     "call",
     [
         lambda: mean_interval([]),
+        lambda: median_interval([]),
         lambda: paired_interval([1.0], [1.0, 2.0]),
         lambda: wilson(3, 2),
         lambda: wilson(0, 0),

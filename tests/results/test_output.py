@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -330,3 +331,43 @@ def test_intervals_read_well(value, low, high, text):
 )
 def test_durations_read_well(seconds, text):
     assert style.duration(seconds) == text
+
+
+def test_a_contradiction_of_the_reference_is_seen_everywhere(fake: Fake):
+    """And a run that agrees shows the reference's verdict with its own."""
+    more = Finding(name="more", statement="More.", verdict="holds", evidence="e.", seeds=6)
+    other = Finding(name="other", statement="Other.", verdict="no difference", evidence="e.", seeds=6)
+    reference = of_run(fake.run({"robustness": [more, other]}, name="reference"))
+    few = [replace(more, verdict="does not hold", seeds=2), replace(other, verdict="unclear", seeds=2)]
+    judged = judgement(fake.run({"robustness": few}), reference)
+    assert judged.exit_status == 1
+    text = " ".join(text_of(judged, 200).split())
+    assert "Contradicts the reference results ✗ contradicts More. does not hold here, holds in the reference" in text
+    assert "= no difference Other. e. This run (unclear, 2 seeds) agrees with the reference (no difference)." in text
+    page = Page(report.render(judged, provenance(judged)))
+    assert "1 result contradicts the reference." in page.text
+    assert "does not hold here, holds in the reference" in page.text
+    cases = {case.get("name"): case for case in ET.fromstring(junit.render(judged)).iter("testcase")}
+    assert cases["More."].find("failure").get("message") == "does not hold here, holds in the reference"
+    assert provenance(judged)["contradictions"] == 1
+
+
+def test_off_for_a_known_reason_is_seen_everywhere(fake: Fake):
+    fake.manifest("fake", 'net_tiny,-,params,8.6,M,,README.md @1,table 1,"off, known: the released network has 8.9 M"')
+    run = fake.run({"size": [number("net_tiny", "-", "params", 8.9, "M")]})
+    judged = judgement(run, of_run(run))
+    text = " ".join(text_of(judged, 200).split())
+    assert "≠ off, known" in text
+    assert "the released network has 8.9 M" in text
+    page = Page(report.render(judged, provenance(judged)))
+    assert "1 off, known" in page.text
+    assert "the released network has 8.9 M" in page.text
+    (case,) = (c for c in ET.fromstring(junit.render(judged)).iter("testcase") if "params" in c.get("name"))
+    assert case.find("skipped").get("message").startswith("off, known: +0.3 from the printed value")
+
+
+def test_a_table_from_before_a_column_existed_is_read(rich_run, tmp_path):
+    table = of_run(rich_run)
+    path = tmp_path / "measured.csv"
+    path.write_text(table.drop(columns=["over", "name"]).to_csv(index=False))
+    assert set(load(path)["name"]) == set(load(path)["over"]) == {""}
