@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; ``sys.argv`` by default.
 
     Returns:
-        Exit status: 0 done and nothing off; 1 something is off; 2 could not be done; 130 interrupted.
+        Exit status: 0 done; 1 something is newly off, broken, or against our reference; 2 could not be done; 130
+            interrupted.
     """
     try:
         return dispatch(list(sys.argv[1:] if argv is None else argv))

@@ -122,11 +122,10 @@ def measurements(
     """
     if metrics is None:
         metrics = [name for name in scores.metrics if "/" not in name]
-    for name in metrics:
-        scores.array(name)  # a misspelt metric is told before anything is yielded
+    tables = {name: _Table(scores, name) for name in metrics}
     for contender in scores.contenders:
         for name in metrics:
-            estimate = _Table(scores, name).mean(contender)
+            estimate = tables[name].mean(contender)
             yield Measurement(
                 model=contender,
                 dataset=dataset,

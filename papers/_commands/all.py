@@ -30,8 +30,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of a run of every paper."""
     parser.epilog = (
         "The folder gets index.html, junit.xml and a folder with a report for each paper. A paper that fails does not\n"
-        "stop the others. Exit status, the worst of all: 0 nothing measured is off; 1 something is off; 2 something\n"
-        "could not run; 130 interrupted."
+        "stop the others. Exit status, the worst of all: 0 as printed, or off for a known reason, and agreeing with\n"
+        "our reference results; 1 newly off, broken, or against the reference; 2 something could not run;\n"
+        "130 interrupted."
     )
     parser.add_argument("slugs", nargs="*", metavar="SLUG", help="these papers only (default: all)")
     add_embedded_arguments(parser)

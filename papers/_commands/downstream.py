@@ -25,7 +25,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = (
         "Without a data set, small backbones are compared on the embedded composition (garments on canvases).\n"
         "On several GPUs: torchrun --nproc_per_node 8 -m papers SLUG downstream ... --output DIR\n"
-        "Exit status: 0 nothing measured is off; 1 something is off; 2 could not run; 130 interrupted."
+        "Exit status: 0 as printed, or off for a known reason, and agreeing with our reference results; 1 newly off,\n"
+        "broken, or against the reference; 2 could not run; 130 interrupted."
     )
     parser.add_argument("--task", choices=list(TASKS), help="one of them only")
     parser.add_argument("--coco", type=existing_folder, metavar="DIR", help="COCO 2017")
