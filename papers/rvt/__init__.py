@@ -48,6 +48,16 @@ PAPER = Paper(
             settles=(("-", "params"), ("-", "flops")),
         ),
         Claim(
+            name="components",
+            statement=(
+                "Convolution in the feed-forward network, no position embedding and mean pooling make a vision "
+                "transformer more robust to corruption."
+            ),
+            kind="ordering",
+            needs=("embedded",),
+            primary="rvt_mini > vit_mini: corruption_top1",
+        ),
+        Claim(
             name="patch_augmentation",
             statement=(
                 "Patch-wise augmentation makes a network more robust; as released, where the gradient of the "
@@ -55,6 +65,7 @@ PAPER = Paper(
             ),
             kind="deviation",
             needs=("embedded",),
+            primary="rvt_mini+patch_augmentation > rvt_mini: corruption_top1",
         ),
         *FULL_SCALE,
         *DOWNSTREAM,

@@ -8,14 +8,14 @@ from time import perf_counter, process_time
 import numpy as np
 import timm
 import torch
-from scipy import stats
 from timm.models.swin_transformer import SwinTransformer, WindowAttention, window_partition, window_reverse
 from torch import Tensor, nn
 
 from common import figures
 from common.measurement import Finding, Picture, Result
 from common.profiling import flops
-from common.statistics import Estimate, mean_interval, paired_interval
+from common.statistics import Estimate, median_interval
+from common.verdicts import of_bound, of_difference
 
 #: Width, heads and window of Swin-T's first stage.
 CHANNELS, HEADS, WINDOW = 96, 3, 7
@@ -36,11 +36,9 @@ class Attention(nn.Module):
         return window_reverse(inside.unflatten(1, self.window), self.window, tokens.shape[1], tokens.shape[2])
 
 
-def exponent(areas: Sequence[float], costs: Sequence[float]) -> Estimate:
-    """The power of the area by which a cost grows: slope in log-log with its 95 % interval from the residuals."""
-    fit = stats.linregress(np.log(areas), np.log(costs))
-    half = float(stats.t.ppf(0.975, len(areas) - 2) * fit.stderr)
-    return Estimate(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
+def exponent(areas: Sequence[float], costs: Sequence[float]) -> float:
+    """The power of the area by which a cost grows: the slope in log-log."""
+    return float(np.polyfit(np.log(areas), np.log(costs), 1)[0])
 
 
 def stages(size: int, everywhere: bool) -> SwinTransformer:
@@ -63,35 +61,25 @@ def multiply_adds(quick: bool) -> Iterator[Result]:
             numbers.append(flops(model.layers, inputs=tokens).total / 1e9)
     areas = [size**2 for size in sizes]
     fits = {name: exponent(areas, numbers) for name, numbers in counted.items()}
-    linear, more = fits[WINDOWS], fits[GLOBAL]
+    linear = abs(fits[WINDOWS] - 1) < 1e-6
     yield Finding(
-        statement="The multiply-adds of Swin grow linearly with the area of the image.",
-        verdict="holds" if abs(linear.value - 1) < 1e-6 else "does not hold",
+        name="linear",
+        statement="The multiply-adds of Swin grow linearly with the area of the image, with global attention faster.",
+        verdict="holds" if linear and fits[GLOBAL] > 1.1 else "does not hold",
         evidence=(
-            f"Exponent {linear.value:.4f} for Swin-T's four stages from {sizes[0]} to {sizes[-1]} pixels, "
-            f"{counted[WINDOWS][0]:.2f} G to {counted[WINDOWS][-1]:.1f} G."
+            f"Exponent {fits[WINDOWS]:.4f} for Swin-T's four stages from {sizes[0]} to {sizes[-1]} pixels, "
+            f"{counted[WINDOWS][0]:.2f} G to {counted[WINDOWS][-1]:.1f} G; {fits[GLOBAL]:.2f} with one window for all "
+            f"tokens, at {sizes[-1]} pixels {counted[GLOBAL][-1] / counted[WINDOWS][-1]:.0f} times as many."
         ),
-        value=linear.value,
-        interval=linear.interval,
+        value=fits[WINDOWS],
         exact=True,
-    )
-    yield Finding(
-        statement="With global attention in place of windows they grow faster than linearly.",
-        verdict="holds" if more.low > 1 else "unclear" if more.high > 1 else "does not hold",
-        evidence=(
-            f"Exponent {more.value:.2f} (95 % interval of the fit {more.low:.2f} to {more.high:.2f}), "
-            f"{counted[GLOBAL][0]:.1f} G to {counted[GLOBAL][-1]:.0f} G, at {sizes[-1]} pixels "
-            f"{counted[GLOBAL][-1] / counted[WINDOWS][-1]:.0f} times that of windows."
-        ),
-        value=more.value,
-        interval=more.interval,
     )
     yield Picture(
         name="multiply_adds",
         caption="Multiply-adds of Swin-T's stages over the area of a square image, with windows and without.",
         svg=figures.curves(
             "multiply_adds",
-            {f"{name}, area^{fits[name].value:.2f}": (areas, numbers) for name, numbers in counted.items()},
+            {f"{name}, area^{fits[name]:.2f}": (areas, numbers) for name, numbers in counted.items()},
             xlabel="pixels",
             ylabel="multiply-adds, G",
             logx=True,
@@ -110,6 +98,7 @@ def _formulas() -> Finding:
                 counted = flops(Attention(window), inputs=torch.empty(1, side, side, CHANNELS)).total
             differences.append(counted - (4 * area * CHANNELS**2 + 2 * window**2 * area * CHANNELS))
     return Finding(
+        name="formulas",
         statement="A layer takes the multiply-adds of the publication's equations 1 (global) and 2 (windows).",
         verdict="holds" if not any(differences) else "does not hold",
         evidence=f"Largest difference {max(map(abs, differences))} over 4 sizes of the feature map, both forms.",
@@ -124,37 +113,37 @@ def time(quick: bool, device: str) -> Iterator[Result]:
     On a CPU both have one core, and the time is that of the core: what else runs there does not count.
     """
     sides = (14, 28, 42) if quick else (14, 28, 42, 56)
-    rounds = 5 if quick else 10
+    rounds = 6 if quick else 10
     seconds = _seconds(sides, rounds, device)
     areas = [16 * side**2 for side in sides]
     slopes = {
-        name: [exponent(areas, [seconds[name, side][i] for side in sides]).value for i in range(rounds)]
+        name: [exponent(areas, [seconds[name, side][i] for side in sides]) for i in range(rounds)]
         for name in (WINDOWS, GLOBAL)
     }
-    fits = {name: mean_interval(values) for name, values in slopes.items()}
-    difference = paired_interval(slopes[GLOBAL], slopes[WINDOWS])
     medians = {name: [1000 * float(np.median(seconds[name, side])) for side in sides] for name in slopes}
-    linear, more = fits[WINDOWS], fits[GLOBAL]
+    fits = {name: median_interval(values) for name, values in slopes.items()}
+    faster = median_interval([g - w for g, w in zip(slopes[GLOBAL], slopes[WINDOWS], strict=True)])
+    where = f"median of {rounds} rounds for Swin-T's first layer on {device}, {4 * sides[0]} to {4 * sides[-1]} pixels"
     yield Finding(
+        name="time_of_windows",
         statement="The time of attention within windows grows at most linearly with the area, up to a tenth.",
-        verdict="holds" if linear.high <= 1.1 else "does not hold" if linear.low > 1.1 else "unclear",
-        evidence=(
-            f"Exponent {linear.value:.2f} (95 % interval {linear.low:.2f} to {linear.high:.2f}, {rounds} rounds) for "
-            f"Swin-T's first layer on {device}, {4 * sides[0]} to {4 * sides[-1]} pixels."
-        ),
-        value=linear.value,
-        interval=linear.interval,
+        verdict=of_bound(fits[WINDOWS], 1.1),
+        evidence=f"Exponent {_with_interval(fits[WINDOWS])}, {where}.",
+        value=fits[WINDOWS].value,
+        interval=fits[WINDOWS].interval,
+        over="rounds" if fits[WINDOWS].interval else "",
     )
     yield Finding(
+        name="time_of_global_attention",
         statement="The time of global attention grows faster with the area than that of windows.",
-        verdict="holds" if difference.low > 0 else "does not hold" if difference.high < 0 else "unclear",
+        verdict=of_difference(faster),
         evidence=(
-            f"Exponent {more.value:.2f} (95 % interval {more.low:.2f} to {more.high:.2f}), {difference.value:+.2f} "
-            f"({difference.low:+.2f} to {difference.high:+.2f}) beside windows; "
-            f"{medians[GLOBAL][-1] / medians[WINDOWS][-1]:.1f} times their time at {4 * sides[-1]} pixels."
+            f"Exponents differ by {_with_interval(faster)}, {where}; global attention takes "
+            f"{medians[GLOBAL][-1] / medians[WINDOWS][-1]:.1f} times the time of windows at {4 * sides[-1]} pixels."
         ),
-        value=more.value,
-        interval=more.interval,
+        value=faster.value,
+        interval=faster.interval,
+        over="rounds" if faster.interval else "",
     )
     yield Picture(
         name="time",
@@ -168,6 +157,11 @@ def time(quick: bool, device: str) -> Iterator[Result]:
             logy=True,
         ),
     )
+
+
+def _with_interval(estimate: Estimate) -> str:
+    spread = f"95 % interval {estimate.low:.2f} to {estimate.high:.2f}" if estimate.interval else "no interval"
+    return f"{estimate.value:.2f} ({spread})"
 
 
 def _seconds(sides: Sequence[int], rounds: int, device: str) -> dict[tuple[str, int], list[float]]:

@@ -24,6 +24,7 @@ def cyclic_shift() -> Finding:
         expected = shifted_attention(block, tokens)
         error = float((block._attn(tokens) - expected).abs().max() / expected.abs().max())
     return Finding(
+        name="cyclic_shift",
         statement="The cyclic shift with a mask computes attention within each window of the shifted partition.",
         verdict="holds" if error < 1e-12 else "does not hold",
         evidence=f"Largest relative difference {error:.1e} in float64 (bound 1e-12); 2 x 3 windows become 3 x 4.",
@@ -72,6 +73,7 @@ def reach(shifted: SwinTransformerStage, plain: SwinTransformerStage) -> Finding
     seen = {name: influencing(stage) for name, stage in (("shifted", shifted), ("plain", plain))}
     holds = seen["plain"] == window and seen["shifted"] == height * width
     return Finding(
+        name="reach",
         statement=f"{len(shifted.blocks)} blocks with shifted windows connect all tokens, plain windows never do.",
         verdict="holds" if holds else "does not hold",
         evidence=(

@@ -49,6 +49,13 @@ PAPER = Paper(
     ),
     claims=(
         Claim(
+            name="robustness",
+            statement="At equal budget VARS is more robust to corruption than self-attention.",
+            kind="ordering",
+            needs=("embedded",),
+            primary="vars_sd_rvt_mini > rvt_mini: corruption_top1",
+        ),
+        Claim(
             name="size",
             statement="Parameters and multiply-adds of the hosts are the printed ones.",
             kind="numbers",
@@ -58,44 +65,33 @@ PAPER = Paper(
             name="identity",
             statement="Self-attention is VARS with a single step and no sparsity.",
             kind="identity",
+            primary="one_step",
         ),
         Claim(
             name="sparse_reconstruction",
             statement="The recurrent dynamics minimise a sparse reconstruction of the input.",
             kind="identity",
-        ),
-        Claim(
-            name="robustness",
-            statement="At equal budget VARS is more robust than self-attention.",
-            kind="ordering",
-            needs=("embedded",),
+            primary="descent",
         ),
         Claim(
             name="attention_maps",
             statement="More attention of VARS than of self-attention falls on the object, also under corruption.",
             kind="ordering",
             needs=("embedded",),
+            primary="vars_sd_rvt_mini > rvt_mini: attention_on_object",
         ),
         Claim(
             name="cost",
-            statement="VARS costs little more than self-attention.",
+            statement="VARS costs at most twice as much as self-attention.",
             kind="cost",
+            primary="training_step_at_most_twice",
         ),
         Claim(
             name="shrinkage",
             statement="The released shrinkage (GELU) does not change accuracy and robustness.",
             kind="deviation",
             needs=("embedded",),
-        ),
-        Claim(
-            name="patch_augmentation",
-            statement=(
-                "Patch-wise augmentation of the host makes it more robust; as released, where the gradient of the "
-                "augmented loss is discarded, it can only act through batch statistics."
-            ),
-            kind="deviation",
-            needs=("embedded",),
-            measured_by="papers.rvt.claims:patch_augmentation",
+            primary="vars_d_rvt_mini.released = vars_d_rvt_mini: corruption_top1",
         ),
         *FULL_SCALE,
         *EMBEDDED_DOWNSTREAM,

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,13 @@ import torch
 from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 
-from common import figures
+from common import bench, figures
 from common.measurement import Finding, Measurement, Picture, Result
 from common.parallel import side_by_side
 from common.profiling import compare_cost, count, forward, ratio_finding, time_measurement, training_step
-from common.robustness import embedded
 from common.run import Run
-from common.verdicts import equivalence_finding
 from papers.rvt import claims as rvt_claims
 from papers.rvt.claims import MINI
-from papers.rvt.model import create as create_rvt
 from papers.vars import PAPER
 from papers.vars import attention_maps as maps
 from papers.vars.dynamic import VARSDynamic
@@ -32,25 +28,29 @@ from papers.vars.kernelized import KernelizedAttention, random_features
 from papers.vars.model import create
 from papers.vars.static import VARSStatic
 
-RECIPE = Path(__file__).with_name("recipe.toml")
 ATTENTIONS = ("performer", "vars_s", "vars_d", "vars_sd")
-BASELINE = "rvt_mini"
-
+BASELINE = rvt_claims.PLAIN
+PERFORMER, VARS_S, VARS_D, VARS_SD = (f"{attention}_{BASELINE}" for attention in ATTENTIONS)
+RELEASED = f"{VARS_D}.released"
 
 #: Sparsity of every VARS of the small models, the released one of VARS-D and VARS-SD. The released 3.5 of VARS-S
 #: leaves all its codes at zero in a network this small; see the claim ``sparse_reconstruction``.
-SPARSITY = {"attention_args": {"sparsity": 0.3}}
+SPARSITY: dict[str, Any] = {"attention_args": {"sparsity": 0.3}}
 
 
-def small_models() -> list[embedded.Contender]:
-    """The small RVT with self-attention and with every other attention, alike in all else."""
-    settings = {name: MINI if name == "performer" else {**MINI, **SPARSITY} for name in ATTENTIONS}
+def mini(attention: str, **attention_args: Any) -> nn.Module:
+    """The small RVT with another attention, alike in all else; see ``papers.rvt.claims``."""
+    return rvt_claims.prepared(create(f"{attention}_rvt_tiny", **MINI, attention_args=attention_args))
+
+
+def contenders() -> list[bench.Contender]:
+    """The small RVT with self-attention, with every other attention, and VARS-D with the released shrinkage."""
+    sparsity = SPARSITY["attention_args"]
     return [
-        embedded.Contender(BASELINE, partial(create_rvt, "rvt_tiny", **MINI)),
-        *(
-            embedded.Contender(f"{name}_{BASELINE}", partial(create, f"{name}_rvt_tiny", **arguments))
-            for name, arguments in settings.items()
-        ),
+        rvt_claims.small_rvt(),
+        bench.Contender(PERFORMER, partial(mini, "performer")),
+        *(bench.Contender(f"{name}_{BASELINE}", partial(mini, name, **sparsity)) for name in ATTENTIONS[1:]),
+        bench.Contender(RELEASED, partial(mini, "vars_d", **sparsity, shrinkage="gelu")),
     ]
 
 
@@ -94,6 +94,7 @@ def identity(run: Run) -> Iterator[Result]:
         expected = attention(tokens)
         error = float((vars_d(tokens) - expected).abs().max() / expected.abs().max())
     yield Finding(
+        name="one_step",
         statement="VARS-D with one step from zero, step size 1 and no sparsity is kernelised self-attention.",
         verdict="holds" if error < 1e-12 else "does not hold",
         evidence=f"Largest relative difference {error:.1e} in float64 (bound 1e-12).",
@@ -122,6 +123,7 @@ def _towards_softmax() -> Iterator[Result]:
     slope = float(np.polyfit(np.log(numbers), np.log(errors), 1)[0])
     holds = -0.6 < slope < -0.4
     yield Finding(
+        name="softmax_limit",
         statement="With random features, kernelised attention tends to softmax attention at the Monte Carlo rate.",
         verdict="holds" if holds else "does not hold",
         evidence=(
@@ -174,6 +176,7 @@ def sparse_reconstruction(run: Run) -> Iterator[Result]:
         shown = [0, *np.unique(np.geomspace(1, steps, 40).astype(int))]
         curves[f"lambda {sparsity}"] = ([t + 1 for t in shown], [max(float(relative[t]), 1e-14) for t in shown])
     yield Finding(
+        name="descent",
         statement="With a step within the Lipschitz bound the objective never rises.",
         verdict="holds" if max(rises) <= 1e-9 else "does not hold",
         evidence=f"Largest change of the objective in {steps} steps at each sparsity: {max(rises):+.1e}.",
@@ -181,6 +184,7 @@ def sparse_reconstruction(run: Run) -> Iterator[Result]:
         exact=True,
     )
     yield Finding(
+        name="coordinate_descent",
         statement="The dynamics converge to the solution that coordinate descent finds for the same LASSO.",
         verdict="holds" if max(slack) <= 1 + 1e-9 and max(gaps) < 0.01 else "does not hold",
         evidence=(
@@ -193,6 +197,7 @@ def sparse_reconstruction(run: Run) -> Iterator[Result]:
     )
     falling = all(later < earlier for earlier, later in itertools.pairwise(supports))
     yield Finding(
+        name="support",
         statement="The support of the code shrinks as lambda grows.",
         verdict="holds" if falling else "does not hold",
         evidence="Share of active coefficients: "
@@ -225,6 +230,7 @@ def _active_at_the_start() -> Finding:
         codes = [module.trajectory(x).codes[-1] for module, x in zip(modules, inputs, strict=True)]
     shares = [float((code != 0).double().mean()) for code in codes]
     return Finding(
+        name="active_at_the_start",
         statement="VARS-S with the released sparsity has active codes before training.",
         verdict="holds" if max(shares) > 0 else "does not hold",
         evidence=(
@@ -256,59 +262,57 @@ def _coordinate_descent(templates: Tensor, values: Tensor, sparsity: float) -> t
 
 def robustness(run: Run) -> Iterator[Result]:
     """Small RVTs at equal budget, clean and under corruption, attack and occlusion."""
-    table = embedded.compare(run, small_models(), RECIPE)
-    yield from embedded.measurements(table, run.settings.quick)
-    yield from embedded.more_robust(table, BASELINE)
-    yield embedded.difference_picture("differences", table, BASELINE)
-    yield embedded.corruption_picture("corruptions", table)
+    scores = bench.scores(run, contenders(), bench.robustness)
+    yield from (m for m in bench.measurements(scores) if m.model != RELEASED)
+    yield from bench.findings(
+        scores,
+        f"{VARS_SD} > {BASELINE}: corruption_top1",
+        f"{VARS_D} > {BASELINE}: corruption_top1",
+        f"{VARS_S} > {BASELINE}: corruption_top1",
+        f"{VARS_D} > {PERFORMER}: corruption_top1",
+    )
+    yield bench.difference_picture("differences", scores, BASELINE)
+    yield bench.corruption_picture("corruptions", scores)
 
 
 def attention_maps(run: Run) -> Iterator[Result]:
     """How much attention falls on the garment of a cluttered canvas, for self-attention and each VARS."""
-    contenders = [contender for contender in small_models() if not contender.name.startswith("performer")]
-    yield from maps.measure(run, contenders, BASELINE, RECIPE)
+    yield from maps.measure(run, [one for one in contenders() if one.name not in (PERFORMER, RELEASED)], VARS_SD)
 
 
 def cost(run: Run) -> Iterator[Result]:
-    """Time and peak memory of RVT-Ti with each attention, as multiples of self-attention."""
-    images = torch.randn(2 if run.settings.quick else 4, 3, 224, 224, device=run.settings.device)
-    names = {"rvt_tiny": "self-attention", **{f"{attention}_rvt_tiny": attention for attention in ATTENTIONS}}
+    """Time and peak memory of RVT-Ti with each attention (quick: time, with VARS-SD alone), beside self-attention."""
+    quick = run.settings.quick
+    images = torch.randn(1 if quick else 4, 3, 224, 224, device=run.settings.device)
+    names = ["rvt_tiny", *(f"{name}_rvt_tiny" for name in (ATTENTIONS[-1:] if quick else ATTENTIONS))]
     models = {name: timm.create_model(name).to(run.settings.device) for name in names}
     for metric, call in (("forward", forward), ("training_step", training_step)):
         costs = compare_cost(
             {name: call(model, images) for name, model in models.items()},
             baseline="rvt_tiny",
             device=run.settings.device,
-            rounds=2 if run.settings.quick else 6,
+            rounds=2 if quick else 8,
             warmup=1,
-            memory=not run.settings.quick,
+            memory=not quick,
             description=f"timing {metric.replace('_', ' ')}",
         )
         for name, comparison in costs.items():
             yield time_measurement(name, f"{metric}_time", comparison.cost, len(images), 224)
-            if name == "rvt_tiny":
-                continue
-            memory = "" if comparison.memory_ratio is None else f", {comparison.memory_ratio:.2f} times its peak memory"
-            yield ratio_finding(
-                f"{name}: a {metric.replace('_', ' ')} costs at most twice that of self-attention.",
-                comparison.time_ratio,
-                2.0,
-                whose="self-attention's",
-                rest=f"{memory}; batch {len(images)} at 224 pixels on {run.settings.device}",
-            )
+        comparison = costs["vars_sd_rvt_tiny"]
+        memory = "" if comparison.memory_ratio is None else f", {comparison.memory_ratio:.2f} times its peak memory"
+        yield ratio_finding(
+            f"With VARS-SD, the dearest, a {metric.replace('_', ' ')} of RVT-Ti costs at most twice that of "
+            "self-attention.",
+            comparison.time_ratio,
+            2.0,
+            whose="self-attention's",
+            rest=f"{memory}; batch {len(images)} at 224 pixels on {run.settings.device}",
+            name=f"{metric}_at_most_twice",
+        )
 
 
 def shrinkage(run: Run) -> Iterator[Result]:
     """Train the small VARS-D with the released GELU beside the publication's soft threshold."""
-    name = f"vars_d_{BASELINE}"
-    soft = next(contender for contender in small_models() if contender.name == name)
-    build = partial(
-        create, "vars_d_rvt_tiny", **MINI, attention_args={**SPARSITY["attention_args"], "shrinkage": "gelu"}
-    )
-    table = embedded.compare(run, (soft, embedded.Contender(f"{name}.released", build)), RECIPE)
-    yield from embedded.measurements(table.drop(index=name, level="model"), run.settings.quick)
-    for metric in ("top1", *embedded.ROBUSTNESS_METRICS):
-        estimate = embedded.differences(table, name, metric)[f"{name}.released"]
-        statement = f"The released shrinkage (GELU) gives the same {metric} as the soft threshold, within one point."
-        yield equivalence_finding(statement, estimate, len(table.loc[name]))
-    yield embedded.difference_picture("shrinkage", table, name)
+    scores = bench.scores(run, contenders(), bench.robustness)
+    yield from (m for m in bench.measurements(scores) if m.model == RELEASED)
+    yield from bench.findings(scores, f"{RELEASED} = {VARS_D}: corruption_top1", f"{RELEASED} = {VARS_D}: top1")
