@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from common import figures
-from common.bench import floor, inference
+from common.bench import inference
+from common.bench.floor import floor
 from common.bench.images import CORRUPTION_CELLS, DATASET, SEVERITIES
 from common.bench.measures import ROBUSTNESS
 from common.bench.scores import Scores
@@ -27,7 +28,7 @@ def findings(scores: Scores, *hypotheses: str) -> Iterator[Finding]:
 
     Networks that are not above logistic regression on clean images get no verdict.
     """
-    yield from inference.findings(scores, *hypotheses, floor=floor.floor())
+    yield from inference.findings(scores, *hypotheses, floor=floor())
 
 
 def difference_picture(name: str, scores: Scores, baseline: str, metrics: Sequence[str] = ROBUSTNESS) -> Picture:
