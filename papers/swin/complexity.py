@@ -112,7 +112,7 @@ def time(quick: bool, device: str) -> Iterator[Result]:
 
     On a CPU both have one core, and the time is that of the core: what else runs there does not count.
     """
-    sides = (14, 28, 42) if quick else (14, 28, 42, 56)
+    sides = (14, 28) if quick else (14, 28, 42, 56)
     rounds = 6 if quick else 10
     seconds = _seconds(sides, rounds, device)
     areas = [16 * side**2 for side in sides]

@@ -17,7 +17,6 @@ from common.checkpoints import load_released, to_released
 from common.data.composition import Composition
 from common.data.preprocessing import Preprocessing
 from common.errors import UserError
-from common.measurement import Finding, Measurement
 from common.robustness.full_scale_measures import build
 from common.shapes import shapes_only
 from papers.fan import PAPER, claims, swin, token_groups
@@ -285,7 +284,7 @@ def test_mistakes_are_named(kwargs: dict[str, object], message: str) -> None:
 
 
 def test_contenders_have_equal_size() -> None:
-    sizes = {name: sum(p.numel() for p in c.build().parameters()) for name, c in claims.contenders().items()}
+    sizes = {c.name: sum(p.numel() for p in c.build().parameters()) for c in claims.contenders()}
     assert len(sizes) == 3
     assert max(sizes.values()) < 1.005 * min(sizes.values())
 
@@ -294,7 +293,7 @@ def test_clusters_find_groups_of_tokens() -> None:
     truth = np.repeat([0, 1, 2], 16)
     centres = torch.eye(3).repeat_interleave(16, dim=0)
     tokens = centres + 0.05 * images(1, 1, 48, 3)[0, 0]
-    assert token_groups.agreement([token_groups.clusters(tokens)], truth[None]) == 1
+    assert token_groups.agreement([token_groups.clusters(tokens)], truth[None]).tolist() == [1]
     scrambled = truth[torch.randperm(48, generator=torch.Generator().manual_seed(0)).numpy()]
     assert token_groups.agreement([token_groups.clusters(tokens)], scrambled[None]) < 0.2
 
@@ -307,17 +306,22 @@ def test_objects_are_those_of_the_composition() -> None:
     assert token_groups.objects(drawn).tolist() == [[1, 0, 0, 2]]
 
 
-def test_findings_follow_the_scores() -> None:
-    scores = {
-        "fan_mini": [[0.1, 0.8], [0.1, 0.82], [0.1, 0.81]],
-        "fan_mini.mlp": [[0.1, 0.5], [0.1, 0.53], [0.1, 0.5]],
-    }
-    scores["fan_mini.untrained"] = [[0.0, 0.1], [0.0, 0.9], [0.0, 0.8]]
-    found = list(token_groups.results(scores, 0.9, "fan_mini", 20))
-    verdicts = [result.verdict for result in found if isinstance(result, Finding)]
-    assert verdicts == ["does not hold", "holds", "unclear"]
-    weights = {result.model: result.weights for result in found if isinstance(result, Measurement)}
-    assert weights == {"pixels": "none", "fan_mini": "trained", "fan_mini.mlp": "trained", "fan_mini.untrained": "none"}
+def test_branches_of_the_contenders_start_at_zero() -> None:
+    x = torch.randn(2, 49, claims.MINI["embed_dim"])
+    for contender in claims.contenders():
+        torch.manual_seed(0)
+        model = contender.build()
+        assert torch.equal(model.blocks[0](x, (7, 7)), x), contender.name
+        assert model.eval()(images(2, 3, 28, 28)).std(dim=0).min() > 0, "the class token knows of the image"
+
+
+def test_grouping_is_measured_by_canvas() -> None:
+    torch.manual_seed(0)
+    contender = claims.contenders()[0]
+    found = token_groups.grouping(contender.build().eval(), contender.settings(quick=True), quick=True)
+    assert found["grouping_ari"].shape == (1, token_groups.QUICK_COUNT)
+    assert (np.abs(found["grouping_ari"]) <= 1).all()
+    assert found["top1"].shape == (token_groups.CELLS, 50)
 
 
 def test_large_hybrid_starts_with_small_logits() -> None:

@@ -237,7 +237,7 @@ def test_cyclic_shift_is_attention_in_shifted_windows() -> None:
 
 
 def test_shift_connects_windows() -> None:
-    finding = windows.reach(claims.mini(shifted=True).layers[0], claims.mini(shifted=False).layers[0])
+    finding = windows.reach(claims.network(shifted=True).layers[0], claims.network(shifted=False).layers[0])
     assert finding.verdict == "holds"
     assert "196 of 196" in finding.evidence
     assert "on 49 with plain" in finding.evidence
@@ -248,6 +248,9 @@ def test_contenders_differ_by_their_shift_alone() -> None:
     assert {n: p.shape for n, p in shifted.named_parameters()} == {n: p.shape for n, p in plain.named_parameters()}
     shifts = [[block.shift_size for stage in model.layers for block in stage.blocks] for model in (shifted, plain)]
     assert shifts == [[(0, 0), (3, 3), (0, 0), (0, 0)], [(0, 0)] * 4]
+    for name, weight in shifted.named_parameters():
+        if name.endswith("attn.proj.weight"):
+            nn.init.normal_(weight)  # zero at first, so that windows make no difference
     plain.load_state_dict(shifted.state_dict())
     x = images(2, 3, 28, 28)
     assert not torch.allclose(shifted.eval()(x), plain.eval()(x))
@@ -255,13 +258,7 @@ def test_contenders_differ_by_their_shift_alone() -> None:
 
 def test_exponent_of_a_power_is_recovered() -> None:
     areas = [10.0, 100.0, 1000.0, 10000.0]
-    estimate = complexity.exponent(areas, [3 * area**1.5 for area in areas])
-    assert estimate.value == pytest.approx(1.5)
-    assert estimate.high - estimate.low < 1e-6
-    noisy = complexity.exponent(
-        areas, [3 * area**1.5 * factor for area, factor in zip(areas, (1, 2, 1, 2), strict=True)]
-    )
-    assert noisy.low < 1.5 < noisy.high
+    assert complexity.exponent(areas, [3 * area**1.5 for area in areas]) == pytest.approx(1.5)
 
 
 def test_layer_takes_the_published_multiply_adds() -> None:
