@@ -42,7 +42,7 @@ SHIFTED, PLAIN = "swin_mini", "swin_mini.plain_windows"
 class Stem(nn.Module):
     """Two 3x3 convolutions, one of stride 2: images (B, 3, H, W) to tokens (B, H/2, W/2, C).
 
-    It stands in the place of the projection of patches, which learns too slowly for the bench's budget.
+    As in the bench's hosts, it stands in the place of the projection of patches.
     """
 
     def __init__(self, dim: int) -> None:

@@ -90,6 +90,18 @@ def test_first_losses_are_those_of_the_recipe_and_repeat() -> None:
     assert losses[0] == pytest.approx(np.log(10), rel=0.2)
 
 
+def test_networks_below_the_floor_get_no_verdict() -> None:
+    generator = np.random.default_rng(0)
+    values = {
+        (name, seed): {"top1": generator.random((20, 5)) < share}
+        for name, share in (("better", 0.8), ("worse", 0.2))
+        for seed in (0, 1)
+    }
+    (finding,) = bench.findings(bench.Scores(values), "better > worse: top1")
+    assert finding.verdict == "unclear"
+    assert "networks did not learn" in finding.evidence
+
+
 def test_the_floor_is_logistic_regression() -> None:
     """84 % from all training images, as has been measured elsewhere by scikit-learn."""
     assert 83.5 < bench.floor() < 85.5
