@@ -4,6 +4,8 @@ A declaration is light: importing it imports neither torch nor a model. Code is 
 
 - a model is built by ``create(name, pretrained=False, **kwargs)`` in ``papers/<slug>/model.py``;
 - a claim is measured by the function with the claim's name in ``papers/<slug>/claims.py``;
+- what counts in its models otherwise than usual is ``model_size(name)`` in ``claims.py``, where it has such models (see
+  ``common.profiling.size``);
 - what it changes about training is ``hooks(recipe)`` in ``papers/<slug>/training.py``, where it has one;
 - small models for comparisons between papers are ``small_models()`` in ``claims.py``, where it has some;
 - printed numbers are in ``expected.csv``, training settings in ``recipe.toml``, both beside the declaration.

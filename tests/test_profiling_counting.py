@@ -11,10 +11,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from common.errors import UserError
 from common.profiling import flops, parameters
+from common.shapes import shapes_only
 
 COUNTS = json.loads(Path(__file__).with_name("released_flops.json").read_text())
 
@@ -45,14 +47,33 @@ def test_released_implementations_are_counted_alike(name, fused):
     counted = flops(model, (3, expected["image_size"], expected["image_size"]))
     assert counted.total == round(expected["gflops_fvcore"] * 1e9)
     if not fused:
-        assert counted.by_operator == {k: round(v * 1e9) for k, v in expected["gflops_by_op"].items()}
-    assert "gelu" in counted.not_counted
+        released = {k: round(v * 1e9) for k, v in expected["gflops_by_op"].items()}
+        released["matmul"] += released.pop("linear")
+        assert counted.by_operator == released
+    assert counted.not_counted.keys() >= {"gelu", "softmax", "add"} - ({"softmax"} if fused else set())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mixer_s16_224", "edgenext_xx_small"])
+def test_fvcore_counts_the_same(name):
+    model = timm.create_model(name).eval()
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # fvcore does not know the fused operator
+    analysis = FlopCountAnalysis(model, torch.ones(1, 3, 224, 224))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    assert flops(model).total == analysis.total()
+
+
+def test_shapes_alone_are_enough():
+    with shapes_only():
+        empty = timm.create_model("swinv2_cr_tiny_ns_224")
+    assert flops(empty) == flops(timm.create_model("swinv2_cr_tiny_ns_224"))
 
 
 def test_sequence_models_are_counted():
     layer = nn.LSTM(10, 20, bidirectional=True, batch_first=True)
     per_element = 2 * (4 * 20) * (10 + 20)
-    assert flops(layer, inputs=torch.ones(3, 7, 10)).by_operator == {"lstm": 3 * 7 * per_element}
+    assert flops(layer, inputs=torch.ones(3, 7, 10)).by_operator == {"recurrent": 3 * 7 * per_element}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +104,7 @@ def test_sequence_models_are_counted():
 def test_products(function, shapes, expected):
     counted = count(function, *shapes)
     assert counted.total == expected
-    assert not counted.not_counted
+    assert counted.not_counted.keys() <= {"sum"}  # of addbmm and einsum
 
 
 def test_complex_products_are_four_real_ones():
@@ -119,7 +140,7 @@ def test_what_is_not_counted_is_listed():
 
     counted = count(lambda a: Own.apply(torch.softmax(a, -1).exp()), (3, 4))
     assert counted.total == 0
-    assert counted.not_counted == {"exp": 1, "prim::PythonOp.Own": 1, "softmax": 1}
+    assert counted.not_counted == {"exp": 1, "mul": 1, "softmax": 1}
 
 
 def test_transformer_encoder_shows_its_operators():

@@ -1,24 +1,25 @@
 """Parameters and FLOPs as papers count them: multiply-adds, by operator, with what is not counted listed.
 
-The count is fvcore's, of the operators that one forward pass runs (a trace), so it equals the numbers that papers
-get from fvcore, with handlers of our own (`common.profiling.operators`) where fvcore knows an operator not at all or
-only in some shapes. By convention, element-wise operators (activations, softmax, additions, products) are not counted;
-they are listed in ``not_counted``. fvcore counts normalisations and average pooling, and so do we.
+Every operator of one forward pass is counted by a formula of its shapes (`common.profiling.operators`), with the
+conventions of fvcore, from which papers get their numbers. By these, element-wise operators (activations, softmax,
+additions, products) are not counted; they are listed in ``not_counted``. Only shapes matter, so that a model that was
+built for its shapes alone (`common.shapes`) is counted as well, without memory or arithmetic.
 """
 
 from __future__ import annotations
 
-import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.errors import UserError
-from common.profiling.operators import HANDLERS, NO_ARITHMETIC
+from common.profiling.operators import FORMULAS, NO_ARITHMETIC
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def flops(
     """Count the multiply-adds of one forward pass in eval mode; the model is left as it was.
 
     Args:
-        model: any module; it runs where its parameters are.
+        model: any module; it runs where its parameters are, which may be the meta device.
         input_size: shape of one input without the batch axis; the batch has one image.
         inputs: instead of ``input_size``, what to call the model with.
 
@@ -75,25 +76,50 @@ def flops(
     """
     if inputs is None:
         inputs = _example(model, input_size)
-    analysis = FlopCountAnalysis(model, inputs)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    analysis.set_op_handle(**HANDLERS, **dict.fromkeys(NO_ARITHMETIC))
-    shapes = ", ".join(str(tuple(t.shape)) for t in ((inputs,) if isinstance(inputs, Tensor) else inputs))
-    with _as_is(model), _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+    # In inference mode compositions of operators, such as attention, are seen before they are taken apart.
+    with _as_is(model), torch.inference_mode(), torch.random.fork_rng(devices=[]), inputs[0].device, _Calls() as calls:
         try:
-            counted = analysis.by_operator()
-        except (AssertionError, RuntimeError, ValueError) as error:
+            model(*inputs)
+        except (AssertionError, RuntimeError, ValueError, NotImplementedError) as error:
             reason = " ".join(str(error).split())[:200]
+            shapes = ", ".join(str(tuple(t.shape)) for t in inputs)
             raise UserError(f"{type(model).__name__} does not run on an input of {shapes}: {reason}") from error
-    by_operator = {name: round(count) for name, count in sorted(counted.items()) if count}
-    not_counted = {name.removeprefix("aten::"): calls for name, calls in analysis.unsupported_ops().items()}
-    return Flops(sum(by_operator.values()), by_operator, dict(sorted(not_counted.items())))
+    by_operator = {name: round(count) for name, count in sorted(calls.counted.items()) if count}
+    return Flops(sum(by_operator.values()), by_operator, dict(sorted(calls.not_counted.items())))
+
+
+class _Calls(TorchDispatchMode):
+    """Counts the operators that are called within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counter[str] = Counter()
+        self.not_counted: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        operator = func._schema.name.partition("::")[2]
+        if operator in FORMULAS:
+            output = func(*args, **kwargs)
+            name, formula = FORMULAS[operator]
+            self.counted[name] += formula(*args, **kwargs, out_val=output)
+            return output
+        if func.is_view or operator in NO_ARITHMETIC:
+            return func(*args, **kwargs)
+        with self:
+            output = func.decompose(*args, **kwargs)
+        if output is not NotImplemented:
+            return output  # its parts were counted
+        self.not_counted[operator.removeprefix("_")] += 1
+        return func(*args, **kwargs)
 
 
 def _example(model: nn.Module, input_size: Sequence[int]) -> Tensor:
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, *input_size, generator=generator).to(device=like.device, dtype=like.dtype)
+    return torch.zeros(1, *input_size, dtype=like.dtype, device=like.device)
 
 
 @contextmanager
@@ -109,14 +135,3 @@ def _as_is(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes.items():
             module.training = mode
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("fvcore.nn.jit_analysis")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -1,180 +1,109 @@
-"""Multiply-adds of operators that fvcore does not know, or knows only in some shapes.
+"""Multiply-adds of PyTorch's operators by their shapes: torch's own formulas, and what papers count beside them.
 
-Conventions: a product of matrices (m, k) and (k, n) is m k n multiply-adds, in each form that PyTorch has for it. A
-complex multiply-add is four real ones. A complex fast Fourier transform of n points is 5 n log2(n) real operations
-(the convention of FFTW's benchmarks, www.fftw.org/speed), that is 5/2 n log2(n) multiply-adds; a real transform is
-half of that.
+A product of matrices (m, k) and (k, n) is m k n multiply-adds; PyTorch's formulas, which count a multiply-add as two
+operations, give those of matrix products and convolutions. A complex multiply-add is four real ones. A complex fast
+Fourier transform of n points is 5 n log2(n) real operations (the convention of FFTW's benchmarks, www.fftw.org/speed),
+that is 5/2 n log2(n) multiply-adds; a real transform is half of that. Norms, pooling to a grid and resampling are
+counted as papers get them from fvcore: five multiply-adds for each element of a norm (four without its own scale), two
+for batch norm in eval mode, one for each pooled element, and as many for each resampled one as it has neighbours.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from fvcore.nn.jit_handles import conv_flop_count, get_shape
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry
 
-#: Takes the traced inputs and outputs of a call, gives its multiply-adds.
-Handler = Callable[[Sequence[Any], Sequence[Any]], Any]
+#: Called as its operator is, with the result as ``out_val``; gives multiply-adds.
+Formula: TypeAlias = Callable[..., float]
 
-#: Operators that only move, view, index or compare: nothing to count. Added to fvcore's own list.
+
+def _from_torch(name: str) -> Formula:
+    formula = flop_registry[getattr(torch.ops.aten, name)]
+
+    def count(*args: Any, out_val: Tensor, **kwargs: Any) -> float:
+        return formula(*args, **kwargs, out_val=out_val) / 2 * (4 if out_val.is_complex() else 1)
+
+    return count
+
+
+def _with_vector(position: int) -> Formula:
+    """Products with a vector: each element of the factor at ``position`` acts once."""
+
+    def count(*args: Any, out_val: Tensor, **kwargs: Any) -> int:
+        return args[position].numel() * (4 if out_val.is_complex() else 1)
+
+    return count
+
+
+def _attention(query: Tensor, key: Tensor, *args: Any, out_val: Tensor, **kwargs: Any) -> int:
+    """scaled_dot_product_attention as two explicit products: q k^T, and the map times v. A mask saves nothing."""
+    *batch, queries, width = query.shape
+    return math.prod(batch) * queries * key.shape[-2] * (width + out_val.shape[-1])
+
+
+def _recurrent(input: Tensor, hx: Any, params: Sequence[Tensor], *args: Any, out_val: Any, **kwargs: Any) -> int:
+    """LSTM, GRU and plain recurrent layers: each weight matrix acts once on each element of the sequence."""
+    return math.prod(input.shape[:2]) * sum(weight.numel() for weight in params if weight.ndim == 2)
+
+
+def _fourier(self: Tensor, dim: Sequence[int], *args: Any, out_val: Tensor, **kwargs: Any) -> float:
+    """A fast Fourier transform over the axes ``dim``; one between real and complex numbers is half of one."""
+    # Of real numbers all points are stored, of their frequencies only half.
+    real = next((side for side in (self, out_val) if not side.is_complex()), None)
+    whole = out_val if real is None else real
+    points = math.prod(whole.shape[axis] for axis in dim)
+    return 2.5 * whole.numel() * math.log2(points) / (1 if real is None else 2)
+
+
+def _norm(position: int) -> Formula:
+    """A norm whose own scale, or None, is the argument at ``position``."""
+
+    def count(input: Tensor, *args: Any, out_val: Tensor, **kwargs: Any) -> int:
+        scale = args[position - 1] if len(args) >= position else None
+        return input.numel() * (4 if scale is None else 5)
+
+    return count
+
+
+def _batch_norm(
+    input: Tensor, weight: Tensor | None, bias: Any, mean: Any, var: Any, training: bool, *args: Any, out_val: Tensor
+) -> int:
+    if training:
+        return _norm(1)(input, weight, out_val=out_val)
+    return input.numel() * (1 if weight is None else 2)
+
+
+def _for_each(multiply_adds: int) -> Formula:
+    """So many multiply-adds for each element of the result."""
+    return lambda *args, out_val, **kwargs: multiply_adds * out_val.numel()
+
+
+#: ``{operator: (name under which it is counted, formula)}``.
+FORMULAS: dict[str, tuple[str, Formula]] = {
+    "convolution": ("conv", _from_torch("convolution")),
+    **{name: ("matmul", _from_torch(name)) for name in ("mm", "addmm", "bmm", "baddbmm")},
+    "addbmm": ("matmul", _from_torch("baddbmm")),
+    **{name: ("matmul", _with_vector(position)) for name, position in (("mv", 0), ("dot", 0), ("addmv", 1))},
+    "scaled_dot_product_attention": ("attention", _attention),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), ("recurrent", _recurrent)),
+    **dict.fromkeys(("_fft_c2c", "_fft_r2c", "_fft_c2r"), ("fft", _fourier)),
+    **{name: (name, _norm(at)) for name, at in (("layer_norm", 2), ("group_norm", 2), ("instance_norm", 1))},
+    "batch_norm": ("batch_norm", _batch_norm),
+    "adaptive_avg_pool2d": ("pooling", lambda self, *args, out_val: self.numel()),
+    "upsample_nearest2d": ("resampling", _for_each(1)),
+    **{name: ("resampling", _for_each(4)) for name in ("upsample_bilinear2d", "grid_sampler_2d")},
+}
+
+#: Operators that only move or create values: nothing to count.
 # fmt: off
-NO_ARITHMETIC = tuple(f"aten::{name}" for name in (
-    "_conj", "conj", "resolve_conj", "real", "imag", "complex", "view_as_complex", "view_as_real",
-    "view_as", "expand_as", "reshape_as", "unflatten", "broadcast_to", "movedim", "swapaxes", "alias", "clone",
-    "flip", "repeat", "repeat_interleave", "tile", "pad", "im2col", "unfold", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "index_select", "take_along_dim", "scatter", "where", "masked_fill_", "tril", "triu",
-    "meshgrid", "empty_like", "ones_like", "lift_fresh", "max_pool2d", "fft_fftshift", "fft_ifftshift",
+NO_ARITHMETIC = frozenset((
+    "_to_copy", "_unsafe_view", "arange", "cat", "clone", "constant_pad_nd", "copy_", "empty", "fill_", "flip", "full",
+    "gather", "im2col", "index", "lift_fresh", "new_zeros", "ones", "repeat", "roll", "scalar_tensor", "stack", "zeros",
+    "zeros_like",
 ))
 # fmt: on
-
-
-def _shape(value: Any) -> list[int]:
-    shape = get_shape(value)
-    if shape is None:
-        raise ValueError(f"the trace has no shape for {value.debugName()}")
-    return shape
-
-
-def _factor(value: Any) -> int:
-    """4 for complex numbers, else 1."""
-    return 4 if (value.type().scalarType() or "").startswith("Complex") else 1
-
-
-def _product(first: int, second: int) -> Handler:
-    """A matrix product whose operands are the inputs ``first`` and ``second``, batched and broadcast or not."""
-
-    def count(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-        # One product for each entry of the result (before addbmm's sum over the batch) and each of the k terms.
-        left, right = _shape(inputs[first]), _shape(inputs[second])
-        rows = left[-2] if len(left) > 1 else 1
-        columns = right[-1] if len(right) > 1 else 1
-        batch = _broadcast(left[:-2], right[:-2])
-        return math.prod(batch) * rows * columns * left[-1] * _factor(outputs[0])
-
-    return count
-
-
-def _broadcast(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    axes = max(len(one), len(other))
-    pairs = zip([1] * (axes - len(one)) + [*one], [1] * (axes - len(other)) + [*other], strict=True)
-    return [b if a == 1 else a for a, b in pairs]
-
-
-def _attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """scaled_dot_product_attention as two explicit products: q k^T, and the map times v. A mask saves nothing."""
-    *batch, queries, width = _shape(inputs[0])
-    keys = _shape(inputs[1])[-2]
-    return math.prod(batch) * queries * keys * (width + _shape(outputs[0])[-1])
-
-
-def _einsum(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Pairs of operands in the order in which PyTorch contracts them: its path where it has one, else left to right."""
-    shapes = [_shape(value) for value in inputs[1].node().inputs()]
-    terms, kept = _einsum_terms(inputs[0].toIValue(), shapes)
-    path = _constant(inputs[2]) if len(inputs) > 2 else None
-    total = 0
-    while len(terms) > 1:
-        pair = sorted(path[:2]) if path else [0, 1]
-        path = path[2:] if path else None
-        one, other = terms.pop(pair[1]), terms.pop(pair[0])
-        sizes = {axis: max(one.get(axis, 1), other.get(axis, 1)) for axis in {*one, *other}}
-        total += math.prod(sizes.values())
-        needed = kept.union(*terms)
-        product = {axis: size for axis, size in sizes.items() if axis in needed}
-        if path:
-            terms.append(product)  # a path counts on the product being last
-        else:
-            terms.insert(0, product)
-    return total * _factor(outputs[0])
-
-
-def _einsum_terms(equation: str, shapes: list[list[int]]) -> tuple[list[dict[Any, int]], set[Any]]:
-    """The size of each axis of each operand, and the axes of the result. Axes of an ellipsis are negative numbers."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms: list[dict[Any, int]] = []
-    for term, shape in zip(left.split(","), shapes, strict=True):
-        head, dots, tail = term.partition("...")
-        hidden = len(shape) - len(head) - len(tail) if dots else 0
-        axes = [*head, *range(-hidden, 0), *tail]
-        terms.append(dict(zip(axes, shape, strict=True)))
-    everything = [axis for term in terms for axis in term]
-    if arrow:
-        kept = {axis for axis in everything if (axis in right if isinstance(axis, str) else "..." in right)}
-    else:
-        letters = left.replace("...", "").replace(",", "")
-        kept = {axis for axis in everything if isinstance(axis, int) or letters.count(axis) == 1}
-    return terms, kept
-
-
-def _fft(axes: str, real_input: bool, real: bool) -> Handler:
-    """Fast Fourier transforms over ``one``, ``two`` or ``all`` axes; ``real`` if one side of it is real."""
-
-    def count(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter[str]:
-        shape = list(_shape(outputs[0]))
-        dims = _constant(inputs[2])
-        if dims is None:
-            dims = {"one": [-1], "two": [-2, -1], "all": list(range(-len(shape), 0))}[axes]
-        dims = [dims] if isinstance(dims, int) else dims
-        if real_input:
-            # The output holds n // 2 + 1 of n frequencies; n is the input's length unless the call pads or crops.
-            length, half = _shape(inputs[0])[dims[-1]], shape[dims[-1]]
-            shape[dims[-1]] = length if length // 2 + 1 == half else 2 * (half - 1)
-        points = math.prod(shape[dim] for dim in dims)
-        operations = 5 * math.prod(shape) * math.log2(points) if points > 1 else 0
-        return Counter({"fft": round(operations / 2 / (2 if real else 1))})
-
-    return count
-
-
-def _constant(value: Any) -> Any:
-    """The value of a traced constant, number or list; None for an absent argument."""
-    node = value.node()
-    if node.kind() == "prim::ListConstruct":
-        return [item.toIValue() for item in node.inputs()]
-    return value.toIValue()
-
-
-def _convolution(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter[str]:
-    """Convolution with padding given as a word; the other forms are fvcore's."""
-    count = conv_flop_count(_shape(inputs[0]), _shape(inputs[1]), _shape(outputs[0]))
-    return Counter({"conv": count})
-
-
-def _deformable(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """The convolution's products, and four multiply-adds for each bilinear sample."""
-    batch, _, *places = _shape(outputs[0])
-    channels, weight = _shape(inputs[0])[1], _shape(inputs[1])
-    samples = batch * channels * math.prod(weight[2:]) * math.prod(places)
-    return batch * math.prod(weight) * math.prod(places) + 4 * samples
-
-
-def _recurrent(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """LSTM, GRU and plain recurrent layers: each weight matrix acts once on each element of the sequence."""
-    steps = math.prod(_shape(inputs[0])[:2])
-    weights = (_shape(value) for value in inputs[2].node().inputs())
-    return steps * sum(math.prod(shape) for shape in weights if len(shape) == 2)
-
-
-HANDLERS: dict[str, Handler] = {
-    "aten::scaled_dot_product_attention": _attention,
-    "aten::matmul": _product(0, 1),
-    "aten::mm": _product(0, 1),
-    "aten::bmm": _product(0, 1),
-    "aten::mv": _product(0, 1),
-    "aten::dot": _product(0, 1),
-    "aten::addmm": _product(1, 2),
-    "aten::addmv": _product(1, 2),
-    "aten::baddbmm": _product(1, 2),
-    "aten::addbmm": _product(1, 2),
-    "aten::einsum": _einsum,
-    "aten::_convolution_mode": _convolution,
-    "torchvision::deform_conv2d": _deformable,
-    **{f"aten::{name}": _recurrent for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
-    **{
-        f"aten::fft_{prefix}fft{suffix}": _fft(axes, real_input=prefix == "r", real="r" in prefix)
-        for prefix in ("", "i", "r", "ir")
-        for suffix, axes in (("", "one"), ("2", "two"), ("n", "all"))
-    },
-}

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
-import timm
 from torch import nn
 
 from common import bench
 from common.measurement import Result
-from common.profiling import count
 from common.run import Run
-from common.shapes import shapes_only
-from papers.fan import PAPER, token_groups
+from papers.fan import token_groups
 from papers.fan.layers import ChannelAttention
 from papers.fan.model import create
-
-#: Weight tags under which the README prints the size of a model again.
-TAGGED = {
-    "fan_base_16_p4_hybrid": ("in22k_ft_in1k",),
-    "fan_large_16_p4_hybrid": ("in22k_ft_in1k",),
-}
 
 #: A small FAN-ViT for 28x28 images: 7x7 tokens; ours, not the publication's.
 MINI: dict[str, Any] = {
@@ -62,20 +50,6 @@ def mini(**channels: Any) -> nn.Module:
 def contenders() -> list[bench.Contender]:
     """Small FANs that are alike but for the processing of channels."""
     return [bench.Contender(name, partial(mini, **channels)) for name, channels in CHANNELS.items()]
-
-
-def size(run: Run) -> Iterator[Result]:
-    """Count every variant: parameters, and multiply-adds at 224 pixels (quick: of the first), never printed."""
-    for declared in PAPER.models:
-        whole = not run.settings.quick or declared is PAPER.models[0]
-        with nullcontext() if whole else shapes_only():
-            model = timm.create_model(declared.name)
-        # Parameters come first; multiply-adds take a forward pass.
-        params, *operations = count(model, declared.name) if whole else islice(count(model, declared.name), 1)
-        yield params
-        for tag in TAGGED.get(declared.name, ()):
-            yield replace(params, model=f"{declared.name}.{tag}")
-        yield from operations
 
 
 def channel_attention(run: Run) -> Iterator[Result]:

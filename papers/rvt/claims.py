@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 
 from common import bench
-from common.measurement import Result
-from common.profiling import count
+from common.measurement import Measurement, Result
+from common.profiling import size
 from common.run import Run
-from papers.rvt import PAPER
 from papers.rvt.model import RobustTransformer, create
 from papers.rvt.training import hooks
 
@@ -70,14 +68,13 @@ def contenders() -> list[bench.Contender]:
     return [bench.host(HOST), small_rvt(), *augmented]
 
 
-def size(run: Run) -> Iterator[Result]:
-    """Count every RVT. The printed size of RVT-B* is that of the published form, scaled in all 12 blocks."""
-    for model in PAPER.models:
-        if model.name == "rvt_base_plus":
-            yield from count(timm.create_model(model.name, scaled_blocks=12), model.name)
-            yield from count(timm.create_model(model.name), f"{model.name}.released")
-        else:
-            yield from count(timm.create_model(model.name), model.name)
+def model_size(name: str) -> Iterator[Measurement]:
+    """The printed size of RVT-B* is that of the published form, scaled in all 12 blocks; the released beside it."""
+    if name == "rvt_base_plus":
+        yield from size.model_size(name, scaled_blocks=12)
+        yield from size.model_size(name, form=f"{name}.released")
+    else:
+        yield from size.model_size(name)
 
 
 def components(run: Run) -> Iterator[Result]:

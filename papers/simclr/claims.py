@@ -17,13 +17,14 @@ from common import figures
 from common.bench.inference import findings
 from common.bench.scores import Scores
 from common.measurement import Finding, Measurement, Picture, Result
+from common.profiling import count
 from common.robustness import embedded
 from common.run import Run
 from common.shapes import shapes_only
 from common.statistics import mean_interval, paired_interval
 from common.training.recipe import Recipe
 from common.verdicts import mean_measurement
-from papers.simclr import PAPER, composition
+from papers.simclr import composition
 from papers.simclr.experiment import PRETRAINED, RANDOM, SHARES, SUPERVISED, VALIDATION, contenders, garments, probe
 from papers.simclr.method import nt_xent
 from papers.simclr.model import VARIANTS
@@ -67,29 +68,23 @@ def loss(run: Run) -> Iterator[Result]:
         )
 
 
-def size(run: Run) -> Iterator[Result]:
-    """Count every network: all of it, and the base network as the release counts it."""
-    for declared in PAPER.models:
-        if VARIANTS[declared.name].get("kept_layers"):
-            continue  # the same tensors as the network that it is fine-tuned from
-        with shapes_only():
-            model = timm.create_model(declared.name)
-        whole = Measurement(
-            model=declared.name,
-            dataset="-",
-            metric="params",
-            value=sum(p.numel() for p in model.parameters()) / 1e6,
-            unit="M",
-            protocol="params/1 all parameters, classifier and projection head included",
-        )
-        yield whole
-        base = [(name, t) for name, t in model.state_dict().items() if name.partition(".")[0] in BASE]
-        yield replace(
-            whole,
-            model=f"{declared.name}.base_network",
-            value=sum(t.numel() for name, t in base if not name.endswith("num_batches_tracked")) / 1e6,
-            protocol="params/1 base network without heads, moving statistics of batch norm included",
-        )
+def model_size(name: str) -> Iterator[Measurement]:
+    """Parameters of all of a network, and of its base network as the release counts them."""
+    if VARIANTS[name].get("kept_layers"):
+        return  # the same tensors as the network that it is fine-tuned from
+    with shapes_only():
+        model = timm.create_model(name)
+    whole, operations = count(model, name)
+    yield replace(whole, protocol=f"{whole.protocol}, classifier and projection head included")
+    yield operations
+    base = [(key, t) for key, t in model.state_dict().items() if key.partition(".")[0] in BASE]
+    yield replace(
+        whole,
+        model=f"{name}.base_network",
+        value=sum(t.numel() for key, t in base if not key.endswith("num_batches_tracked")) / 1e6,
+        protocol="params/1 base network without heads, moving statistics of batch norm included",
+        detail={},
+    )
 
 
 def pretraining(run: Run) -> Iterator[Result]:

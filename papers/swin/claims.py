@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -14,14 +13,12 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from common import bench
-from common.manifest import load_manifest
 from common.measurement import Measurement, Result
-from common.parallel import side_by_side
 from common.profiling import count, flops
 from common.run import Run
 from common.shapes import shapes_only
-from papers.swin import PAPER, windows
 from papers.swin import complexity as area
+from papers.swin import windows
 
 #: A small Swin for 28x28 images: 14x14 tokens in 2x2 windows, then 7x7 tokens in one; ours, not the publication's.
 MINI: dict[str, Any] = {
@@ -82,33 +79,14 @@ def contenders() -> list[bench.Contender]:
     ]
 
 
-def size(run: Run) -> Iterator[Result]:
-    """Count every variant (quick: multiply-adds of Swin-T alone), under every name that the manifest has for it."""
-    manifest = load_manifest(Path(__file__).with_name("expected.csv"))
-    names = manifest[manifest["dataset"] == "-"]["model"].unique()
-    declared = [model.name for model in PAPER.models]
-    quick = run.settings.quick
-    whole = [name for name in declared if not quick or name == declared[0]]
-    counted = dict(zip(whole, side_by_side(_counted, whole, "counting multiply-adds"), strict=True))
-    for name in declared:
-        measured = counted[name] if name in counted else [_parameters(name)]
-        for alias in [printed for printed in names if printed.partition(".")[0] == name] or [name]:
-            yield from (replace(measurement, model=alias) for measurement in measured)
-
-
-def _parameters(name: str) -> Measurement:
-    """Parameters alone, without memory for them."""
-    with shapes_only():
-        return next(count(timm.create_model(name), name))
-
-
-def _counted(name: str) -> list[Measurement]:
+def model_size(name: str) -> Iterator[Measurement]:
     """Parameters, and multiply-adds as the release counts them.
 
     It takes one for each element of a norm, where fvcore takes five, and none for the networks that give SwinV2's
     position biases, which do not depend on the image.
     """
-    model = timm.create_model(name)
+    with shapes_only():
+        model = timm.create_model(name)
     params, operations = count(model, name, model.pretrained_cfg["input_size"])
     norms = operations.detail["by_operator"].get("layer_norm", 0)
     biases = sum(
@@ -116,15 +94,13 @@ def _counted(name: str) -> list[Measurement]:
         for module in model.modules()
         if hasattr(module, "cpb_mlp")
     )
-    return [
-        params,
-        replace(
-            operations,
-            value=operations.value - (0.8 * norms + biases) / 1e9,
-            protocol=f"{operations.protocol}, but one for an element of a norm and none for position biases",
-            detail={**operations.detail, "position_biases": biases},
-        ),
-    ]
+    yield params
+    yield replace(
+        operations,
+        value=operations.value - (0.8 * norms + biases) / 1e9,
+        protocol=f"{operations.protocol}, but one for an element of a norm and none for position biases",
+        detail={**operations.detail, "position_biases": biases},
+    )
 
 
 def cyclic_shift(run: Run) -> Iterator[Result]:

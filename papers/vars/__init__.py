@@ -60,6 +60,7 @@ PAPER = Paper(
             statement="Parameters and multiply-adds of the hosts are the printed ones.",
             kind="numbers",
             settles=(("-", "params"), ("-", "flops")),
+            measured_by="common.profiling.size:size",
         ),
         Claim(
             name="identity",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from functools import partial
@@ -15,13 +14,11 @@ from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 
 from common import bench, figures
-from common.measurement import Finding, Measurement, Picture, Result
-from common.parallel import side_by_side
-from common.profiling import compare_cost, count, forward, ratio_finding, time_measurement, training_step
+from common.measurement import Finding, Picture, Result
+from common.profiling import compare_cost, forward, ratio_finding, time_measurement, training_step
 from common.run import Run
 from papers.rvt import claims as rvt_claims
 from papers.rvt.claims import MINI
-from papers.vars import PAPER
 from papers.vars import attention_maps as maps
 from papers.vars.dynamic import VARSDynamic
 from papers.vars.kernelized import KernelizedAttention, random_features
@@ -60,27 +57,8 @@ def downstream_backbones() -> dict[str, tuple[str, dict[str, Any]]]:
     return {BASELINE: ("rvt_tiny", host), f"vars_d_{BASELINE}": ("vars_d_rvt_tiny", {**host, **SPARSITY})}
 
 
-def size(run: Run) -> Iterator[Result]:
-    """Count the hosts, whose numbers are printed, and VARS in them, of FAN in the smallest (quick: in RVT-Ti alone)."""
-    own = [model.name for model in PAPER.models if not model.defined_by]
-    if run.settings.quick:
-        for name in own:
-            if name.endswith("rvt_tiny"):
-                yield from _counted(name)
-        return
-    yield from rvt_claims.size(run)
-    # Nobody prints the larger FANs with VARS, and they are the slowest to count.
-    own = [name for name in own if "_fan_" not in name or name.endswith("_fan_tiny")]
-    # A starred host differs in training only.
-    plain = [name for name in own if not name.endswith("_plus")]
-    for name, counted in zip(plain, side_by_side(_counted, plain, "counting multiply-adds"), strict=True):
-        for same in (name, f"{name}_plus"):
-            if same in own:
-                yield from (dataclasses.replace(measurement, model=same) for measurement in counted)
-
-
-def _counted(name: str) -> list[Measurement]:
-    return list(count(timm.create_model(name), name))
+#: RVT-B* is counted as RVT's paper does.
+model_size = rvt_claims.model_size
 
 
 def identity(run: Run) -> Iterator[Result]:

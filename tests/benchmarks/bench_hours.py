@@ -15,6 +15,7 @@ from common.declaration import Paper
 from common.files import write_atomic
 from common.profiling import flops
 from common.progress import track
+from common.shapes import shapes_only
 from common.training.cost import A100, IMAGENET_IMAGES, gpu_hours, passes
 from common.training.hooks import Hook
 from common.training.recipe import Recipe, load_recipe, settings
@@ -76,7 +77,8 @@ small models and the recurrent attentions reach a smaller share.
 def measured() -> Iterator[str]:
     """Count each model and yield its row."""
     for paper, model in track(trainable(), "counting multiply-adds"):
-        built = timm.create_model(model)
+        with shapes_only():
+            built = timm.create_model(model)
         yield row(paper, model, round(flops(built, built.default_cfg["input_size"]).total / 1e9, 2))
 
 

@@ -27,7 +27,7 @@ from common.training.options import Options
 from common.training.recipe import Recipe, load_recipe
 from papers.simclr import augmentation, composition
 from papers.simclr.augmentation import Draws, Settings, adjust_contrast, adjust_hue, adjust_saturation, blur, distort
-from papers.simclr.claims import loss, size
+from papers.simclr.claims import loss, model_size
 from papers.simclr.method import contrast_accuracy, nt_xent
 from papers.simclr.model import SameAverage, SimCLR, create
 from papers.simclr.released import names
@@ -269,7 +269,8 @@ def test_settings_out_of_range(values) -> None:
 
 
 def test_base_networks_are_of_the_printed_sizes() -> None:
-    measured = {m.model: m.value for m in size(None)}
+    counted = [m for model in papers.find("simclr").models for m in model_size(model.name)]
+    measured = {m.model: m.value for m in counted if m.metric == "params"}
     printed = load_manifest(papers.find("simclr").manifest)
     printed = printed[printed["metric"] == "params"]
     assert len(printed) == 13
