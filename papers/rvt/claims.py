@@ -35,8 +35,8 @@ AUGMENTED, RELEASED = f"{PLAIN}+patch_augmentation", f"{PLAIN}+patch_augmentatio
 def prepared(model: RobustTransformer) -> nn.Module:
     """A model of ``MINI`` with the stem and the first weights of the bench's hosts, in place.
 
-    RVT's own stem, a 7x7 convolution and pooling, is made for large images. With the stem of the ViT beside it, all that
-    is compared comes after the stem.
+    RVT's own stem, a 7x7 convolution and pooling, is made for large images. With the stem of the ViT beside it, what is
+    compared comes after the stem.
     """
     model.patch_embed = bench.hosts.Stem(embed_dim=model.embed_dim).proj
     bench.hosts.initialise(model)
