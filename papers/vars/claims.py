@@ -296,4 +296,4 @@ def shrinkage(run: Run) -> Iterator[Result]:
     """Train the small VARS-D with the released GELU beside the publication's soft threshold."""
     scores = bench.scores(run, contenders(), bench.robustness)
     yield from (m for m in bench.measurements(scores) if m.model == RELEASED)
-    yield from bench.findings(scores, f"{RELEASED} = {VARS_D}: corruption_top1", f"{RELEASED} = {VARS_D}: top1")
+    yield from bench.findings(scores, f"{RELEASED} = {VARS_D}: top1", f"{RELEASED} = {VARS_D}: corruption_top1")
