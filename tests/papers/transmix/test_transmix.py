@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from timm.layers import Attention
 from torch import Tensor, nn
 
 import papers.transmix.training as training
+from common import bench
 from common.errors import UserError
 from common.shapes import shapes_only
 from common.training.attention import LastAttention
@@ -25,7 +27,7 @@ from common.training.optimisation import make_mixing
 from common.training.recipe import load_recipe
 from papers.fan.model import create as create_fan
 from papers.rvt.model import create as create_rvt
-from papers.transmix.experiment import build, share_errors
+from papers.transmix import experiment
 from papers.transmix.method import attention_share, mix_labels
 from papers.transmix.model import create as create_ca_swin
 from papers.vars.model import create as create_vars
@@ -290,7 +292,10 @@ def test_no_gradient_flows_through_the_map() -> None:
 
 
 def test_area_trains_as_plain_cutmix() -> None:
-    """``label_mixing = "area"``, and TransMix with all weight on the area, are CutMix."""
+    """``label_mixing = "area"``, and TransMix with all weight on the area, are CutMix.
+
+    By SGD: Muon makes steps of one size from gradients that rounding alone tells from zero.
+    """
     states = []
     for changes, hooks in (
         (("method.label_mixing=area",), None),
@@ -298,7 +303,7 @@ def test_area_trains_as_plain_cutmix() -> None:
         (("method.label_mixing=area",), ()),
     ):
         torch.manual_seed(0)
-        model, recipe = MODELS["class token"](), few_steps(*changes)
+        model, recipe = MODELS["class token"](), few_steps("optimizer=sgd", *changes)
         train(model, recipe, data(), hooks=training.hooks(recipe) if hooks is None else hooks)
         states.append(torch.cat([value.flatten() for value in model.state_dict().values()]))
     assert torch.equal(states[0], states[2])
@@ -374,15 +379,27 @@ def test_ca_swin_tells_what_is_wrong(arguments, sentence) -> None:
 
 def test_errors_of_shares_are_zero_where_the_label_is_what_is_seen(monkeypatch) -> None:
     """Where every pixel is garment, the area is what is seen."""
-    from papers.transmix import experiment
-
-    class White:
-        clean = torch.full((40, 3, 28, 28), 255, dtype=torch.uint8)
-        clean_labels = torch.arange(40) % 10
-
-    monkeypatch.setattr(experiment, "test_set", lambda quick: White)
+    white = torch.full((2, 40, 3, 28, 28), 255, dtype=torch.uint8)
+    labels = (torch.arange(40) % 10).expand(2, 40)
+    tests = bench.TestSet(clean=white, labels=labels, corrupted=white, occluded=white)
+    monkeypatch.setattr(bench, "test_set", lambda quick: tests)
+    monkeypatch.setattr(bench, "accuracy", lambda model, recipe, quick: {})
     torch.manual_seed(0)
-    errors = share_errors(build().eval(), load_recipe(RECIPE, "embedded"), quick=True)
-    assert errors["area"] < 1e-3
-    assert errors["attention"] > 0.1
-    assert errors["mean"] == pytest.approx(errors["attention"] / 2, rel=1e-3)
+    model = bench.hosts.vit_mini().eval()
+    errors = experiment.share_errors(model, load_recipe(RECIPE, "embedded"), quick=True)
+    area, attention, mean = (errors[f"label_share_error/{share}"] for share in ("area", "attention", "mean"))
+    assert area.shape == (2, 20)
+    assert area.max() < 1e-5
+    assert attention.mean() > 0.001
+    assert mean == pytest.approx(attention / 2, abs=1e-5)
+
+
+def test_contenders_differ_in_how_labels_are_mixed() -> None:
+    recipes = {contender.name: contender.settings() for contender in experiment.contenders()}
+    assert not recipes[experiment.HOST].mixes
+    names = (experiment.CUTMIX, experiment.TRANSMIX, experiment.ATTENTION)
+    for name in names[1:]:
+        assert replace(recipes[name], method={}, changes=()) == replace(recipes[names[0]], method={}, changes=())
+    hooks = {contender.name: contender.hooks(recipes[contender.name]) for contender in experiment.contenders()}
+    assert [len(hooks[name]) for name in names] == [0, 1, 1]
+    assert [hook.area_share for name in names[1:] for hook in hooks[name]] == [0.5, 0.0]
