@@ -51,8 +51,7 @@ class Stem(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_size = (patch_size, patch_size)
-        self.grid_size = self.dynamic_feat_size((img_size, img_size))
-        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        self.set_input_size(img_size)
         self.output_fmt = output_fmt
         widths = (16, 32)
         self.proj = nn.Sequential(
@@ -66,6 +65,13 @@ class Stem(nn.Module):
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of tokens for images of ``img_size`` pixels."""
         return img_size[0] // self.patch_size[0], img_size[1] // self.patch_size[1]
+
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None) -> None:
+        """Expect images of ``img_size`` pixels; the patch size stays, as timm leaves it where none is given."""
+        if img_size is not None:
+            self.img_size = img_size if isinstance(img_size, tuple) else (img_size, img_size)
+            self.grid_size = self.dynamic_feat_size(self.img_size)
+            self.num_patches = self.grid_size[0] * self.grid_size[1]
 
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
         """Pixels of an image for a token, on a side."""

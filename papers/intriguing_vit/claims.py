@@ -3,53 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 import torch
 
-from common import figures
-from common.measurement import Finding, Measurement, Picture, Result
-from common.profiling.counting import flops, parameters
-from common.robustness import embedded
-from common.robustness.embedded.experiment import recipe_for
+from common import bench
+from common.bench import inference
+from common.bench.hosts import PATCH, SIDE
+from common.measurement import Finding, Result
 from common.robustness.evaluation import evaluate
 from common.robustness.full_scale_measures import load_model
 from common.robustness.occlusion import shuffle_tiles
 from common.run import Run
-from common.statistics import mean_interval, paired_interval
 from papers.intriguing_vit import objects, results
 from papers.intriguing_vit import pascal_voc as voc
 from papers.intriguing_vit.experiment import (
     CURVES,
-    DATASET,
-    PATCH,
+    GRID,
     RESNET,
-    SIDE,
+    SHAPED,
+    UNTRAINED,
     VIT,
     all_conditions,
     contenders,
     measure,
-    test_canvases,
-    training_canvases,
-    vit,
-    with_kept,
 )
+from papers.intriguing_vit.model import create
 
-RECIPE = Path(__file__).with_name("recipe.toml")
 #: The largest difference of logits, over their largest magnitude, that rounding explains.
 ROUNDING = 1e-4
-#: How far the budgets of the two networks may be apart.
-EQUAL = 0.1
+#: Everything taken for the object.
+WHOLE = "whole_canvas"
 #: The file in --dino DIR.
 DINO_FILE = "dino_deitsmall16_pretrain.pth"
-
-
-def small_models() -> list[embedded.Contender]:
-    """What ``./reproduce.sh compare`` puts beside the models of other papers."""
-    return contenders()
 
 
 def permutation_invariance(run: Run) -> Iterator[Result]:
@@ -57,28 +44,36 @@ def permutation_invariance(run: Run) -> Iterator[Result]:
     torch.manual_seed(run.settings.seed)
     generator = torch.Generator().manual_seed(run.settings.seed)
     images = torch.rand(4, 3, SIDE, SIDE, generator=generator)
-    grid = SIDE // PATCH
+    # A network of patches that do not overlap, as the publication's; the bench's stem of convolutions sees beyond them.
+    small: dict[str, Any] = {"img_size": SIDE, "patch_size": PATCH, "num_classes": 10, "embed_dim": 48, "depth": 3, "num_heads": 3}
 
     def change(position: bool, tiles: int) -> float:
-        model = vit(position=position).eval()
+        model = create("deit_tiny_no_position_patch16_224", **small, pos_embed="learn" if position else "none").eval()
         with torch.inference_mode():
             whole, shuffled = model(images), model(shuffle_tiles(images, grid=tiles, seeds=range(4)))
         return float((whole - shuffled).abs().max() / whole.abs().max())
 
-    without = change(False, grid)
+    without = change(False, GRID)
     yield Finding(
+        name="same_logits",
         statement="Without position embedding, logits are the same when the network's own patches are shuffled.",
         verdict="holds" if without < ROUNDING else "does not hold",
         evidence=f"The largest relative change of a logit is {without:.1e} (bound {ROUNDING:g}).",
         value=without,
         exact=True,
     )
-    for statement, position, tiles in (
-        ("With position embedding, logits change when the network's own patches are shuffled.", True, grid),
-        ("Without position embedding, logits change when tiles within the patches are shuffled, too.", False, 2 * grid),
+    for name, statement, position, tiles in (
+        ("position", "With position embedding, logits change when the network's own patches are shuffled.", True, GRID),
+        (
+            "within_patches",
+            "Without position embedding, logits change when tiles within the patches are shuffled, too.",
+            False,
+            2 * GRID,
+        ),
     ):
         changed = change(position, tiles)
         yield Finding(
+            name=name,
             statement=statement,
             verdict="holds" if changed > ROUNDING else "does not hold",
             evidence=f"The largest relative change of a logit is {changed:.1e} (bound {ROUNDING:g}).",
@@ -87,150 +82,68 @@ def permutation_invariance(run: Run) -> Iterator[Result]:
         )
 
 
-def _table(run: Run) -> pd.DataFrame:
-    """Both networks, trained and measured; the first claim that asks pays for all."""
-    measuring = partial(measure, quick=run.settings.quick)
-    return with_kept(embedded.table_of(run, contenders(), RECIPE, measuring, training_canvases))
-
-
-def _count(run: Run) -> int:
-    return len(test_canvases(run.settings.quick).images)
-
-
 def occlusion(run: Run) -> Iterator[Result]:
     """Accuracy with random, salient and non-salient patches dropped."""
-    yield from _budget()
-    table, kinds = _table(run), CURVES[:3]
-    yield from results.measurements(table, ("top1", *kinds, *(f"{kind}_kept" for kind in kinds)), _count(run))
-    for kind in kinds:
-        what = f"when {kind.partition('_')[0].replace('non', 'non-')} patches are dropped"
-        yield from results.more(
-            table,
-            {
-                f"{kind}_kept": f"keeps more of its accuracy above chance {what}, mean over shares,",
-                kind: f"has a higher accuracy {what}, mean over shares,",
-            },
-        )
-    yield results.occlusion_picture(table)
-    yield results.examples_picture(test_canvases(run.settings.quick), all_conditions())
+    scores, kinds = _scores(run, VIT, RESNET), CURVES[:3]
+    yield from bench.measurements(scores, ("top1", *kinds))
+    yield from bench.findings(scores, *(f"{VIT} > {RESNET}: {kind}" for kind in kinds))
+    yield results.occlusion_picture(scores)
+    yield results.examples_picture(bench.test_set(run.settings.quick).clean[0], all_conditions())
 
 
 def shuffling(run: Run) -> Iterator[Result]:
     """Accuracy with tiles shuffled, by grid size."""
-    table = _table(run)
-    yield from results.measurements(table, ("shuffle_top1", "shuffle_top1_kept"), _count(run))
-    yield from results.more(
-        table,
-        {
-            "shuffle_top1_kept": "keeps more of its accuracy above chance when tiles are shuffled, mean over grids,",
-            "shuffle_top1": "has a higher accuracy when tiles are shuffled, mean over grids,",
-        },
-    )
-    yield results.shuffling_picture(table)
+    scores = _scores(run, VIT, RESNET)
+    yield from bench.measurements(scores, ("shuffle_top1",))
+    yield from bench.findings(scores, f"{VIT} > {RESNET}: shuffle_top1")
+    yield results.shuffling_picture(scores)
 
 
 def shape(run: Run) -> Iterator[Result]:
     """Decisions on silhouettes of one garment with the texture of another, and on either cue alone."""
-    table = _table(run)
+    scores = _scores(run, VIT, RESNET, SHAPED)
+    # Of a network that tells textures no better than chance, 10 %, a shape bias would say nothing: hence texture_top1.
     metrics = ("shape_bias", "shape_share", "texture_share", "silhouette_top1", "texture_top1")
-    yield from results.measurements(table, metrics, _count(run))
-    yield from results.more(table, {"shape_bias": "decides more by shape, of what it decides by shape or texture,"})
-    for name in (VIT, RESNET):
-        texture = list(table.loc[name]["texture_top1"])
-        # Without a network that can tell textures, a shape bias would say nothing.
-        yield embedded.difference_finding(
-            f"{name} tells classes by texture alone better than by chance (10 %).",
-            paired_interval(texture, [10.0] * len(texture)),
-            len(texture),
-        )
-    yield results.conflict_picture(test_canvases(run.settings.quick))
+    yield from bench.measurements(scores, metrics)
+    yield from bench.findings(scores, f"{VIT} > {RESNET}: shape_bias")
+    yield results.conflict_picture(run.settings.quick)
+
+
+def shape_training(run: Run) -> Iterator[Result]:
+    """Decisions of the transformer that was trained on garments with textures of others."""
+    scores = _scores(run, VIT, RESNET, SHAPED)
+    yield from bench.findings(scores, f"{SHAPED} > {VIT}: shape_bias", f"{SHAPED} > {VIT}: silhouette_top1")
 
 
 def segmentation(run: Run) -> Iterator[Result]:
-    """Jaccard index of attention with garments: trained, untrained, and of the whole canvas."""
-    quick = run.settings.quick
-    contender = contenders()[0]
-    table = embedded.table_of(run, [contender], RECIPE, partial(objects.measure, quick=quick), training_canvases)
-    trained, seeds = table.loc[VIT], run.seeds()
-
-    def untrained(seed: int) -> dict[str, float]:
-        torch.manual_seed(seed)
-        recipe = recipe_for(run, RECIPE, contender)
-        return objects.measure(contender.build().to(run.settings.device).eval(), recipe, quick)
-
-    first = pd.DataFrame([untrained(seed) for seed in seeds])
-    whole = objects.whole_canvas(quick)
-    for name, scores in ((VIT, trained), (f"{VIT}.untrained", first)):
-        estimate = mean_interval(list(scores["jaccard"]))
-        yield Measurement(
-            model=name,
-            dataset=DATASET,
-            metric="jaccard",
-            value=estimate.value,
-            unit="%",
-            weights="trained" if name == VIT else "none",
-            interval=estimate.interval,
-            seeds=len(scores),
-            n=_count(run),
-            protocol=objects.PROTOCOL,
-            detail={column: [float(value) for value in scores[column]] for column in map(str, scores)},
-        )
-    yield Measurement(
-        model="whole-canvas", dataset=DATASET, metric="jaccard", value=whole, unit="%", n=_count(run),
-        protocol=objects.PROTOCOL,
-    )  # fmt: skip
-    for what, other in (("before training", list(first["jaccard"])), ("of the whole canvas", [whole] * len(seeds))):
-        yield embedded.difference_finding(
-            f"The Jaccard index of {VIT}'s attention with garments is higher than {what}.",
-            paired_interval(list(trained["jaccard"]), other),
-            len(seeds),
-        )
-    yield Picture(
-        name="shares",
-        caption=(
-            "Jaccard index of the best head against the share of attention that is kept, mean over seeds. The line is "
-            "the whole canvas."
-        ),
-        svg=figures.curves(
-            "shares",
-            {
-                **{
-                    name: (objects.SHARES, [float(scores[f"jaccard/{share:g}"].mean()) for share in objects.SHARES])
-                    for name, scores in ((VIT, trained), (f"{VIT}, untrained", first))
-                },
-                "whole canvas": (objects.SHARES, [whole] * len(objects.SHARES)),
-            },
-            xlabel="share of the attention that is kept",
-            ylabel="Jaccard index, %",
-        ),
-    )
-    model = embedded.trained(run, contender, seeds[0], RECIPE, training_canvases)
-    recipe = recipe_for(run, RECIPE, contender)
-    yield results.objects_picture(model, recipe, test_canvases(quick), float(trained["share"].iloc[0]) / 100)
+    """Jaccard index of attention with garments: trained, trained for shape, untrained, and of the whole canvas."""
+    measured = bench.scores(run, _named(VIT, SHAPED, UNTRAINED), objects.measure)
+    scores = bench.Scores({key: measured.values[key] for key in measured.values if key[0] != UNTRAINED})
+    whole = {
+        (WHOLE, seed): {**values, "jaccard": values["jaccard/whole"]}
+        for (name, seed), values in measured.values.items()
+        if name == VIT
+    }
+    with_whole = bench.Scores({**scores.values, **whole})
+    for one in bench.measurements(bench.Scores({**measured.values, **whole}), ("jaccard",)):
+        yield replace(one, dataset=objects.DATASET, protocol=f"{bench.PROTOCOL}, {objects.PROTOCOL}")
+    yield from bench.findings(with_whole, f"{VIT} > {WHOLE}: jaccard", f"{SHAPED} > {VIT}: jaccard")
+    # A network before training is no classifier, which the bench would ask of it.
+    yield from inference.findings(measured, f"{VIT} > {UNTRAINED}: jaccard")
+    yield results.shares_picture(measured)
+    (contender,) = _named(VIT)
+    model = bench.trained(run, contender, run.seeds()[0])
+    recipe = contender.settings(quick=run.settings.quick, epochs=run.settings.epochs)
+    yield results.objects_picture(model, recipe, run.settings.quick)
 
 
-def _budget() -> Iterator[Result]:
-    """What is equal about the two networks."""
-    counted = {}
-    for contender in contenders():
-        model = contender.build().eval()
-        counted[contender.name] = parameters(model).total / 1e6, flops(model, (3, SIDE, SIDE)).total / 1e9
-        for metric, unit, value in zip(("params", "flops"), ("M", "G"), counted[contender.name], strict=True):
-            yield Measurement(
-                model=contender.name, dataset="-", metric=metric, value=value, unit=unit, protocol=f"{metric}/1"
-            )
-    (params, operations), (others, theirs) = counted[VIT], counted[RESNET]
-    apart = max(abs(others / params - 1), abs(theirs / operations - 1))
-    yield Finding(
-        statement=f"{RESNET} and {VIT} have as many parameters and multiply-adds, to within {100 * EQUAL:.0f} %.",
-        verdict="holds" if apart <= EQUAL else "does not hold",
-        evidence=(
-            f"{1e3 * others:.1f} and {1e3 * params:.1f} thousand parameters, {1e3 * theirs:.2f} and "
-            f"{1e3 * operations:.2f} million multiply-adds; images, steps and recipe are the same."
-        ),
-        value=apart,
-        exact=True,
-    )
+def _named(*names: str) -> list[bench.Contender]:
+    return [contender for contender in contenders() if contender.name in names]
+
+
+def _scores(run: Run, *names: str) -> bench.Scores:
+    """Networks that are trained and measured once for all claims."""
+    return bench.scores(run, _named(*names), measure)
 
 
 def imagenet_occlusion(run: Run) -> Iterator[Result]:

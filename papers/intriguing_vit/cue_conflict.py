@@ -1,25 +1,41 @@
-"""Shape against texture on canvases: the silhouette of one garment, filled with the texture of another class.
+"""Shape against texture: the silhouette of one garment, filled with the texture of another class.
 
 Geirhos et al., arXiv 1811.12231, make such conflicts by style transfer between photographs of 16 categories. Here the
 garment's pixels are replaced by a piece from the inside of another garment, mirrored at its borders until it covers
 them; where the garment is does not change. Whether a network can tell anything by either cue alone is measured
-beside it: a silhouette filled with one grey value, and a canvas covered with texture.
+beside it: a silhouette filled with one grey value, and an image covered with texture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.data.composition import Composition
-from common.data.fashion_mnist import load_fashion_mnist
+from common import bench
 from common.robustness.metrics.shape import shape_bias
-from common.robustness.normalisation import Normalized
 
 #: Side of the piece of texture, in pixels of the original image, whose middle it is cut from.
 PIECE = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Conflicts:
+    """Cue conflicts.
+
+    Attributes:
+        conflict, shape, texture: both cues, the silhouette alone, the texture alone; (N, H, W) uint8.
+        labels, texture_labels: (N,), which differ.
+    """
+
+    conflict: Tensor
+    shape: Tensor
+    texture: Tensor
+    labels: Tensor
+    texture_labels: Tensor
 
 
 def textures(donors: Tensor, side: int) -> Tensor:
@@ -40,50 +56,50 @@ def partners(labels: Tensor) -> Tensor:
     return torch.where(others, distance, count).argmin(dim=1)
 
 
-def conflicts(composition: Composition) -> dict[str, Tensor]:
-    """Cue conflicts of canvases with one garment each.
+def conflicts(images: Tensor, masks: Tensor, labels: Tensor) -> Conflicts:
+    """Cue conflicts of garments.
+
+    Args:
+        images: (N, H, W) uint8.
+        masks: (N, H, W) bool, where the garments are.
+        labels: (N,).
+    """
+    partner = partners(labels)
+    texture = textures(images[partner], images.shape[-1])
+    grey = int(images[masks].float().mean())
+    return Conflicts(
+        conflict=torch.where(masks, texture, images),
+        shape=images.masked_fill(masks, grey),
+        texture=texture,
+        labels=labels,
+        texture_labels=labels[partner],
+    )
+
+
+def decisions(classifier: nn.Module, cells: Sequence[Conflicts]) -> dict[str, np.ndarray | float]:
+    """What a classifier (of images in [0, 1], in eval mode) decides by.
 
     Returns:
-        ``conflict``, ``shape`` (silhouette alone) and ``texture`` (texture alone), images (N, H, W) uint8; ``labels``
-        and ``texture_labels`` (N,), which differ.
+        ``shape_bias`` and, by image (cells, N), ``shape_share`` and ``texture_share`` on cue conflicts;
+        ``silhouette_top1`` and ``texture_top1``, whether it is right by either cue alone.
     """
-    labels, partner = composition.labels[:, 0], partners(composition.labels[:, 0])
-    originals = load_fashion_mnist().test_images[composition.indices[:, 0]]
-    texture, mask = textures(originals[partner], composition.images.shape[-1]), composition.masks[:, 0]
-    grey = int(composition.images[mask].float().mean())
+
+    def right(name: str, labels: str) -> np.ndarray:
+        images = torch.stack([getattr(cell, name) for cell in cells])
+        truth = torch.stack([getattr(cell, labels) for cell in cells])
+        return bench.correct(classifier, images[:, :, None].repeat(1, 1, 3, 1, 1), truth)
+
+    by_shape, by_texture = right("conflict", "labels"), right("conflict", "texture_labels")
     return {
-        "conflict": torch.where(mask, texture, composition.images),
-        "shape": composition.images.masked_fill(mask, grey),
-        "texture": texture,
-        "labels": labels,
-        "texture_labels": labels[partner],
+        "shape_bias": _bias(by_shape, by_texture),
+        "shape_share": by_shape,
+        "texture_share": by_texture,
+        "silhouette_top1": right("shape", "labels"),
+        "texture_top1": right("texture", "texture_labels"),
     }
 
 
-def decisions(
-    model: nn.Module, composition: Composition, mean: Sequence[float], std: Sequence[float]
-) -> dict[str, float]:
-    """What a classifier (in eval mode) decides by, in per cent.
-
-    Returns:
-        ``shape_bias``, ``shape_share``, ``texture_share`` on cue conflicts; ``silhouette_top1`` and ``texture_top1``,
-        the accuracy on either cue alone.
-    """
-    made = conflicts(composition)
-    device = next(model.parameters()).device
-    normalized = Normalized(model, mean, std).to(device).eval()
-
-    @torch.inference_mode()
-    def answers(name: str) -> Tensor:
-        images = made[name][:, None].repeat(1, 3, 1, 1)
-        return torch.cat([normalized(part.to(device).float() / 255).argmax(dim=1).cpu() for part in images.split(250)])
-
-    shape, texture = made["labels"], made["texture_labels"]
-    bias = shape_bias(answers("conflict").tolist(), shape.tolist(), texture.tolist())
-    return {
-        "shape_bias": 100 * bias.bias,
-        "shape_share": 100 * bias.shape,
-        "texture_share": 100 * bias.texture,
-        "silhouette_top1": 100 * float((answers("shape") == shape).float().mean()),
-        "texture_top1": 100 * float((answers("texture") == texture).float().mean()),
-    }
+def _bias(by_shape: np.ndarray, by_texture: np.ndarray) -> float:
+    """Shape bias in [0, 1] of decisions that are by shape, by texture, or neither."""
+    decided = np.where(by_shape, "shape", np.where(by_texture, "texture", "neither")).ravel().tolist()
+    return shape_bias(decided, ["shape"] * len(decided), ["texture"] * len(decided)).bias

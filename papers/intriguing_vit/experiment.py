@@ -1,95 +1,70 @@
-"""The embedded experiment: a small vision transformer and a small ResNet, garments on cluttered canvases.
+"""The embedded experiment: the bench's vision transformer and residual network with patches dropped and shuffled.
 
-Both see the same canvases in the same order for the same number of steps, have as many parameters and multiply-adds
-to within ten per cent, and are measured on the same images with the same random draws. A canvas is 7 x 7 patches, of
-which a garment covers a part that is known to the pixel; the rest is black, with clutter cut from other garments.
+Both hosts see the same garments in the same order and are measured on the same images with the same random draws. An
+image is 7 x 7 tiles, the patches of the transformer; how much of each is garment is known to the pixel, since the rest
+is black.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
-import pandas as pd
-import timm
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.data.composition import Background, Composition, place_on_canvas
-from common.data.fashion_mnist import load_fashion_mnist
-from common.robustness import embedded
-from common.robustness.embedded.robustness import per_channel
-from common.robustness.occlusion_curves import Condition, accuracies, conditions
+from common import bench
+from common.data.composition import SPECK
+from common.robustness.occlusion_curves import SHARES, Condition, conditions
 from common.training.data import TensorData
 from common.training.recipe import Recipe
 from papers.intriguing_vit import cue_conflict
 
-VIT, RESNET = "vit_mini", "resnet_mini"
-DATASET = "fashion-mnist-canvas"
-PROTOCOL = "embedded-occlusion/1 canvases of 28 pixels, 7x7 tiles"
-SIDE, GARMENT, PATCH = 28, 24, 4
-CLUTTER = Background(clutter=4)
-#: Shares of the tiles, or of the garment, that are lost.
-SHARES = tuple(tenths / 10 for tenths in range(1, 10))
-#: Grids of shuffled tiles that divide a canvas.
-GRIDS = (2, 4, 7, 14)
-#: Accuracy of guessing among ten classes, in per cent.
-CHANCE = 10.0
+VIT, RESNET, SHAPED, UNTRAINED = "vit_mini", "resnet_mini", "vit_mini+shape", "vit_mini.untrained"
+GRID = bench.hosts.SIDE // bench.hosts.PATCH
+#: Grids of shuffled tiles that divide an image.
+SHUFFLE_GRIDS = (2, 4, 7, 14)
 #: What of the curves is averaged over its shares or grids.
 CURVES = ("random_drop_top1", "salient_drop_top1", "nonsalient_drop_top1", "shuffle_top1")
+#: Subsets of the test images that cue conflicts are made of.
+CONFLICTS = 4
 
 
-def vit(position: bool = True) -> nn.Module:
-    """Three blocks of 48 channels on 7x7 patches; ``position``: whether tokens know where they are."""
-    return timm.create_model(
-        "deit_tiny_patch16_224",
-        img_size=SIDE,
-        patch_size=PATCH,
-        num_classes=10,
-        embed_dim=48,
-        depth=3,
-        num_heads=3,
-        pos_embed="learn" if position else "none",
-    )
-
-
-def resnet() -> nn.Module:
-    """ResNet with one basic block a stage and a stem of three 3x3 convolutions, without pooling after it."""
-    model = timm.create_model(
-        "resnet18", num_classes=10, layers=(1, 1, 1, 1), channels=(24, 40, 40, 32), stem_type="deep", stem_width=12
-    )
-    model.maxpool = nn.Identity()
-    return model
-
-
-def contenders() -> list[embedded.Contender]:
-    """The two networks that are compared."""
-    return [embedded.Contender(VIT, vit), embedded.Contender(RESNET, resnet)]
-
-
-def canvases(images: Tensor, labels: Tensor, seed: int) -> Composition:
-    """Each image, one a canvas, scaled to 24 pixels at a random place, with clutter behind it."""
-    generator = torch.Generator().manual_seed(seed)
-    return place_on_canvas(images, labels, size=SIDE, side=GARMENT, background=CLUTTER, generator=generator)
+def contenders() -> list[bench.Contender]:
+    """Two hosts, and the transformer trained for shape, and as it is before training."""
+    still = ("learning_rate=0.0", "warmup_learning_rate=0.0", "min_learning_rate=0.0", "epoch_images=128")
+    return [
+        bench.host(VIT),
+        bench.host(RESNET),
+        bench.Contender(SHAPED, bench.hosts.vit_mini, data=textured_garments),
+        bench.Contender(UNTRAINED, bench.hosts.vit_mini, changes=still),
+    ]
 
 
 @lru_cache(maxsize=1)
-def training_canvases() -> TensorData:
-    """40,000 training canvases, about as many as a run sees; 1,000 test images, beyond the test set, to validate."""
-    data = load_fashion_mnist()
-    train = canvases(data.train_images[:40_000], data.train_labels[:40_000], seed=0)
-    validation = canvases(data.test_images[-1000:], data.test_labels[-1000:], seed=1)
-    return TensorData(
-        three_channels(train.images), train.labels[:, 0], three_channels(validation.images), validation.labels[:, 0]
-    )
+def textured_garments() -> TensorData:
+    """The bench's training garments, each with the texture of another one, which says nothing about the label.
+
+    It stands in for Stylized-ImageNet (Geirhos et al., arXiv 1811.12231).
+    """
+    data = bench.training_data()
+    images, labels = data.train
+    donors = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    grey = images[:, 0]
+    textured = torch.where(garments(grey), cue_conflict.textures(grey[donors], grey.shape[-1]), grey)
+    return TensorData(three_channels(textured), labels, *data.validation)
 
 
-@lru_cache(maxsize=2)
-def test_canvases(quick: bool) -> Composition:
-    """The first 1,000 test images (quick: 200), a canvas each."""
-    data, count = load_fashion_mnist(), 200 if quick else 1000
-    return canvases(data.test_images[:count], data.test_labels[:count], seed=2)
+def garments(images: Tensor) -> Tensor:
+    """Where uint8 images (N, H, W) show a garment and not the black behind it, (N, H, W) bool."""
+    return images > SPECK
+
+
+def garment_tiles(images: Tensor) -> Tensor:
+    """How much of each tile of images (N, 3, H, W) is garment, (N, 49): what is salient here is known."""
+    solid = garments(images[:, 0]).float()[:, None]
+    return nn.functional.avg_pool2d(solid, bench.hosts.PATCH)[:, 0].flatten(1)
 
 
 def three_channels(images: Tensor) -> Tensor:
@@ -97,42 +72,42 @@ def three_channels(images: Tensor) -> Tensor:
     return images[:, None].repeat(1, 3, 1, 1)
 
 
-def garment_tiles(composition: Composition) -> Tensor:
-    """How many of each tile's pixels are garment, (N, 49): what is salient here is known."""
-    return nn.functional.avg_pool2d(composition.masks.float(), PATCH)[:, 0].flatten(1)
-
-
-def batches(composition: Composition, size: int = 250) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-    """Images, labels and saliency, as ``accuracies`` takes them."""
-    parts = (three_channels(composition.images), composition.labels[:, 0], garment_tiles(composition))
-    return zip(*(part.split(size) for part in parts), strict=True)
-
-
 def all_conditions() -> Mapping[str, Condition]:
-    """Everything that is done to the test canvases."""
-    return conditions(grid=SIDE // PATCH, shares=SHARES, shuffle_grids=GRIDS, salient=True)
+    """Everything that is done to the test images, by the metric that it gives."""
+    return conditions(grid=GRID, shares=SHARES, shuffle_grids=SHUFFLE_GRIDS, salient=True)
 
 
-def measure(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, float]:
-    """Accuracy under every condition, its means, and decisions on cue conflicts, all in per cent.
+@lru_cache(maxsize=2)
+def changed_images(quick: bool) -> Mapping[str, Tensor]:
+    """The test images of each cell by its metric, (n, 3, 28, 28) uint8; the cells of a curve take subsets in turn."""
+    tests, changed = bench.test_set(quick), {}
+    for curve in CURVES:
+        cells = {name: change for name, change in all_conditions().items() if name.startswith(f"{curve}/")}
+        for cell, (name, change) in enumerate(cells.items()):
+            images = tests.clean[cell % bench.SUBSETS]
+            first = cell * len(images)
+            changed[name] = change(images, range(first, first + len(images)), garment_tiles(images))
+    return changed
+
+
+def measure(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.ndarray | float]:
+    """What a model gets right under every condition, and what it decides by on cue conflicts.
 
     Returns:
-        ``top1``; a number a condition (``random_drop_top1/0.5``); the mean of each of ``CURVES``; what
+        ``top1``; each of ``CURVES`` by image, and its cells (``random_drop_top1/0.5``); what
         ``cue_conflict.decisions`` returns.
     """
-    mean, std = per_channel(recipe.mean), per_channel(recipe.std)
-    scores = accuracies(model, batches(test_canvases(quick)), all_conditions(), mean=mean, std=std)
+    tests, classifier = bench.test_set(quick), bench.normalised(model, recipe)
+    found: dict[str, np.ndarray | float] = {"top1": bench.correct(classifier, tests.clean, tests.labels)}
+    changed = changed_images(quick)
     for curve in CURVES:
-        cells = [value for name, value in scores.items() if name.startswith(f"{curve}/")]
-        scores[curve] = math.fsum(cells) / len(cells)
-    return {**scores, **cue_conflict.decisions(model, test_canvases(quick), mean, std)}
-
-
-def with_kept(table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with what is kept of the accuracy above chance, in per cent, as ``NAME_kept`` for each of ``CURVES``.
-
-    Relative to the same network's accuracy on whole canvases, a better network has no advantage there; and less what
-    guessing gives, a worse one has none either.
-    """
-    kept = {f"{curve}_kept": 100 * (table[curve] - CHANCE) / (table["top1"] - CHANCE) for curve in CURVES}
-    return table.assign(**kept)
+        names = [name for name in changed if name.startswith(f"{curve}/")]
+        images = torch.stack([changed[name] for name in names])
+        right = bench.correct(classifier, images, tests.labels_of(len(names)))
+        found[curve] = right
+        found |= {name: float(cell.mean()) for name, cell in zip(names, right, strict=True)}
+    conflicts = [
+        cue_conflict.conflicts(images[:, 0], garments(images[:, 0]), labels)
+        for images, labels in zip(tests.clean[:CONFLICTS], tests.labels[:CONFLICTS], strict=True)
+    ]
+    return found | cue_conflict.decisions(classifier, conflicts)

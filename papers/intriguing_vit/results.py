@@ -1,87 +1,43 @@
-"""What the embedded claims yield: measurements, paired findings, and the publication's figures."""
+"""The publication's figures of what the embedded claims measure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import figures
-from common.data.composition import Composition
+from common import bench, figures
 from common.data.fashion_mnist import CLASSES
-from common.measurement import Measurement, Picture, Result
-from common.robustness import embedded
-from common.robustness.embedded.robustness import per_channel
-from common.robustness.occlusion_curves import Condition
+from common.measurement import Measurement, Picture
+from common.robustness.occlusion_curves import SHARES, Condition
 from common.robustness.report import occlusion_panels
 from common.segmentation import attention_masks
-from common.statistics import mean_interval
+from common.statistics import Estimate
 from common.training.recipe import Recipe
-from common.verdicts import mean_measurement
+from papers.intriguing_vit import objects
 from papers.intriguing_vit.cue_conflict import conflicts
-from papers.intriguing_vit.experiment import (
-    DATASET,
-    GRIDS,
-    PROTOCOL,
-    RESNET,
-    SHARES,
-    VIT,
-    garment_tiles,
-    three_channels,
-)
-from papers.intriguing_vit.objects import enlarged, finer
+from papers.intriguing_vit.experiment import SHUFFLE_GRIDS, garment_tiles, garments, three_channels
 
 
-def measurements(table: pd.DataFrame, metrics: Sequence[str], count: int) -> Iterator[Measurement]:
-    """Mean over seeds of each metric and model, with what it is the mean of."""
-    for name in table.index.unique("model"):
-        scores = table.loc[name]
-        for metric in metrics:
-            cells: dict[str, object] = {
-                str(column): float(scores[column].mean()) for column in table if str(column).startswith(f"{metric}/")
-            }
-            yield mean_measurement(
-                list(scores[metric]),
-                model=str(name),
-                dataset=DATASET,
-                metric=metric,
-                unit="%",
-                weights="trained",
-                n=count,
-                protocol=PROTOCOL,
-                detail=cells,
-            )
-
-
-def more(table: pd.DataFrame, metrics: Mapping[str, str]) -> Iterator[Result]:
-    """One finding a metric: is the ViT's higher than the ResNet's? ``metrics`` gives what it is, in words."""
-    for metric, words in metrics.items():
-        estimate = embedded.differences(table, RESNET, metric)[VIT]
-        yield embedded.difference_finding(f"{VIT} {words} than {RESNET}.", estimate, len(table.loc[VIT]))
-
-
-def line(table: pd.DataFrame, name: str, columns: Sequence[str], x: Sequence[float]) -> figures.Line:
+def line(scores: bench.Scores, name: str, columns: Sequence[str], x: Sequence[float]) -> figures.Line:
     """The accuracy of a model over conditions."""
-    return x, [mean_interval(list(table.loc[name][column])) for column in columns]
+    measured = {m.metric: m for m in bench.measurements(scores, columns) if m.model == name}
+    return x, [Estimate(m.value, *(m.interval or (-torch.inf, torch.inf))) for m in map(measured.get, columns) if m]
 
 
-def occlusion_picture(table: pd.DataFrame) -> Picture:
+def occlusion_picture(scores: bench.Scores) -> Picture:
     """Accuracy against information loss, a panel a kind of drop, as the publication's figures."""
     panels = {
-        title: figures.Panel(
-            {str(name): line(table, str(name), columns, x) for name in table.index.unique("model")}, "share lost"
-        )
+        title: figures.Panel({name: line(scores, name, columns, x) for name in scores.contenders}, "share lost")
         for title, (columns, x) in loss_columns(SHARES).items()
     }
     return Picture(
         name="occlusion",
         caption=(
             "Top-1 accuracy against the share that is lost: of all patches (random), of the garment's pixels in the "
-            "patches with most of it (salient), and in all other patches, background and clutter included "
-            f"(non-salient). Mean over seeds{_bands(table)}."
+            "patches with most of it (salient), and in all other patches, background included (non-salient). Mean over "
+            f"seeds{_bands(scores)}."
         ),
         svg=figures.accuracy_panels("occlusion", panels),
     )
@@ -98,18 +54,16 @@ def loss_columns(shares: Sequence[float]) -> dict[str, tuple[list[str], list[flo
     return panels
 
 
-def shuffling_picture(table: pd.DataFrame) -> Picture:
+def shuffling_picture(scores: bench.Scores) -> Picture:
     """Accuracy against the number of tiles that are shuffled."""
-    columns = ["top1", *(f"shuffle_top1/{grid}x{grid}" for grid in GRIDS)]
-    lines = {
-        str(name): line(table, str(name), columns, [1, *(grid**2 for grid in GRIDS)])
-        for name in table.index.unique("model")
-    }
+    columns = ["top1", *(f"shuffle_top1/{grid}x{grid}" for grid in SHUFFLE_GRIDS)]
+    tiles = [1, *(grid**2 for grid in SHUFFLE_GRIDS)]
+    lines = {name: line(scores, name, columns, tiles) for name in scores.contenders}
     return Picture(
         name="shuffling",
         caption=(
             "Top-1 accuracy against the number of tiles that are shuffled; 49 tiles are the ViT's patches. Mean over "
-            f"seeds{_bands(table)}."
+            f"seeds{_bands(scores)}."
         ),
         svg=figures.accuracy_panels(
             "shuffling", {"shuffled tiles": figures.Panel(lines, "number of tiles", logarithmic=True)}
@@ -117,25 +71,47 @@ def shuffling_picture(table: pd.DataFrame) -> Picture:
     )
 
 
-def _bands(table: pd.DataFrame) -> str:
-    return ", with 95 % intervals" if table.index.get_level_values("seed").nunique() > 1 else "; one seed, no interval"
+def shares_picture(scores: bench.Scores) -> Picture:
+    """Jaccard index against the share of attention that is kept."""
+    names = [f"jaccard/{share:g}" for share in objects.SHARES]
+    lines = {one: (objects.SHARES, [scores.mean(one, name) for name in names]) for one in scores.contenders}
+    whole = scores.mean(scores.contenders[0], "jaccard/whole")
+    return Picture(
+        name="shares",
+        caption=(
+            "Jaccard index of the best head against the share of attention that is kept, mean over seeds. The level "
+            "line is the whole canvas."
+        ),
+        svg=figures.curves(
+            "shares",
+            {**lines, "whole canvas": (objects.SHARES, [whole] * len(names))},
+            xlabel="share of the attention that is kept",
+            ylabel="Jaccard index, %",
+        ),
+    )
 
 
-def examples_picture(composition: Composition, conditions: Mapping[str, Condition], shown: int = 3) -> Picture:
-    """The first canvases under some of the conditions."""
+def _bands(scores: bench.Scores) -> str:
+    return ", with 95 % intervals" if len(scores.seeds) > 1 else "; one seed, no interval"
+
+
+def examples_picture(images: Tensor, conditions: Mapping[str, Condition], shown: int = 3) -> Picture:
+    """The first of images (N, 3, H, W) under some of the conditions."""
     chosen = {
         "whole": "top1",
         "random 0.5": "random_drop_top1/0.5",
         "salient 0.5": "salient_drop_top1/0.5",
         "non-salient 0.5": "nonsalient_drop_top1/0.5",
-        **{f"shuffled {grid}x{grid}": f"shuffle_top1/{grid}x{grid}" for grid in GRIDS},
+        **{f"shuffled {grid}x{grid}": f"shuffle_top1/{grid}x{grid}" for grid in SHUFFLE_GRIDS},
     }
-    images = three_channels(composition.images[:shown]).float() / 255
-    saliency = garment_tiles(composition)[:shown]
-    columns = {title: conditions[name](images, range(shown), saliency) for title, name in chosen.items()}
+    first = images[:shown]
+    columns = {
+        title: conditions[name](first.float() / 255, range(shown), garment_tiles(first))
+        for title, name in chosen.items()
+    }
     return Picture(
         name="examples",
-        caption=f"The first {shown} test canvases and what is done to them; numbers are the share lost, or the grid.",
+        caption=f"The first {shown} test images and what is done to them; numbers are the share lost, or the grid.",
         svg=image_grid("examples", columns, shown),
     )
 
@@ -158,32 +134,36 @@ def image_grid(name: str, columns: Mapping[str, Tensor], shown: int) -> str:
         return figures.to_svg(drawn)
 
 
-def conflict_picture(composition: Composition, shown: int = 4) -> Picture:
-    """The first canvases as cue conflicts, and either cue alone."""
-    first = first_of(composition, 100)  # the partners, whose texture it is, are among these
-    made = conflicts(first)
+def conflict_picture(quick: bool, shown: int = 4) -> Picture:
+    """The first test images as cue conflicts, and either cue alone."""
+    tests = bench.test_set(quick)
+    images, labels = tests.clean[0, :, 0], tests.labels[0]
+    made = conflicts(images, garments(images), labels)
     columns = {
-        "whole": three_channels(first.images).float() / 255,
-        **{
-            title: three_channels(made[name]).float() / 255
-            for title, name in (("cue conflict", "conflict"), ("shape alone", "shape"), ("texture alone", "texture"))
-        },
+        title: three_channels(pictures[:shown]).float() / 255
+        for title, pictures in (
+            ("whole", images),
+            ("cue conflict", made.conflict),
+            ("shape alone", made.shape),
+            ("texture alone", made.texture),
+        )
     }
-    pairs = [f"{CLASSES[int(made['labels'][i])]} / {CLASSES[int(made['texture_labels'][i])]}" for i in range(shown)]
+    pairs = [f"{CLASSES[int(made.labels[i])]} / {CLASSES[int(made.texture_labels[i])]}" for i in range(shown)]
     return Picture(
         name="cue_conflicts",
-        caption=f"The first {shown} test canvases; shape / texture, from above: {', '.join(pairs)}.",
+        caption=f"The first {shown} test images; shape / texture, from above: {', '.join(pairs)}.",
         svg=image_grid("cue_conflicts", columns, shown),
     )
 
 
-def objects_picture(
-    model: nn.Module, recipe: Recipe, composition: Composition, share: float, shown: int = 4
-) -> Picture:
-    """The first canvases, their garments, and the patches that hold ``share`` of each head's attention."""
-    images, masks = enlarged(first_of(composition, shown), per_channel(recipe.mean), per_channel(recipe.std))
+def objects_picture(model: nn.Module, recipe: Recipe, quick: bool, shown: int = 4) -> Picture:
+    """The first canvases, their garments, and the patches that hold most of each head's attention."""
+    composition = objects.test_canvases(quick)[0]
+    images, masks = objects.enlarged(composition, bench.per_channel(recipe.mean), bench.per_channel(recipe.std))
+    model = objects.finer(model)
+    share = objects.best_share(model, recipe, quick)
     device = next(model.parameters()).device
-    kept = attention_masks(finer(model), images.to(device), share=share).cpu()
+    kept = attention_masks(model, images[:shown].to(device), share=share).cpu()
     columns = {
         "canvas": three_channels(composition.images[:shown]).float() / 255,
         "garment": masks[:shown, 0],
@@ -209,8 +189,3 @@ def measured_picture(name: str, measured: Sequence[Measurement]) -> Picture:
         ),
         svg=figures.accuracy_panels("imagenet_occlusion", occlusion_panels({name: measured})),
     )
-
-
-def first_of(composition: Composition, count: int) -> Composition:
-    """The first canvases."""
-    return Composition(*(getattr(composition, field.name)[:count] for field in fields(Composition)))

@@ -50,6 +50,7 @@ PAPER = Paper(
             name="loss",
             statement="NT-Xent is the mean over views of Eq. 1, and depends on directions and pairs alone.",
             kind="identity",
+            primary="definition",
         ),
         Claim(
             name="size",
@@ -61,17 +62,19 @@ PAPER = Paper(
         Claim(
             name="pretraining",
             statement=(
-                "Under a linear probe, features learnt without labels are better than random ones, and match those "
-                "learnt with labels."
+                "Under a linear probe, features learnt without labels are better than random ones; those learnt with "
+                "all labels stand beside them."
             ),
             kind="ordering",
             needs=("embedded",),
+            primary="resnet_mini.simclr > resnet_mini.random: linear_probe_top1/10pct",
         ),
         Claim(
             name="augmentation_composition",
-            statement="No single augmentation gives features as good as a composition of two.",
+            statement="Crops or distortion of colours alone give no features as good as their composition.",
             kind="ordering",
             needs=("embedded",),
+            primary="resnet_mini.simclr > resnet_mini.simclr_crop: linear_probe_top1/10pct",
         ),
         *FULL_SCALE,
         *(claim for claim in CIFAR_CLAIMS if claim.name == "cifar_10"),

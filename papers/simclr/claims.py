@@ -4,35 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import timm
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from common import figures
+from common import bench, figures
 from common.bench.inference import findings
 from common.bench.scores import Scores
 from common.measurement import Finding, Measurement, Picture, Result
 from common.profiling import count
-from common.robustness import embedded
 from common.run import Run
 from common.shapes import shapes_only
-from common.statistics import mean_interval, paired_interval
-from common.training.recipe import Recipe
-from common.verdicts import mean_measurement
-from papers.simclr import composition
-from papers.simclr.experiment import PRETRAINED, RANDOM, SHARES, SUPERVISED, VALIDATION, contenders, garments, probe
+from papers.simclr.experiment import CROP, JITTER, RANDOM, SIMCLR, SUPERVISED, contenders, probe
 from papers.simclr.method import nt_xent
 from papers.simclr.model import VARIANTS
 from papers.simclr.released import BASE
 
-RECIPE = Path(__file__).with_name("recipe.toml")
-PROTOCOL = "simclr-embedded/1 logistic regression on frozen features"
-LABELS = {"1pct": "1 %", "10pct": "10 %", "all": "all"}
+PROBE = "linear_probe_top1"
+LABELS = {"1pct": "1 %", "10pct": "10 %"}
 
 
 def loss(run: Run) -> Iterator[Result]:
@@ -49,18 +39,18 @@ def loss(run: Run) -> Iterator[Result]:
         terms.append(float(others) - scores[(i + count) % (2 * count)])
     order = torch.randperm(count, generator=generator)
     scale = torch.rand(2 * count, 1, generator=generator, dtype=torch.float64) + 0.5
+    reordered = torch.cat([views[:count][order], views[count:][order]])
     checks = {
-        "NT-Xent is the mean over all views of Eq. 1, term by term": sum(terms) / len(terms),
-        "NT-Xent does not depend on the order of the pairs": float(
-            nt_xent(torch.cat([views[:count][order], views[count:][order]]), temperature)
-        ),
-        "NT-Xent does not depend on which view is the first": float(nt_xent(views.roll(count, 0), temperature)),
-        "NT-Xent does not depend on the scale of the embeddings": float(nt_xent(scale * views, temperature)),
+        "definition": ("is the mean over all views of Eq. 1, term by term", sum(terms) / len(terms)),
+        "pairs": ("does not depend on the order of the pairs", float(nt_xent(reordered, temperature))),
+        "views": ("does not depend on which view is the first", float(nt_xent(views.roll(count, 0), temperature))),
+        "scale": ("does not depend on the scale of the embeddings", float(nt_xent(scale * views, temperature))),
     }
-    for statement, other in checks.items():
+    for name, (statement, other) in checks.items():
         error = abs(value - other) / abs(other)
         yield Finding(
-            statement=f"{statement}.",
+            name=name,
+            statement=f"NT-Xent {statement}.",
             verdict="holds" if error < 1e-6 else "does not hold",
             evidence=f"{value:.7f} and {other:.7f}, {error:.1e} apart (bound 1e-6), {2 * count} views.",
             value=error,
@@ -89,91 +79,34 @@ def model_size(name: str) -> Iterator[Measurement]:
 
 def pretraining(run: Run) -> Iterator[Result]:
     """A linear probe on features learnt without labels, with all labels, and not at all."""
-    table = embedded.table_of(run, contenders(), RECIPE, _probe_quick if run.settings.quick else _probe, garments)
-    shares = [str(column).partition("/")[2] for column in table]
-    for name in table.index.unique("model"):
-        for share in shares:
-            yield mean_measurement(
-                list(table.loc[name][f"top1/{share}"]),
-                model=f"{name}.{share}",
-                dataset=embedded.DATASET,
-                metric="top1",
-                unit="%",
-                weights="trained",
-                n=10000 - VALIDATION,
-                protocol=f"{PROTOCOL}, {SHARES[share]} labels",
-            )
-    for share in shares:
-        column = f"top1/{share}"
-        for better, worse, what in (
-            (PRETRAINED, RANDOM, "Features pre-trained without labels are better than random ones"),
-            (
-                PRETRAINED,
-                SUPERVISED,
-                "Features pre-trained without labels are better than those trained with all labels",
-            ),
-        ):
-            estimate = paired_interval(list(table.loc[better][column]), list(table.loc[worse][column]))
-            yield embedded.difference_finding(
-                f"{what}, by a linear probe with {LABELS[share]} of the labels.", estimate, len(table.loc[better])
-            )
-    yield _picture(table, shares)
+    scores = bench.scores(run, contenders(), probe)
+    yield from bench.measurements(scores, scores.metrics)
+    # The networks are judged by their features, not by a classifier of their own: what the bench asks of those does
+    # not apply.
+    yield from findings(
+        scores,
+        *(f"{SIMCLR} > {RANDOM}: {metric}" for metric in scores.metrics),
+        *(f"{SIMCLR} > {SUPERVISED}: {metric}" for metric in scores.metrics),
+    )
+    yield _picture(scores)
 
 
 def augmentation_composition(run: Run) -> Iterator[Result]:
-    """Pre-train with single augmentations and with pairs; probe with 10 % of the labels.
-
-    The composition that is tested against all single augmentations is SimCLR's own, whatever came out best here.
-    """
-    pairs = composition.contenders(run.settings.quick)
-    table = embedded.table_of(run, list(pairs.values()), RECIPE, _probe_few, garments)
-    scores = {pair: list(table.loc[contender.name]["top1/10pct"]) for pair, contender in pairs.items()}
-    for pair, contender in pairs.items():
-        yield mean_measurement(
-            scores[pair],
-            model=contender.name,
-            dataset=embedded.DATASET,
-            metric="top1",
-            unit="%",
-            weights="trained",
-            n=10000 - VALIDATION,
-            protocol=f"{PROTOCOL}, {SHARES['10pct']} labels",
-        )
-    by_seed = {
-        (contender.name, seed): {"top1": np.array(value / 100)}
-        for pair, contender in pairs.items()
-        for seed, value in zip(run.seeds(), scores[pair], strict=True)
-    }
-    composed = pairs[composition.OWN].name
-    singles = [contender.name for (first, second), contender in pairs.items() if first == second]
-    yield from findings(Scores(by_seed), *(f"{composed} > {single}: top1" for single in singles))
-    yield composition.heat_map(table, "top1/10pct")
+    """Pre-train with crops and distortion of colours, and with either alone; probe with 10 % of the labels."""
+    scores = bench.scores(run, contenders(), probe)
+    yield from findings(scores, *(f"{SIMCLR} > {single}: {PROBE}/10pct" for single in (CROP, JITTER)))
 
 
-def _probe(model: nn.Module, recipe: Recipe) -> dict[str, float]:
-    return probe(model, recipe, tuple(SHARES))
-
-
-def _probe_quick(model: nn.Module, recipe: Recipe) -> dict[str, float]:
-    return probe(model, recipe, ("1pct", "10pct"))
-
-
-def _probe_few(model: nn.Module, recipe: Recipe) -> dict[str, float]:
-    return probe(model, recipe, ("10pct",))
-
-
-def _picture(table: pd.DataFrame, shares: list[str]) -> Picture:
-    panels = {}
-    for share in shares:
-        rows = {}
-        for name in (PRETRAINED, SUPERVISED, RANDOM):
-            estimate = mean_interval(list(table.loc[name][f"top1/{share}"]))
-            low, high = estimate.interval or (estimate.value, estimate.value)
-            rows[name] = (estimate.value, low, high)
-        panels[f"{LABELS[share]} of the labels"] = rows
-    seeds = table.index.get_level_values("seed").nunique()
+def _picture(scores: Scores) -> Picture:
+    panels: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for measured in bench.measurements(scores, scores.metrics):
+        low, high = measured.interval or (measured.value, measured.value)
+        share = LABELS[measured.metric.partition("/")[2]]
+        panels.setdefault(f"{share} of the labels", {})[measured.model] = (measured.value, low, high)
+    seeds = len(scores.seeds)
+    bars = "one seed, no interval" if seeds == 1 else f"bars are 95 % intervals over {seeds} seeds and over images"
     return Picture(
         name="linear_probe",
-        caption=f"Linear probe on frozen features, top-1 accuracy; bars are 95 % intervals over {seeds} seeds.",
+        caption=f"Linear probe on frozen features, top-1 accuracy; {bars}.",
         svg=figures.intervals("linear_probe", panels, xlabel="top-1 accuracy, %"),
     )

@@ -1,103 +1,116 @@
-"""The small encoder of the embedded experiment, how it is trained, and the linear probe."""
+"""The bench's residual network as an encoder, how it is pre-trained, and the linear probe."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
-from common.data.fashion_mnist import load_fashion_mnist
-from common.robustness.embedded import Contender
-from common.training.data import TensorData
+from common import bench
 from common.training.preparation import Preparation
 from common.training.recipe import Recipe
-from papers.simclr.model import SimCLR
+from papers.simclr.model import ProjectionHead
 from papers.simclr.training import hooks
 
-PRETRAINED, SUPERVISED, RANDOM = "resnet_mini.simclr", "resnet_mini.supervised", "resnet_mini.random"
-#: The last test images show how a training goes; the others measure.
-VALIDATION = 1000
-#: Labelled images of a probe: 1 %, 10 % and all of the training set.
-SHARES = {"1pct": 600, "10pct": 6000, "all": 60000}
+RECIPE = Path(__file__).with_name("recipe.toml")
+SUPERVISED = "resnet_mini"
+SIMCLR, CROP, JITTER, RANDOM = (f"resnet_mini.{name}" for name in ("simclr", "simclr_crop", "simclr_jitter", "random"))
+#: Labelled images of a probe: about 1 % and 10 % of the training set.
+SHARES = {"1pct": 600, "10pct": 6000}
+#: Images of a forward pass.
+BATCH = 1000
 
 
-def build() -> SimCLR:
-    """A ResNet of four blocks for grey images of 28 x 28 pixels, 128 features, and a head of two layers."""
-    return SimCLR(
-        layers=(1, 1, 1, 1),
-        channels=(16, 32, 64, 128),
-        cifar_stem=True,
-        stem_stride=2,
-        in_chans=1,
-        num_classes=10,
-        projection_layers=2,
-    )
+class Encoder(nn.Module):
+    """The bench's ``resnet_mini`` with a classifier and a projection head, to be trained as `model.SimCLR` is.
+
+    It is a classifier unless ``pretraining`` is set; then it returns logits, whose gradient stops at the features, and
+    embeddings in training mode.
+    """
+
+    kept_layers = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = bench.hosts.resnet_mini(num_classes=0)
+        self.fc = nn.Linear(self.encoder.num_features, bench.hosts.CLASSES)
+        self.projection = ProjectionHead(self.encoder.num_features, layers=2)
+        self.pretraining = False
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Feature map (B, 64, 7, 7) of images (B, 3, 28, 28)."""
+        return self.encoder.forward_features(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (B, 10) of a feature map, or the pooled features (B, 64), which the publication calls h."""
+        features = self.encoder.forward_head(x, pre_logits=True)
+        return features if pre_logits else self.fc(features)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, 10); in pre-training logits and embeddings (B, 128)."""
+        features = self.forward_head(self.forward_features(x), pre_logits=True)
+        if not (self.pretraining and self.training):
+            return self.fc(features)
+        return self.fc(features.detach()), self.projection(features)
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier."""
+        return self.fc
 
 
-def build_random() -> SimCLR:
-    """The same with residual branches that are switched on: training starts with them at zero."""
-    model = build()
-    for module in model.modules():
-        if isinstance(module, BasicBlock):
-            nn.init.ones_(module.bn2.weight)
-    return model
+def contenders() -> list[bench.Contender]:
+    """The encoder trained with labels, without them, without them by one augmentation alone, and not at all."""
+
+    def pretrained(name: str, *changes: str) -> bench.Contender:
+        return bench.Contender(name, Encoder, hooks, changes, RECIPE)
+
+    # Without a rate, training gives the random weights the batch statistics of the data and nothing else.
+    still = ("learning_rate=0.0", "warmup_learning_rate=0.0", "min_learning_rate=0.0", "epoch_images=6400")
+    return [
+        bench.host(SUPERVISED),
+        pretrained(SIMCLR),
+        pretrained(CROP, "method.colour_probability=0.0"),
+        pretrained(JITTER, "train_crop=none"),
+        bench.Contender(RANDOM, bench.hosts.resnet_mini, changes=still),
+    ]
 
 
-@lru_cache(maxsize=1)
-def garments() -> TensorData:
-    """Fashion-MNIST, grey."""
-    data = load_fashion_mnist()
-    return TensorData(
-        data.train_images[:, None],
-        data.train_labels,
-        data.test_images[-VALIDATION:, None],
-        data.test_labels[-VALIDATION:],
-    )
+def probe(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.ndarray | float]:
+    """Whether logistic regression on frozen features is right on the bench's test images.
+
+    Args:
+        model: in eval mode, with ``forward_features`` and ``forward_head``.
+        recipe: with which it was trained, for the preprocessing.
+        quick: whether the run is.
+
+    Returns:
+        ``linear_probe_top1/SHARE`` for each of ``SHARES``, (subsets, images) of 0 and 1. The first images of the
+        training set, whose order is random, are the labelled ones.
+    """
+    images, labels = bench.training_data().train
+    tests = bench.test_set(quick)
+    train = features(model, recipe, images[: max(SHARES.values())])
+    test, truth = features(model, recipe, tests.clean.flatten(0, 1)), tests.labels.flatten().numpy()
+    right: dict[str, np.ndarray | float] = {}
+    for share, count in SHARES.items():
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200, tol=1e-3))
+        classifier.fit(train[:count], labels[:count].numpy())
+        right[f"linear_probe_top1/{share}"] = (classifier.predict(test) == truth).reshape(tests.labels.shape)
+    return right
 
 
 @torch.inference_mode()
-def features(model: SimCLR, recipe: Recipe, images: Tensor) -> np.ndarray:
-    """Features (N, 128) of uint8 images (N, 1, 28, 28)."""
+def features(model: nn.Module, recipe: Recipe, images: Tensor) -> np.ndarray:
+    """Features (N, 64) of uint8 images (N, 3, 28, 28)."""
     device = next(model.parameters()).device
     prepare = Preparation(recipe, device)
-    return torch.cat([model.encode(prepare.normalise(part.to(device))) for part in images.split(1000)]).cpu().numpy()
-
-
-def probe(model: nn.Module, recipe: Recipe, shares: tuple[str, ...]) -> dict[str, float]:
-    """Top-1 accuracy in per cent, on 9,000 test images, of logistic regression on features of labelled images.
-
-    Args:
-        model: of ``build``, in eval mode.
-        recipe: with which it was trained, for the preprocessing.
-        shares: keys of ``SHARES``; the first images of the training set, whose order is random, are the labelled ones.
-    """
-    assert isinstance(model, SimCLR)
-    data = load_fashion_mnist()
-    most = max(SHARES[share] for share in shares)
-    train, labels = features(model, recipe, data.train_images[:most, None]), data.train_labels.numpy()
-    test = features(model, recipe, data.test_images[:-VALIDATION, None])
-    truth = data.test_labels[:-VALIDATION].numpy()
-    accuracy = {}
-    for share in shares:
-        count = SHARES[share]
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200, tol=1e-3))
-        classifier.fit(train[:count], labels[:count])
-        accuracy[f"top1/{share}"] = 100 * float((classifier.predict(test) == truth).mean())
-    return accuracy
-
-
-def contenders() -> tuple[Contender, ...]:
-    """The encoder pre-trained without labels, trained with them on as many images, and not trained at all."""
-    supervised = ("method.stage=supervised", "train_crop=padded", "crop_padding=2")
-    return (
-        Contender(PRETRAINED, build, hooks),
-        Contender(SUPERVISED, build, hooks, supervised),
-        # Without a rate, training gives the random weights the batch statistics of the data and nothing else.
-        Contender(RANDOM, build_random, hooks, (*supervised, "learning_rate=0.0", "epochs=1", "evaluate_every=1")),
-    )
+    found = []
+    for part in images.split(BATCH):
+        maps = model.forward_features(prepare.normalise(part.to(device)))  # type: ignore[operator]
+        found.append(model.forward_head(maps, pre_logits=True).cpu())  # type: ignore[operator]
+    return torch.cat(found).numpy()
