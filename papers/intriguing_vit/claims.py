@@ -45,7 +45,14 @@ def permutation_invariance(run: Run) -> Iterator[Result]:
     generator = torch.Generator().manual_seed(run.settings.seed)
     images = torch.rand(4, 3, SIDE, SIDE, generator=generator)
     # A network of patches that do not overlap, as the publication's; the bench's stem of convolutions sees beyond them.
-    small: dict[str, Any] = {"img_size": SIDE, "patch_size": PATCH, "num_classes": 10, "embed_dim": 48, "depth": 3, "num_heads": 3}
+    small: dict[str, Any] = {
+        "img_size": SIDE,
+        "patch_size": PATCH,
+        "num_classes": 10,
+        "embed_dim": 48,
+        "depth": 3,
+        "num_heads": 3,
+    }
 
     def change(position: bool, tiles: int) -> float:
         model = create("deit_tiny_no_position_patch16_224", **small, pos_embed="learn" if position else "none").eval()

@@ -44,6 +44,7 @@ def convergence(run: Run) -> Iterator[Result]:
     yield from _bounds({name: values - best for name, values in objectives.items()}, bounds)
     rise = float((objectives["ISTA"][1:] - objectives["ISTA"][:-1]).max())
     yield Finding(
+        name="ista_descends",
         statement="The objective never rises under ISTA.",
         verdict="holds" if rise <= 1e-12 else "does not hold",
         evidence=f"Largest change in {len(steps)} steps of {signals.shape[1]} signals: {rise:+.1e}.",
@@ -55,6 +56,7 @@ def convergence(run: Run) -> Iterator[Result]:
     theirs = torch.from_numpy(solver.fit(dictionary.numpy(), signals.numpy()).coef_.T.copy())
     apart = float((theirs - solution).norm() / solution.norm())
     yield Finding(
+        name="limit",
         statement="FISTA's limit is the solution that coordinate descent finds.",
         verdict="holds" if apart < 1e-4 else "does not hold",
         evidence=f"Codes differ by {apart:.1e} of their norm from scikit-learn's Lasso (bound 1e-4).",
@@ -79,6 +81,7 @@ def _bounds(gaps: dict[str, torch.Tensor], bounds: dict[str, torch.Tensor]) -> I
     for name, rate in (("ISTA", "L ||u*||^2 / (2 k)"), ("FISTA", "2 L ||u*||^2 / (k + 1)^2")):
         share = float((gaps[name] / bounds[name]).max())
         yield Finding(
+            name=f"bound_of_{name.lower()}",
             statement=f"{name}'s objective is within {rate} of the optimum after k steps from zero.",
             verdict="holds" if share <= 1 else "does not hold",
             evidence=f"At most {share:.3f} of the bound over {len(gaps[name])} steps (Beck and Teboulle, 2009).",
@@ -103,6 +106,7 @@ def analytic_weights(run: Run) -> Iterator[Result]:
             analytic_.append(analytic.coherence(weight, dictionary))
             least.append(max(analytic.least_coherence(dictionary, atom) for atom in range(SIZE[1])))
     yield Finding(
+        name="closed_form",
         statement="The closed form solves min ||W^T P||_F with w_i^T p_i = 1.",
         verdict="holds" if off < 1e-10 else "does not hold",
         evidence=f"Constraint and optimality condition are met to {off:.1e} (bound 1e-10), {len(own)} dictionaries.",
@@ -111,6 +115,7 @@ def analytic_weights(run: Run) -> Iterator[Result]:
     )
     lower = max(a - b for a, b in zip(analytic_, own, strict=True)) < 0
     yield Finding(
+        name="coherence",
         statement="Analytic weights are less coherent with the dictionary than the dictionary with itself.",
         verdict="holds" if lower else "does not hold",
         evidence=(
@@ -149,6 +154,7 @@ def vars_is_unrolled(run: Run) -> Iterator[Result]:
                 for ours, theirs in ((codes, expected), (objective, costs))
             ]
         yield Finding(
+            name=name.lower().replace("-", "_"),
             statement=f"The dynamics of {name} are ISTA on the LASSO of its templates and values.",
             verdict="holds" if max(errors) < 1e-12 else "does not hold",
             evidence=(

@@ -89,6 +89,7 @@ def _factor(solver: str, layers: int, found: dict[str, list[Curve]], settings: S
     reached = float(np.mean([curve[layers - 1] for curve in found[solver]]))
     against_fista, cut = factors(found[solver], found["fista"], layers)
     return Finding(
+        name=f"{solver}_{layers}_layers",
         statement=(
             f"{dataset(settings)}: what {layers} layers of {solver} reach takes ISTA at least ten times as many steps."
         ),

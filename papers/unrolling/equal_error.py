@@ -96,11 +96,13 @@ def _faster(
     operations: dict[str, int],
     costs: dict[str, Comparison],
 ) -> Finding:
+    name = f"{settings.data}_{solver}"
     statement = f"{dataset(settings)}: to {settings.equal_error:g} dB {solver} is faster than FISTA."
     for needed, verdict in ((solver, "does not hold"), ("fista", "holds")):
         if needed not in costs:
             most = settings.iterations if needed in CLASSICAL else settings.layers
             return Finding(
+                name=name,
                 statement=statement,
                 verdict=verdict,
                 evidence=f"For some seed {needed} does not reach the error in its {most} steps or layers.",
@@ -116,6 +118,7 @@ def _faster(
         costs[solver].time_ratio,
         1.0,
         whose="FISTA's",
+        name=name,
         rest=(
             f", {operations[solver] / operations['fista']:.2f} times its multiply-adds; {steps[solver]} layers "
             f"against {steps['fista']} steps; {ista}"

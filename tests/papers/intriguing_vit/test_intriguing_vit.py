@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import timm
 import torch
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import papers
+from common import bench
 from common.checkpoints import load_released, to_released
 from common.data.preprocessing import Preprocessing
 from common.data.voc import VOCSegmentation, class_masks
@@ -25,8 +25,7 @@ from common.robustness.occlusion_curves import accuracies, conditions
 from common.run import Run, Settings
 from common.segmentation import attention_masks, best_head, jaccard, resize_input
 from common.training.attention import LastAttention
-from common.training.recipe import load_recipe
-from papers.intriguing_vit import claims, experiment, objects, pascal_voc, results
+from papers.intriguing_vit import claims, experiment, objects, pascal_voc
 from papers.intriguing_vit.cue_conflict import PIECE, conflicts, decisions, partners, textures
 from papers.intriguing_vit.model import VARIANTS, create
 from tests.parity import OUTPUT_TOLERANCE, Fixture, distance, fill, images
@@ -97,13 +96,13 @@ def test_index_of_known_masks() -> None:
 
 def test_masks_of_attention_take_what_they_should() -> None:
     torch.manual_seed(0)
-    model = objects.finer(experiment.vit().eval())
+    model = objects.finer(bench.hosts.vit_mini().eval())
     few, most = (attention_masks(model, torch.randn(2, 3, 56, 56), share=share) for share in (0.3, 0.95))
     assert few.shape == (2, 3, 56, 56)
     assert 0 < few.float().mean() < most.float().mean() < 1
     assert not [module for module in model.modules() if module._forward_hooks], "it stops listening"
     with pytest.raises(UserError, match="no attention"):
-        attention_masks(experiment.resnet(), torch.zeros(1, 3, 28, 28))
+        attention_masks(bench.hosts.resnet_mini(), torch.zeros(1, 3, 28, 28))
     with pytest.raises(UserError, match="no token 1"):
         attention_masks(model, torch.zeros(1, 3, 56, 56), token=1)
 
@@ -170,14 +169,23 @@ def test_input_size_is_rounded_to_the_patches(name) -> None:
 
 
 def test_cue_conflicts_have_one_garments_shape_and_anothers_texture() -> None:
-    composition = experiment.test_canvases(True)
-    made = conflicts(composition)
-    mask, labels = composition.masks[:, 0], made["labels"]
-    assert (made["texture_labels"] != labels).all()
-    assert torch.equal(made["conflict"][~mask], composition.images[~mask])
-    assert torch.equal(made["conflict"][mask], made["texture"][mask])
-    assert made["shape"][mask].unique().numel() == 1
-    assert torch.equal(made["shape"][~mask], composition.images[~mask])
+    tests = bench.test_set(quick=True)
+    images, labels = tests.clean[0, :, 0], tests.labels[0]
+    mask = experiment.garments(images)
+    made = conflicts(images, mask, labels)
+    assert (made.texture_labels != labels).all()
+    assert torch.equal(made.conflict[~mask], images[~mask])
+    assert torch.equal(made.conflict[mask], made.texture[mask])
+    assert made.shape[mask].unique().numel() == 1
+    assert torch.equal(made.shape[~mask], images[~mask])
+
+
+def test_training_for_shape_keeps_silhouettes_and_takes_textures_of_others() -> None:
+    plain, textured = bench.training_data().train, experiment.textured_garments().train
+    mask = experiment.garments(plain[0][:100])
+    assert torch.equal(plain[1], textured[1])
+    assert torch.equal(plain[0][:100][~mask], textured[0][:100][~mask])
+    assert (plain[0][:100][mask] != textured[0][:100][mask]).float().mean() > 0.9
 
 
 def test_partners_and_textures() -> None:
@@ -189,33 +197,48 @@ def test_partners_and_textures() -> None:
     assert torch.equal(texture[PIECE : 2 * PIECE, :PIECE], middle.flip(0)), "mirrored, so that it has no seam"
 
 
-def test_budgets_are_equal_and_the_identity_holds(tmp_path: Path) -> None:
+def test_the_identity_holds(tmp_path: Path) -> None:
     run = Run(papers.find("intriguing-vit"), Settings(quick=True), tmp_path)
-    findings = [result for result in claims._budget() if not isinstance(result, Measurement)]
-    findings += list(claims.permutation_invariance(run))
-    assert [finding.verdict for finding in findings] == ["holds"] * 4
+    assert [finding.verdict for finding in claims.permutation_invariance(run)] == ["holds"] * 3
 
 
-def test_what_is_kept_is_counted_above_chance() -> None:
-    row = {"top1": 90.0, **dict.fromkeys(experiment.CURVES, 50.0), "shuffle_top1": 10.0}
-    kept = experiment.with_kept(pd.DataFrame([row]))
-    assert kept["random_drop_top1_kept"].tolist() == [50.0]
-    assert kept["shuffle_top1_kept"].tolist() == [0.0]
+@pytest.fixture
+def few_images(monkeypatch) -> bench.TestSet:
+    """20 test images a subset."""
+    tests = bench.test_set(quick=True)
+    few = bench.TestSet(*(getattr(tests, name)[:, :20] for name in ("clean", "labels", "corrupted", "occluded")))
+    monkeypatch.setattr(bench, "test_set", lambda quick: few)
+    for made in (experiment.changed_images, objects.test_canvases, objects.tuning_canvases):
+        made.cache_clear()
+    yield few
+    for made in (experiment.changed_images, objects.test_canvases, objects.tuning_canvases):
+        made.cache_clear()
 
 
-def test_measure_of_the_experiment(monkeypatch) -> None:
-    few = results.first_of(experiment.test_canvases(True), 24)
-    monkeypatch.setattr(experiment, "test_canvases", lambda quick: few)
-    monkeypatch.setattr(objects, "test_canvases", lambda quick: few)
-    monkeypatch.setattr(objects, "tuning_canvases", lambda quick: few)
+def test_conditions_are_met_by_cells_of_rotating_subsets(few_images) -> None:
+    changed = experiment.changed_images(True)
+    assert len(changed) == 3 * 9 + 4
+    images = few_images.clean[2]
+    tiles = nn.functional.max_pool2d(images[:, :1].float(), 4)[:, 0].flatten(1) > 0
+    kept = nn.functional.max_pool2d(changed["random_drop_top1/0.3"][:, :1].float(), 4)[:, 0].flatten(1) > 0
+    assert not (kept & ~tiles).any()
+    assert float((tiles & ~kept).float().mean()) == pytest.approx(0.3 * float(tiles.float().mean()), abs=0.06)
+    shuffled = changed["shuffle_top1/4x4"]
+    assert torch.equal(shuffled.flatten(1).sort(dim=1).values, few_images.clean[1].flatten(1).sort(dim=1).values)
+
+
+def test_measures_are_kept_by_image(few_images) -> None:
     torch.manual_seed(0)
-    model, recipe = experiment.vit().eval(), load_recipe(claims.RECIPE, "embedded", quick=True)
-    scores = experiment.measure(model, recipe, quick=True)
-    assert len([name for name in scores if name.startswith("random_drop_top1/")]) == 9
-    assert all(0 <= value <= 100 for value in scores.values())
-    measured = objects.measure(model, recipe, quick=True)
-    assert measured["jaccard"] == measured[f"jaccard/{measured['share'] / 100:g}"]
-    assert 0 < objects.whole_canvas(True) < 50
+    model, recipe = bench.hosts.vit_mini().eval(), bench.host("vit_mini").settings(quick=True)
+    found = experiment.measure(model, recipe, quick=True)
+    assert found["random_drop_top1"].shape == (9, 20)
+    assert found["shape_share"].shape == (experiment.CONFLICTS, 20)
+    assert (found["shape_share"] * found["texture_share"] == 0).all(), "no decision is by both"
+    segmented = objects.measure(model, recipe, quick=True)
+    assert segmented["jaccard"].shape == (objects.SUBSETS, 20)
+    best = objects.best_share(objects.finer(model), recipe, quick=True)
+    assert segmented["jaccard"].mean() == pytest.approx(segmented[f"jaccard/{best:g}"])
+    assert 0.1 < segmented["jaccard/whole"].mean() < 0.5
 
 
 @pytest.mark.parametrize(("name", "tokens"), [(f"deit_tiny_patch{p}_224", (224 // p) ** 2) for p in (22, 28, 32, 38)])
@@ -350,5 +373,7 @@ def test_decisions_need_a_decision() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.logits.expand(len(x), -1)
 
+    tests = bench.test_set(quick=True)
+    made = conflicts(tests.clean[0, :, 0], experiment.garments(tests.clean[0, :, 0]), tests.labels[0])
     with pytest.raises(UserError, match="shape bias is undefined"):
-        decisions(Constant(), experiment.test_canvases(True), **STATISTICS)
+        decisions(Constant(), [made])

@@ -14,6 +14,7 @@ from timm.layers import create_pool2d
 from torch import Tensor, nn
 
 import papers
+from common import bench
 from common.checkpoints import from_released, load_released, to_released
 from common.errors import UserError
 from common.manifest import half_unit, load_manifest
@@ -25,7 +26,7 @@ from common.training.loop import train
 from common.training.optimisation import make_optimizer
 from common.training.options import Options
 from common.training.recipe import Recipe, load_recipe
-from papers.simclr import augmentation, composition
+from papers.simclr import augmentation, experiment
 from papers.simclr.augmentation import Draws, Settings, adjust_contrast, adjust_hue, adjust_saturation, blur, distort
 from papers.simclr.claims import loss, model_size
 from papers.simclr.method import contrast_accuracy, nt_xent
@@ -253,12 +254,6 @@ def test_grey_images_have_equal_channels() -> None:
     assert torch.allclose(grey[0, 0], augmentation.luma(images)[0, 0])
 
 
-def test_a_cut_out_square_is_black() -> None:
-    images = composition.cut_out(torch.ones(2, 1, 28, 28), torch.tensor([0.5, 0.0]), torch.tensor([0.5, 0.0]))
-    assert (images[0] == 0).sum() == 15 * 15
-    assert (images[1] == 0).sum() == 8 * 8
-
-
 @pytest.mark.parametrize("values", [{"strength": -0.1}, {"strength": 2.0}, {"grey": 1.2}, {"blur": -1.0}])
 def test_settings_out_of_range(values) -> None:
     with pytest.raises(UserError, match="between 0 and 1"):
@@ -460,11 +455,58 @@ def test_batches_are_not_cut_by_accumulation(garments) -> None:
         trained(tiny(), recipe(), garments, device_batch=8)
 
 
-@pytest.mark.parametrize("pair", [("crop", "crop"), ("cutout", "rotate"), ("crop", "jitter")])
-def test_compositions_train(garments, pair) -> None:
-    contender = composition.contenders(quick=True)[pair]
-    chosen = recipe("embedded", *contender.changes, "total_batch=16", "epoch_images=16")
-    model = tiny()
-    result = train(model, chosen, garments, seed=0, hooks=contender.hooks(chosen), options=Options(device="cpu"))
-    assert result.steps == 1
-    assert len(composition.cells()) == 10
+def test_the_encoder_of_the_bench_is_pretrained_without_labels(garments) -> None:
+    colours = TensorData(
+        *(
+            tensor.repeat(1, 3, 1, 1) if tensor.ndim == 4 else tensor
+            for tensor in (*garments.train, *garments.validation)
+        )
+    )
+    shuffled = TensorData(colours.train[0], colours.train[1].flip(0), *colours.validation)
+    states = []
+    for data in (colours, shuffled):
+        torch.manual_seed(0)
+        model = experiment.Encoder()
+        before = model.encoder.stem[0].weight.detach().clone()
+        trained(model, recipe(), data)
+        assert not model.pretraining
+        assert not torch.equal(model.encoder.stem[0].weight, before)
+        states.append(model.state_dict())
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]) != name.startswith("fc."), name
+
+
+def test_contenders_of_the_bench_differ_in_what_they_learn_from() -> None:
+    chosen = {contender.name: contender for contender in experiment.contenders()}
+    settings = {name: contender.settings() for name, contender in chosen.items()}
+    both, crop, jitter = (settings[name] for name in (experiment.SIMCLR, experiment.CROP, experiment.JITTER))
+    assert (both.train_crop, crop.train_crop, jitter.train_crop) == ("random_resized", "random_resized", "none")
+    assert [one.method["colour_probability"] for one in (both, crop, jitter)] == [0.8, 0.0, 0.8]
+    still = settings[experiment.RANDOM]
+    assert (still.learning_rate, still.warmup_learning_rate, still.min_learning_rate) == (0, 0, 0)
+
+
+def test_probe_of_features_that_tell_the_classes(monkeypatch) -> None:
+    """A linear probe finds what is linear in the features, and nothing in features that do not depend on the image."""
+    tests = bench.test_set(quick=True)
+    few = bench.TestSet(tests.clean[:2], tests.labels[:2], tests.corrupted[:2], tests.occluded[:2])
+    monkeypatch.setattr(bench, "test_set", lambda quick: few)
+    monkeypatch.setattr(experiment, "SHARES", {"1pct": 600})
+
+    class Pixels(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(scale))
+
+        def forward_features(self, x: Tensor) -> Tensor:
+            return self.scale * F.avg_pool2d(x[:, :1], 2)
+
+        def forward_head(self, x: Tensor, pre_logits: bool) -> Tensor:
+            return x.flatten(1)
+
+    chosen = load_recipe(RECIPE, "embedded")
+    seen = experiment.probe(Pixels(1.0), chosen, True)["linear_probe_top1/1pct"]
+    blind = experiment.probe(Pixels(0.0), chosen, True)["linear_probe_top1/1pct"]
+    assert seen.shape == few.labels.shape
+    assert seen.mean() > 0.6
+    assert blind.mean() < 0.2
