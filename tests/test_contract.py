@@ -62,9 +62,9 @@ def test_contenders_are_classifiers_of_the_bench(paper: Paper) -> None:
     budget = bench.host("vit_mini").settings()
     for contender in own:
         recipe = contender.settings()
-        contender.hooks(recipe)
-        for key in ("epochs", "epoch_images", "total_batch"):
-            assert getattr(recipe, key) == getattr(budget, key), f"{contender.name} has a budget of its own: {key}"
+        # An image that a method passes in several views counts as often.
+        copies = max((hook.copies for hook in contender.hooks(recipe)), default=1)
+        assert copies * recipe.epochs * recipe.epoch_images <= budget.epochs * budget.epoch_images, contender.name
         with torch.no_grad():
             assert contender.build().eval()(torch.rand(2, 3, 28, 28)).shape == (2, 10), contender.name
 

@@ -18,25 +18,27 @@ from common.robustness.occlusion import shuffle_tiles
 from common.run import Run
 from papers.intriguing_vit import objects, results
 from papers.intriguing_vit import pascal_voc as voc
-from papers.intriguing_vit.experiment import (
-    CURVES,
-    GRID,
-    RESNET,
-    SHAPED,
-    UNTRAINED,
-    VIT,
-    all_conditions,
-    contenders,
-    measure,
-)
+from papers.intriguing_vit.experiment import CURVES, GRID, all_conditions, measure, textured_garments
 from papers.intriguing_vit.model import create
 
+VIT, RESNET, SHAPED, UNTRAINED = "vit_mini", "resnet_mini", "vit_mini+shape", "vit_mini.untrained"
 #: The largest difference of logits, over their largest magnitude, that rounding explains.
 ROUNDING = 1e-4
 #: Everything taken for the object.
 WHOLE = "whole_canvas"
 #: The file in --dino DIR.
 DINO_FILE = "dino_deitsmall16_pretrain.pth"
+
+
+def contenders() -> list[bench.Contender]:
+    """Two hosts, and the transformer trained for shape, and as it is before training."""
+    still = ("learning_rate=0.0", "warmup_learning_rate=0.0", "min_learning_rate=0.0", "epoch_images=128")
+    return [
+        bench.host(VIT),
+        bench.host(RESNET),
+        bench.Contender(SHAPED, bench.hosts.vit_mini, data=textured_garments),
+        bench.Contender(UNTRAINED, bench.hosts.vit_mini, changes=still),
+    ]
 
 
 def permutation_invariance(run: Run) -> Iterator[Result]:

@@ -21,7 +21,6 @@ from common.training.data import TensorData
 from common.training.recipe import Recipe
 from papers.intriguing_vit import cue_conflict
 
-VIT, RESNET, SHAPED, UNTRAINED = "vit_mini", "resnet_mini", "vit_mini+shape", "vit_mini.untrained"
 GRID = bench.hosts.SIDE // bench.hosts.PATCH
 #: Grids of shuffled tiles that divide an image.
 SHUFFLE_GRIDS = (2, 4, 7, 14)
@@ -29,17 +28,6 @@ SHUFFLE_GRIDS = (2, 4, 7, 14)
 CURVES = ("random_drop_top1", "salient_drop_top1", "nonsalient_drop_top1", "shuffle_top1")
 #: Subsets of the test images that cue conflicts are made of.
 CONFLICTS = 4
-
-
-def contenders() -> list[bench.Contender]:
-    """Two hosts, and the transformer trained for shape, and as it is before training."""
-    still = ("learning_rate=0.0", "warmup_learning_rate=0.0", "min_learning_rate=0.0", "epoch_images=128")
-    return [
-        bench.host(VIT),
-        bench.host(RESNET),
-        bench.Contender(SHAPED, bench.hosts.vit_mini, data=textured_garments),
-        bench.Contender(UNTRAINED, bench.hosts.vit_mini, changes=still),
-    ]
 
 
 @lru_cache(maxsize=1)

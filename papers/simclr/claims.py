@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import timm
 import torch
@@ -16,13 +17,34 @@ from common.measurement import Finding, Measurement, Picture, Result
 from common.profiling import count
 from common.run import Run
 from common.shapes import shapes_only
-from papers.simclr.experiment import CROP, JITTER, RANDOM, SIMCLR, SUPERVISED, contenders, probe
+from papers.simclr.experiment import Encoder, probe
 from papers.simclr.method import nt_xent
 from papers.simclr.model import VARIANTS
 from papers.simclr.released import BASE
+from papers.simclr.training import hooks
 
+RECIPE = Path(__file__).with_name("recipe.toml")
+SUPERVISED = "resnet_mini"
+SIMCLR, CROP, JITTER, RANDOM = (f"resnet_mini.{name}" for name in ("simclr", "simclr_crop", "simclr_jitter", "random"))
 PROBE = "linear_probe_top1"
 LABELS = {"1pct": "1 %", "10pct": "10 %"}
+
+
+def contenders() -> list[bench.Contender]:
+    """The encoder trained with labels, without them, without them by one augmentation alone, and not at all."""
+
+    def pretrained(name: str, *changes: str) -> bench.Contender:
+        return bench.Contender(name, Encoder, hooks, changes, RECIPE)
+
+    # Without a rate, training gives the random weights the batch statistics of the data and nothing else.
+    still = ("learning_rate=0.0", "warmup_learning_rate=0.0", "min_learning_rate=0.0", "epoch_images=6400")
+    return [
+        bench.host(SUPERVISED),
+        pretrained(SIMCLR),
+        pretrained(CROP, "method.colour_probability=0.0"),
+        pretrained(JITTER, "train_crop=none"),
+        bench.Contender(RANDOM, bench.hosts.resnet_mini, changes=still),
+    ]
 
 
 def loss(run: Run) -> Iterator[Result]:

@@ -1,8 +1,6 @@
-"""The bench's residual network as an encoder, how it is pre-trained, and the linear probe."""
+"""The bench's residual network as an encoder to pre-train, and the linear probe."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,11 +13,7 @@ from common import bench
 from common.training.preparation import Preparation
 from common.training.recipe import Recipe
 from papers.simclr.model import ProjectionHead
-from papers.simclr.training import hooks
 
-RECIPE = Path(__file__).with_name("recipe.toml")
-SUPERVISED = "resnet_mini"
-SIMCLR, CROP, JITTER, RANDOM = (f"resnet_mini.{name}" for name in ("simclr", "simclr_crop", "simclr_jitter", "random"))
 #: Labelled images of a probe: about 1 % and 10 % of the training set.
 SHARES = {"1pct": 600, "10pct": 6000}
 #: Images of a forward pass.
@@ -63,23 +57,6 @@ class Encoder(nn.Module):
         return self.fc
 
 
-def contenders() -> list[bench.Contender]:
-    """The encoder trained with labels, without them, without them by one augmentation alone, and not at all."""
-
-    def pretrained(name: str, *changes: str) -> bench.Contender:
-        return bench.Contender(name, Encoder, hooks, changes, RECIPE)
-
-    # Without a rate, training gives the random weights the batch statistics of the data and nothing else.
-    still = ("learning_rate=0.0", "warmup_learning_rate=0.0", "min_learning_rate=0.0", "epoch_images=6400")
-    return [
-        bench.host(SUPERVISED),
-        pretrained(SIMCLR),
-        pretrained(CROP, "method.colour_probability=0.0"),
-        pretrained(JITTER, "train_crop=none"),
-        bench.Contender(RANDOM, bench.hosts.resnet_mini, changes=still),
-    ]
-
-
 def probe(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.ndarray | float]:
     """Whether logistic regression on frozen features is right on the bench's test images.
 
@@ -111,6 +88,6 @@ def features(model: nn.Module, recipe: Recipe, images: Tensor) -> np.ndarray:
     prepare = Preparation(recipe, device)
     found = []
     for part in images.split(BATCH):
-        maps = model.forward_features(prepare.normalise(part.to(device)))  # type: ignore[operator]
-        found.append(model.forward_head(maps, pre_logits=True).cpu())  # type: ignore[operator]
+        maps = model.forward_features(prepare.normalise(part.to(device)))
+        found.append(model.forward_head(maps, pre_logits=True).cpu())
     return torch.cat(found).numpy()

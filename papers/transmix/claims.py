@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,11 +14,28 @@ from common.profiling import compare_cost, ratio_finding, time_measurement
 from common.run import Run
 from common.training.mixing import Mixed
 from papers.transmix.cost import steps
-from papers.transmix.experiment import ATTENTION, CUTMIX, TRANSMIX, contenders, share_errors
+from papers.transmix.experiment import share_errors
 from papers.transmix.method import mix_labels
+from papers.transmix.training import hooks
 
+RECIPE = Path(__file__).with_name("recipe.toml")
+HOST, CUTMIX, TRANSMIX, ATTENTION = (f"vit_mini{suffix}" for suffix in ("", "+cutmix", "+transmix", "+attention"))
 #: What "next to nothing" is taken to mean: the sources print no number.
 COST_BOUND = 1.05
+
+
+def contenders() -> list[bench.Contender]:
+    """The host trained without mixing, with CutMix, with TransMix, and with attention alone."""
+
+    def mixing(name: str, *changes: str) -> bench.Contender:
+        return bench.Contender(name, bench.hosts.vit_mini, hooks, changes, RECIPE)
+
+    return [
+        bench.host(HOST),
+        mixing(CUTMIX, "method.label_mixing=area"),
+        mixing(TRANSMIX),
+        mixing(ATTENTION, "method.area_share=0.0"),
+    ]
 
 
 def identity(run: Run) -> Iterator[Result]:

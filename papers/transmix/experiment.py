@@ -1,8 +1,6 @@
-"""The bench's vision transformer trained with mixed labels, and what is measured of them by image."""
+"""How far shares of labels are from what is seen in mixed images."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,28 +12,11 @@ from common.training.preparation import Preparation
 from common.training.randomness import preserved_global_state, seed_global
 from common.training.recipe import Recipe
 from papers.transmix.method import attention_share
-from papers.transmix.training import hooks
 
-RECIPE = Path(__file__).with_name("recipe.toml")
-HOST, CUTMIX, TRANSMIX, ATTENTION = (f"vit_mini{suffix}" for suffix in ("", "+cutmix", "+transmix", "+attention"))
 #: Garments are brighter than this, of 255; the rest of an image is black.
 GARMENT = 25
 #: Images that are mixed with each other at once; one of a pair is measured.
 MIXED = 20
-
-
-def contenders() -> list[bench.Contender]:
-    """The host trained without mixing, with CutMix, with TransMix, and with attention alone."""
-
-    def mixing(name: str, *changes: str) -> bench.Contender:
-        return bench.Contender(name, bench.hosts.vit_mini, hooks, changes, RECIPE)
-
-    return [
-        bench.host(HOST),
-        mixing(CUTMIX, "method.label_mixing=area"),
-        mixing(TRANSMIX),
-        mixing(ATTENTION, "method.area_share=0.0"),
-    ]
 
 
 def share_errors(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.ndarray | float]:

@@ -26,7 +26,7 @@ from common.training.loop import train
 from common.training.optimisation import make_optimizer
 from common.training.options import Options
 from common.training.recipe import Recipe, load_recipe
-from papers.simclr import augmentation, experiment
+from papers.simclr import augmentation, claims, experiment
 from papers.simclr.augmentation import Draws, Settings, adjust_contrast, adjust_hue, adjust_saturation, blur, distort
 from papers.simclr.claims import loss, model_size
 from papers.simclr.method import contrast_accuracy, nt_xent
@@ -477,12 +477,12 @@ def test_the_encoder_of_the_bench_is_pretrained_without_labels(garments) -> None
 
 
 def test_contenders_of_the_bench_differ_in_what_they_learn_from() -> None:
-    chosen = {contender.name: contender for contender in experiment.contenders()}
+    chosen = {contender.name: contender for contender in claims.contenders()}
     settings = {name: contender.settings() for name, contender in chosen.items()}
-    both, crop, jitter = (settings[name] for name in (experiment.SIMCLR, experiment.CROP, experiment.JITTER))
+    both, crop, jitter = (settings[name] for name in (claims.SIMCLR, claims.CROP, claims.JITTER))
     assert (both.train_crop, crop.train_crop, jitter.train_crop) == ("random_resized", "random_resized", "none")
     assert [one.method["colour_probability"] for one in (both, crop, jitter)] == [0.8, 0.0, 0.8]
-    still = settings[experiment.RANDOM]
+    still = settings[claims.RANDOM]
     assert (still.learning_rate, still.warmup_learning_rate, still.min_learning_rate) == (0, 0, 0)
 
 

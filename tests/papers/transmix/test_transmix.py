@@ -27,7 +27,7 @@ from common.training.optimisation import make_mixing
 from common.training.recipe import load_recipe
 from papers.fan.model import create as create_fan
 from papers.rvt.model import create as create_rvt
-from papers.transmix import experiment
+from papers.transmix import claims, experiment
 from papers.transmix.method import attention_share, mix_labels
 from papers.transmix.model import create as create_ca_swin
 from papers.vars.model import create as create_vars
@@ -395,11 +395,11 @@ def test_errors_of_shares_are_zero_where_the_label_is_what_is_seen(monkeypatch) 
 
 
 def test_contenders_differ_in_how_labels_are_mixed() -> None:
-    recipes = {contender.name: contender.settings() for contender in experiment.contenders()}
-    assert not recipes[experiment.HOST].mixes
-    names = (experiment.CUTMIX, experiment.TRANSMIX, experiment.ATTENTION)
+    recipes = {contender.name: contender.settings() for contender in claims.contenders()}
+    assert not recipes[claims.HOST].mixes
+    names = (claims.CUTMIX, claims.TRANSMIX, claims.ATTENTION)
     for name in names[1:]:
         assert replace(recipes[name], method={}, changes=()) == replace(recipes[names[0]], method={}, changes=())
-    hooks = {contender.name: contender.hooks(recipes[contender.name]) for contender in experiment.contenders()}
+    hooks = {contender.name: contender.hooks(recipes[contender.name]) for contender in claims.contenders()}
     assert [len(hooks[name]) for name in names] == [0, 1, 1]
     assert [hook.area_share for name in names[1:] for hook in hooks[name]] == [0.5, 0.0]
