@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.bench.images import CORRUPTION_CELLS, OCCLUSION_SHARES, test_set
+from common.bench.images import CORRUPTION_CELLS, OCCLUSION_SHARES, QUICK_IMAGES, test_set
 from common.robustness.attacks import PROTOCOLS
-from common.robustness.metrics.calibration import adaptive_calibration_error, corruption_calibration_error
+from common.robustness.metrics.calibration import BIN_SIZE, adaptive_calibration_error, corruption_calibration_error
 from common.robustness.normalisation import Normalized
 from common.robustness.prediction import predict
 from common.training.recipe import Recipe
@@ -56,7 +56,10 @@ def robustness(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.nd
 
 
 def calibration(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.ndarray | float]:
-    """The metrics of `CALIBRATION`: calibration errors are root mean squares over bins of 100 images, each counted."""
+    """The metrics of `CALIBRATION`: calibration errors are root mean squares over bins of 100 images, each counted.
+
+    A quick run has too few images under a corruption for that; its bins are of `QUICK_IMAGES`.
+    """
     tests = test_set(quick)
     mean, std = (per_channel(values) for values in (recipe.mean, recipe.std))
     sure, right = predict(model, tests.clean.flatten(0, 1), tests.labels.flatten(), mean=mean, std=std)
@@ -65,11 +68,12 @@ def calibration(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.n
         cell: predict(model, images, truth, mean=mean, std=std)
         for cell, images, truth in zip(CORRUPTION_CELLS, tests.corrupted, labels, strict=True)
     }
+    bin_size = QUICK_IMAGES if quick else BIN_SIZE
     return {
         "top1": right.reshape(tests.labels.shape),
         "corruption_top1": np.stack([hit for _, hit in cells.values()]),
         "rms_calibration_error": adaptive_calibration_error(sure, right, last_bin=True),
-        "corruption_rms_calibration_error": corruption_calibration_error(cells),
+        "corruption_rms_calibration_error": corruption_calibration_error(cells, bin_size=bin_size),
         **{f"corruption_top1/{n}/{s}": float(hit.mean()) for (n, s), (_, hit) in cells.items()},
     }
 

@@ -108,3 +108,19 @@ def test_the_floor_is_logistic_regression() -> None:
     assert torch.equal(
         bench.logistic_regression()(torch.zeros(1, 3, 28, 28))[0], bench.logistic_regression().linear.bias
     )
+
+
+def test_calibration_of_a_quick_run() -> None:
+    """A classifier that is always sure of one class is wrong by 90 points, clean and corrupted."""
+
+    class Sure(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(100 * torch.eye(10)[3])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.logits.expand(len(x), -1)
+
+    found = bench.calibration(Sure(), TINY.settings(quick=True), quick=True)
+    for metric in ("rms_calibration_error", "corruption_rms_calibration_error"):
+        assert found[metric] == pytest.approx(0.9, abs=0.02)

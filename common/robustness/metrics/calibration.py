@@ -66,7 +66,9 @@ def adaptive_calibration_error(
     return float(gaps.max())
 
 
-def corruption_calibration_error(cells: Mapping[tuple[str, int], tuple[Any, Any]]) -> float:
+def corruption_calibration_error(
+    cells: Mapping[tuple[str, int], tuple[Any, Any]], *, bin_size: int = BIN_SIZE
+) -> float:
     """Root-mean-square calibration error under corruption, in [0, 1].
 
     The mean over corruptions, each with the examples of all its severities together, of
@@ -74,13 +76,14 @@ def corruption_calibration_error(cells: Mapping[tuple[str, int], tuple[Any, Any]
 
     Args:
         cells: by corruption and severity, ``(confidence, correct)`` as for the other functions.
+        bin_size: examples in a bin.
     """
     names = dict.fromkeys(name for name, _ in cells)
     errors = []
     for name in names:
         parts = [pair for (other, _), pair in cells.items() if other == name]
         confidence, correct = (np.concatenate([np.asarray(p[i], dtype=np.float64) for p in parts]) for i in (0, 1))
-        errors.append(adaptive_calibration_error(confidence, correct, last_bin=True))
+        errors.append(adaptive_calibration_error(confidence, correct, bin_size=bin_size, last_bin=True))
     return float(np.mean(errors))
 
 
