@@ -7,7 +7,7 @@ A declaration is light: importing it imports neither torch nor a model. Code is 
 - what counts in its models otherwise than usual is ``model_size(name)`` in ``claims.py``, where it has such models (see
   ``common.profiling.size``);
 - what it changes about training is ``hooks(recipe)`` in ``papers/<slug>/training.py``, where it has one;
-- small models for comparisons between papers are ``small_models()`` in ``claims.py``, where it has some;
+- what it trains on the bench is ``contenders()`` in ``claims.py``, where it trains anything there;
 - printed numbers are in ``expected.csv``, training settings in ``recipe.toml``, both beside the declaration.
 """
 
