@@ -82,10 +82,7 @@ PAPER = Paper(
         ),
         Claim(
             name="robustness",
-            statement=(
-                "At equal budget AugMix lowers the error under corruption, to which the consistency term adds, and "
-                "does not lower clean accuracy."
-            ),
+            statement="At equal budget AugMix lowers the error under corruption.",
             kind="ordering",
             needs=("embedded",),
             primary="resnet_mini+augmix > resnet_mini: corruption_top1",
