@@ -37,7 +37,13 @@ def contenders() -> list[bench.Contender]:
         return bench.Contender(name, Encoder, hooks, changes, RECIPE)
 
     # Without a rate, training gives the random weights the batch statistics of the data and nothing else.
-    still = ("learning_rate=0.0", "warmup_learning_rate=0.0", "min_learning_rate=0.0", "epoch_images=6400")
+    still = (
+        "learning_rate=0.0",
+        "warmup_learning_rate=0.0",
+        "min_learning_rate=0.0",
+        "total_batch=64",
+        "epoch_images=3200",
+    )
     return [
         bench.host(SUPERVISED),
         pretrained(SIMCLR),
