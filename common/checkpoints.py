@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from common.conversions import CONVERSIONS
+from common.conversions import CONVERSIONS, fits
 from common.errors import UserError
 from common.measurement import WeightsChoice
 from common.resizing import resized
@@ -158,8 +158,9 @@ def from_released(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Te
 
 def _conversion(model: nn.Module, function: str) -> Callable[[Mapping[str, Tensor], nn.Module], dict[str, Tensor]]:
     """The conversion beside the class of ``model``, or the identity where its names are the released ones."""
-    home = type(model).__module__
-    declared = importlib.import_module(CONVERSIONS[home]) if home in CONVERSIONS else None
+    home, architecture = type(model).__module__, getattr(model, "pretrained_cfg", {}).get("architecture", "")
+    fitting = [module for key, module in CONVERSIONS.items() if fits(key, home, str(architecture))]
+    declared = importlib.import_module(fitting[0]) if fitting else None
     found = getattr(declared, function, None) or getattr(sys.modules[home], function, None)
     return found or (lambda state_dict, model: dict(state_dict))
 

@@ -124,7 +124,7 @@ class Paper:
         licence: licence of the released code; ``none stated`` means that nothing of it may be copied.
         models: what it adds to timm's registry, and the models of others that it is measured beside.
         converts: modules of timm whose released names the paper's ``model.py`` converts to (``released_state_dict``) or
-            from (``checkpoint_filter_fn``), where timm itself does not.
+            from (``checkpoint_filter_fn``), where timm itself does not; ``MODULE:PATTERN`` for some architectures.
         claims: in the order in which they are measured, those on the user's own data before all others.
         deviations: known differences between publication, release and our code.
         builds_on: slugs of the papers whose manifests and models this one is measured against.
