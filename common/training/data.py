@@ -184,6 +184,8 @@ class TensorData:
                 "Images in memory can be cropped, flipped, erased and mixed; the recipe asks for auto_augment or "
                 'color_jitter: set auto_augment="" and color_jitter=0.'
             )
+        if recipe.train_crop == "simple":
+            raise UserError("Images in memory are cropped by train_crop random_resized, padded or none, not simple.")
         if recipe.train_crop == "random_resized" and recipe.interpolation not in INTERPOLATIONS:
             raise UserError(
                 f"Crops of images in memory are resized by {' or '.join(INTERPOLATIONS)} interpolation, not by "

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import IterableImageDataset, auto_augment, create_dataset, create_transform
+from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torchvision import transforms
 
 from common.data.folders import ImageFiles
 from common.data.loading import collation, received
@@ -86,7 +88,7 @@ class ImageData:
 
     def __init__(self, source: Source, recipe: Recipe, *, workers: int = 4, skip_unreadable: bool = False) -> None:
         if recipe.train_crop == "padded":
-            raise UserError("Images from files are cropped by train_crop random_resized or none, not padded.")
+            raise UserError("Images from files are cropped by train_crop random_resized, simple or none, not padded.")
         self.source, self.workers, self.skip_unreadable = source, workers, skip_unreadable
         self._mode = "L" if len(recipe.mean) == 1 else "RGB"
         self._image_bytes = len(recipe.mean) * recipe.input_size**2
@@ -336,6 +338,12 @@ def make_transform(recipe: Recipe, *, training: bool) -> Callable[[Image.Image],
             f"timm cannot make the auto_augment {recipe.auto_augment!r} of this recipe{reason}; write it as timm does, "
             "rand-m9-mstd0.5-inc1."
         ) from None
+    if recipe.train_crop == "simple":
+        if recipe.interpolation == "random":
+            raise UserError("train_crop simple resizes by one interpolation: set interpolation to bicubic, say.")
+        size, by = recipe.input_size, str_to_interp_mode(recipe.interpolation)
+        crop = transforms.RandomCrop(size, padding=recipe.crop_padding or None, padding_mode="reflect")
+        transform.transforms[:1] = [transforms.Resize(size, by), crop]
     for step in transform.transforms:
         _replace_posterize(step)
     transform.transforms[-1] = _planes

@@ -52,7 +52,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CHOICES: dict[str, tuple[str, ...]] = {
     # Those of timm that follow from the keys of a recipe; timm takes an unknown word for a constant rate.
     "schedule": ("cosine", "tanh", "step", "poly", "constant"),
-    "train_crop": ("random_resized", "padded", "none"),
+    "train_crop": ("random_resized", "padded", "simple", "none"),
     "interpolation": (*INTERPOLATIONS, "random"),
     "evaluation_interpolation": INTERPOLATIONS,
     "mix_mode": ("batch", "pair", "elem"),
@@ -97,10 +97,10 @@ class Recipe:
     epochs: int  # length of the schedule
     epoch_images: int  # images in an epoch; 0: all of the training set
     repeated_augmentation: int  # how often an image occurs in a row of an epoch; 1: once
-    train_crop: str
+    train_crop: str  # "simple": of the image resized to input_size (shorter side) and padded by reflection
     crop_scale: tuple[float, ...]  # area range of the random resized crop
     crop_ratio: tuple[float, ...]  # aspect ratio range of the random resized crop
-    crop_padding: int  # zero padding of the padded crop
+    crop_padding: int  # pixels around the image before the crop: zeros of the padded crop, a reflection of the simple
     horizontal_flip: float
     interpolation: str  # of the random resized crop; "random": bilinear or bicubic
     color_jitter: float  # timm ignores it where auto_augment is a RandAugment or AutoAugment policy

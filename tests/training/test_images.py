@@ -551,7 +551,7 @@ def test_a_folder_that_does_not_fit_is_one_sentence(broken, recipe, tmp_path) ->
         ImageData(Source(root), chosen)
     with pytest.raises(UserError, match="The split train of hfds//no/such/place cannot be opened"):
         ImageData(Source(root, "hfds//no/such/place"), chosen)
-    with pytest.raises(UserError, match="random_resized or none, not padded"):
+    with pytest.raises(UserError, match="random_resized, simple or none, not padded"):
         ImageData(Source(root), replace(chosen, train_crop="padded"))
 
 
@@ -680,3 +680,25 @@ def test_folders_that_cannot_be_trained_on_are_explained(broken, recipe) -> None
     flat.rename(root / "train")
     with pytest.raises(UserError, match="has one class folder, all; a classifier needs two or more"):
         ImageData(Source(root), chosen)
+
+
+def test_the_simple_crop_is_a_window_of_the_resized_image_with_a_reflected_border(recipe) -> None:
+    """A ramp of 40 columns, halved to 20: within a row, steps are those of the ramp, turned around in the border."""
+    plain = ("color_jitter=0", "auto_augment=''", "horizontal_flip=0", "interpolation=nearest")
+    chosen = recipe("plain", *CHANGES, *plain, "train_crop=simple", "crop_padding=4", "input_size=20")
+    transform = make_transform(chosen, training=True)
+    ramp = np.repeat(np.arange(0, 200, 5, dtype=np.uint8)[None, :, None], 60, 0).repeat(3, 2)
+    halved = np.asarray(Image.fromarray(ramp).resize((20, 30), Image.Resampling.NEAREST))[0, :, 0]
+    reflected = np.pad(halved, 4, mode="reflect")
+    places = set()
+    for seed in range(100):
+        torch.manual_seed(seed)
+        rows = transform(Image.fromarray(ramp))[0]
+        assert rows.shape == (20, 20)
+        assert (rows == rows[0]).all()
+        fitting = [at for at in range(9) if np.array_equal(rows[0], reflected[at : at + 20])]
+        assert len(fitting) == 1
+        places.update(fitting)
+    assert places == set(range(9))
+    with pytest.raises(UserError, match="resizes by one interpolation"):
+        make_transform(replace(chosen, interpolation="random"), training=True)

@@ -117,7 +117,7 @@ def test_set_changes_one_value_and_marks_the_recipe() -> None:
         ("epochs=x", "epochs must be an integer, not 'x'"),
         ("method.from=kept", "Did you mean form?"),
         ("method.strength=high", "strength must be a number"),
-        ("train_crop=central", "must be one of random_resized, padded, none"),
+        ("train_crop=central", "must be one of random_resized, padded, simple, none"),
         ("interpolation=cubic", "Did you mean bicubic?"),
         ("learning_rate=nan", "learning_rate must be a finite number, not nan"),
         ("mean=[inf]", "mean must be a finite number"),
