@@ -25,6 +25,7 @@ from common.progress import console
 from common.run import Run
 from common.training.curves import TRAININGS, LossCurve
 from common.training.data import TensorData
+from common.training.distillation import Distillation
 from common.training.hooks import Hook
 from common.training.logs import history_csv
 from common.training.loop import train
@@ -55,6 +56,7 @@ class Contender:
         recipe: file whose setting ``embedded`` it is trained by; the bench's, or a paper's that is based on it and adds
             keys of the paper's method.
         data: makes the training data.
+        teacher: what it learns from as its recipe's ``distillation`` says: trained before it, with the same seed.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Contender:
     changes: tuple[str, ...] = ()
     recipe: Path = RECIPE
     data: Callable[[], TensorData] = training_data
+    teacher: Contender | None = None
 
     def settings(self, *, quick: bool = False, epochs: int | None = None) -> Recipe:
         """The recipe as this contender is trained with it; ``epochs`` replaces the recipe's."""
@@ -86,6 +89,7 @@ class Job:
         quick: whether the run is.
         device: torch device.
         folder: where weights, curves and scores are kept.
+        teacher: the training of the contender's teacher, where it has one.
     """
 
     contender: Contender
@@ -94,12 +98,15 @@ class Job:
     quick: bool
     device: str
     folder: Path
+    teacher: Job | None = None
 
     @property
     def key(self) -> str:
         """A file name for what is trained."""
         one = self.contender
         parts = [one.name, _name(one.build), _name(one.hooks), _name(one.data), self.seed, self.recipe.as_dict()]
+        if self.teacher is not None:
+            parts.append(self.teacher.key)
         label = json.dumps([*parts, self.device, torch.__version__], sort_keys=True)
         return hashlib.sha256(label.encode()).hexdigest()[:24]
 
@@ -114,6 +121,8 @@ class Job:
         else:
             curve = LossCurve()
             hooks = [*self.contender.hooks(self.recipe), curve]
+            if self.teacher is not None:
+                hooks.insert(0, Distillation.of(self.recipe, self.teacher.model()))
             options = Options(device=self.device)
             result = train(model, self.recipe, self.contender.data(), seed=self.seed, hooks=hooks, options=options)
             rows = curve.with_validation(result.history)
@@ -183,7 +192,9 @@ def _work(jobs: Sequence[Job], measure: Measure, device: str) -> None:
 def _job(run: Run, contender: Contender, seed: int) -> Job:
     settings = run.settings
     recipe = contender.settings(quick=settings.quick, epochs=settings.epochs)
-    return Job(contender, seed, recipe, settings.quick, settings.device, settings.shared or run.folder)
+    folder = settings.shared or run.folder
+    teacher = None if contender.teacher is None else _job(run, contender.teacher, seed)
+    return Job(contender, seed, recipe, settings.quick, settings.device, folder, teacher)
 
 
 def _show_curve(run: Run, job: Job) -> None:

@@ -83,11 +83,14 @@ class Stem(nn.Module):
         return x.permute(0, 2, 3, 1) if self.output_fmt == "NHWC" else x.flatten(2).transpose(1, 2)
 
 
-def vit_mini(attention: AttentionMaker | None = None, **changes: Any) -> VisionTransformer:
+def vit_mini(
+    attention: AttentionMaker | None = None, kind: type[VisionTransformer] = VisionTransformer, **changes: Any
+) -> VisionTransformer:
     """A vision transformer with class token: 49 tokens of 48 channels, three blocks of three heads.
 
     Args:
         attention: in place of every block's self-attention.
+        kind: a class derived from timm's ``VisionTransformer``.
         changes: arguments of timm's ``VisionTransformer`` that differ.
     """
     settings = {
@@ -101,7 +104,7 @@ def vit_mini(attention: AttentionMaker | None = None, **changes: Any) -> VisionT
         "embed_layer": Stem,
         **changes,
     }
-    model = VisionTransformer(**settings)
+    model = kind(**settings)
     if attention is not None:
         for block in model.blocks:
             block.attn = attention(settings["embed_dim"], settings["num_heads"])

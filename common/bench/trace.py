@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.bench.contenders import Contender
+from common.training.distillation import Distillation
 from common.training.hooks import Batch, Hook
 from common.training.loop import Run, train
 from common.training.options import Options
@@ -49,11 +50,16 @@ class _Losses(Hook):
 
 
 def first_losses(contender: Contender, seed: int = 0) -> list[float]:
-    """The losses of the first `STEPS` steps, trained by the contender's recipe in batches of `BATCH` on the CPU."""
+    """The losses of the first `STEPS` steps, trained by the contender's recipe in batches of `BATCH` on the CPU.
+
+    A teacher is not trained for it: its first weights teach as well here.
+    """
     recipe = contender.settings().with_changes(f"total_batch={BATCH}")
     torch.manual_seed(seed)
     model, losses = contender.build(), _Losses()
     hooks = [*contender.hooks(recipe), losses]
+    if contender.teacher is not None:
+        hooks.insert(0, Distillation.of(recipe, contender.teacher.build()))
     with suppress(_EnoughError):
         train(model, recipe, contender.data(), seed=seed, hooks=hooks, options=Options(device="cpu"))
     return losses.values

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Distillation(Hook):
     """Add the teacher's term to the loss: ``(1 - alpha) x base + alpha x distillation``.
 
-    A model with a distillation head returns ``(logits, distillation logits)`` in training; the term then applies to
-    the second, otherwise to the logits themselves.
+    A model with a distillation head (timm's ``set_distilled_training``) is set to return ``(logits, distillation
+    logits)`` in training; the term then applies to the second, otherwise to the logits themselves.
 
     Args:
         teacher: a classifier of the same classes, on the same normalised images.
@@ -38,6 +38,16 @@ class Distillation(Hook):
 
     def __init__(self, teacher: nn.Module, kind: str, alpha: float, temperature: float) -> None:
         self.teacher, self.kind, self.alpha, self.temperature = teacher, kind, alpha, temperature
+
+    @classmethod
+    def of(cls, recipe: Recipe, teacher: nn.Module) -> Distillation:
+        """As a recipe says, from this teacher."""
+        return cls(teacher, recipe.distillation, recipe.distillation_alpha, recipe.distillation_temperature)
+
+    def on_model(self, run: Run, model: nn.Module) -> None:
+        """Have the model return the outputs of both its heads in training, where it has two."""
+        if hasattr(model, "set_distilled_training"):
+            model.set_distilled_training(True)  # type: ignore[operator]
 
     def start(self, run: Run) -> None:
         """Put the teacher on the run's device, frozen."""
@@ -77,7 +87,4 @@ def with_distillation(recipe: Recipe, hooks: Sequence[Hook]) -> list[Hook]:
     except Exception as error:  # of what downloads, too, which has errors of its own (network, proxy)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"The distillation teacher {name} cannot be loaded ({reason}).") from None
-    return [
-        *hooks,
-        Distillation(teacher, recipe.distillation, recipe.distillation_alpha, recipe.distillation_temperature),
-    ]
+    return [*hooks, Distillation.of(recipe, teacher)]

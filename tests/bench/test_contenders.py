@@ -82,6 +82,25 @@ def test_what_differs_between_contenders_differs_in_what_they_are_kept_under() -
     assert key(TINY) == key(replace(TINY))
 
 
+def test_a_student_learns_from_its_teacher_of_the_same_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = ("distillation=hard", "distillation_teacher=tiny")
+    student = replace(TINY, name="student", changes=changes, teacher=TINY)
+    taught, of = [], module.Distillation.of
+
+    def recorded(recipe: Recipe, teacher: nn.Module) -> module.Distillation:
+        taught.append(teacher)
+        return of(recipe, teacher)
+
+    monkeypatch.setattr(module.Distillation, "of", recorded)
+    run = run_in(tmp_path)
+    bench.trained(run, student, 1)
+    (teacher,) = taught
+    same = bench.trained(run, TINY, 1).state_dict()
+    assert all(torch.equal(value, same[name]) for name, value in teacher.state_dict().items())
+    keys = {module._job(run, replace(student, teacher=one), 1).key for one in (TINY, OTHER)}
+    assert len(keys) == 2
+
+
 def test_first_losses_are_those_of_the_recipe_and_repeat() -> None:
     losses = bench.first_losses(TINY)
     assert len(losses) == 20
