@@ -43,6 +43,7 @@ CHEAP = {
     "simclr": "loss",
     "intriguing-vit": "permutation_invariance",
     "swin": "cyclic_shift",
+    "deit": "size",
 }
 #: Few images; loading in this process.
 CUT = ("--limit", "2", "--workers", "0")
@@ -172,6 +173,7 @@ def evaluates(place: Place) -> None:
         "simclr": "resnet50_simclr",
         "intriguing-vit": "deit_tiny_patch22_224",
         "swin": "swin_tiny_patch4_window7_224",
+        "deit": "deit_tiny_patch16_224",
     }[slug]
     if "." in place.words[-1]:
         name = place.words[-1]  # with the tag of its weights
@@ -339,6 +341,7 @@ SNIPPETS = {
     ("papers/augmix/README.md", 0): Snippet(
         lambda: {"images": torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), "logits": torch.randn(3, 2, 10)}
     ),
+    ("papers/deit/README.md", 0): Snippet(files=(("deit_3_small_224_1k.pth", "deit3_small_patch16_224"),)),
     ("papers/fan/README.md", 0): Snippet(_images, (("fan_hybrid_tiny.pth.tar", "fan_tiny_8_p4_hybrid"),)),
     ("papers/intriguing_vit/README.md", 0): Snippet(
         lambda: {
