@@ -1,0 +1,82 @@
+"""How HorNet's claims are measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import timm
+
+from common.measurement import Measurement, Result
+from common.parallel import side_by_side
+from common.profiling import count
+from common.run import Run
+from common.shapes import shapes_only
+from papers.hornet import PAPER, order
+from papers.hornet.model import GlobalFilter, HorNet
+
+#: Classes of the ImageNet-22k files: the release's map to ImageNet-1k (in1k_to_21k_map.pth) names classes up to 10,458.
+CLASSES_22K = 10459
+
+
+def size(run: Run) -> Iterator[Result]:
+    """Count every variant (quick: the tiny ones), under every name that the manifest has for it."""
+    names = [model.name for model in PAPER.models if "tiny" in model.name or not run.settings.quick]
+    for measured in side_by_side(_sizes, names, "counting multiply-adds"):
+        yield from measured
+
+
+def _sizes(name: str) -> list[Measurement]:
+    with shapes_only():
+        model = timm.create_model(name)
+        pretrained = timm.create_model(name, num_classes=CLASSES_22K)
+    # Values do not matter to counts, but tracing needs memory for them.
+    params, operations = _counted(model.to_empty(device="cpu"), name)
+    head = replace(next(count(pretrained, name)), model=f"{name}.in22k")
+    more = (pretrained.num_classes - model.num_classes) * model.num_features
+    of_head = replace(operations, model=head.model, value=operations.value + more / 1e9)
+    transforms = operations.detail["transforms"] / 1e9
+    protocol = f"{operations.protocol}, without Fourier transforms"
+    plain = replace(operations, value=operations.value - transforms, protocol=protocol)
+    return [
+        params, operations, head, of_head,
+        *(replace(each, model=f"{name}.mmpretrain") for each in (params, plain)),
+        *(replace(each, model=f"{name}.keras_cv") for each in (params, operations)),
+    ]  # fmt: skip
+
+
+def _counted(model: HorNet, name: str) -> tuple[Measurement, Measurement]:
+    """Parameters, and multiply-adds as the release counts them (calc_flops.py), measured as ``name``.
+
+    That is fvcore's count; of norms, only those before MLPs and the classifier are in it, because the release writes
+    out the others. A transform of C channels of H x W values counts as C H W ceil(log2(C H)).
+    """
+    params, operations = count(model, name, model.pretrained_cfg["input_size"])
+    side = model.pretrained_cfg["input_size"][-1]
+    places = [(side // info["reduction"]) ** 2 * info["num_chs"] for info in model.feature_info]
+    norms = 5 * (sum(len(stage) * n for stage, n in zip(model.stages, places, strict=True)) + model.num_features)
+    transforms = 0
+    for part in model.modules():
+        if isinstance(part, GlobalFilter):
+            channels, height, frequencies, _ = part.complex_weight.shape
+            # Maps are square here, as the images are; the inverse transform takes the frequencies.
+            transforms += channels * height * (height + frequencies) * math.ceil(math.log2(channels * height))
+    by_operator = operations.detail["by_operator"]
+    ours = by_operator.get("layer_norm", 0) + by_operator.get("fft", 0)
+    return params, replace(
+        operations,
+        value=operations.value + (norms + transforms - ours) / 1e9,
+        protocol=f"{operations.protocol}, but norms and Fourier transforms as the release counts them",
+        detail={**operations.detail, "norms": norms, "transforms": transforms},
+    )
+
+
+def degree(run: Run) -> Iterator[Result]:
+    """Feed gated convolutions an input and a multiple of it."""
+    yield from order.homogeneity()
+
+
+def bound(run: Run) -> Iterator[Result]:
+    """Count the multiply-adds of gated convolutions of every order."""
+    yield from order.complexity()
