@@ -26,8 +26,8 @@ PAPER = Paper(
     kind="architecture",
     arxiv="2207.14284",
     summary=(
-        "Recursive gated convolutions multiply features of different places as often as one likes, at little more cost, "
-        "and make a better backbone than self-attention does in a similar architecture."
+        "Recursive gated convolutions multiply features of different places as often as one likes, at little more "
+        "cost, and make a better backbone than self-attention does in a similar architecture."
     ),
     repository="https://github.com/raoyongming/HorNet",
     commit="ac9e210",
@@ -50,11 +50,13 @@ PAPER = Paper(
             name="degree",
             statement="A gated convolution of order n multiplies features of n + 1 places with each other.",
             kind="identity",
+            primary="degree",
         ),
         Claim(
             name="bound",
             statement="The order costs little: all orders stay below one bound on multiply-adds.",
             kind="cost",
+            primary="bound",
         ),
         *FULL_SCALE,
         *DOWNSTREAM,
@@ -62,7 +64,7 @@ PAPER = Paper(
     deviations=(
         Deviation(
             name="gate_scale",
-            publication="divides the gates by a constant for stable training",
+            publication="the abstract does not say",
             released="multiplies every gate by 1/3, behind a global filter's last norm, too",
             ours="as released",
             switch="mixer=partial(GatedConvolution, scale=...)",
@@ -70,7 +72,7 @@ PAPER = Paper(
         ),
         Deviation(
             name="global_filter_channels",
-            publication="joins the local and the global half of the channels",
+            publication="the abstract does not say",
             released="lets channels of both halves alternate, before they are split into gates",
             ours="as released",
             switch="none",
@@ -78,7 +80,7 @@ PAPER = Paper(
         ),
         Deviation(
             name="other_sizes",
-            publication="does not say what a global filter does at another image size",
+            publication="the abstract does not say",
             released="resizes it bilinearly over its frequencies with aligned corners, in every forward pass",
             ours="as released; img_size stores it for another size, to which a loaded file's is resized likewise",
             switch="img_size",
@@ -86,7 +88,7 @@ PAPER = Paper(
         ),
         Deviation(
             name="multiply_adds",
-            publication="prints multiply-adds without saying how they are counted",
+            publication="the released README prints multiply-adds without saying how they are counted",
             released=(
                 "counts with fvcore, which sees only norms that are not written out, and takes C H W ceil(log2(C H)) "
                 "for a Fourier transform of C channels"
@@ -97,7 +99,7 @@ PAPER = Paper(
         ),
         Deviation(
             name="classes_of_22k",
-            publication="209 M, 211 M and 216 M parameters for HorNet-L",
+            publication="the released README prints 209 M, 211 M and 216 M parameters for HorNet-L",
             released=(
                 "files with the classifier of ImageNet-22k; the map of classes in the repository goes up to class "
                 "10,458, and 10,459 classes give the three printed sizes; with 1,000 they are 194.5, 196.3 and 201.8 M"
@@ -107,8 +109,16 @@ PAPER = Paper(
             effect="size",
         ),
         Deviation(
+            name="schedule",
+            publication="the abstract does not say",
+            released="the cosine begins where the linear warm-up ends",
+            ours="one cosine over all epochs, whose beginning the warm-up replaces, as timm's scheduler has it",
+            switch="none",
+            effect="Shows only in full-scale training: the rate at the end of the warm-up is 1 % below its largest.",
+        ),
+        Deviation(
             name="classes_of_fine_tuning",
-            publication="does not say",
+            publication="the abstract does not say",
             released="takes the rows of the 1,000 classes from the classifier of ImageNet-22k",
             ours="a classifier for other classes than the file's starts anew, and the command says so",
             switch="none",
@@ -116,7 +126,7 @@ PAPER = Paper(
         ),
         Deviation(
             name="evaluation_crop",
-            publication="224 and 384 pixels",
+            publication="the released README says 224 and 384 pixels",
             released="resizes to 256 and crops 224; squeezes the whole image into a square of 384 pixels",
             ours="the same share at 224 pixels; at 384 the shorter side is resized to 384 and the centre is cropped",
             switch="recipe key evaluation_crop; --crop of the command robustness",

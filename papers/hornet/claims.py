@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import timm
 
+from common.manifest import load_manifest
 from common.measurement import Measurement, Result
 from common.parallel import side_by_side
 from common.profiling import count
 from common.run import Run
 from common.shapes import shapes_only
 from papers.hornet import PAPER, order
-from papers.hornet.model import GlobalFilter, HorNet
+from papers.hornet.model import GlobalFilter
 
 #: Classes of the ImageNet-22k files: the release's map to ImageNet-1k (in1k_to_21k_map.pth) names classes up to 10,458.
 CLASSES_22K = 10459
@@ -29,28 +32,28 @@ def size(run: Run) -> Iterator[Result]:
 
 def _sizes(name: str) -> list[Measurement]:
     with shapes_only():
-        model = timm.create_model(name)
-        pretrained = timm.create_model(name, num_classes=CLASSES_22K)
+        model: Any = timm.create_model(name)
+        pretrained: Any = timm.create_model(name, num_classes=CLASSES_22K)
     # Values do not matter to counts, but tracing needs memory for them.
     params, operations = _counted(model.to_empty(device="cpu"), name)
-    head = replace(next(count(pretrained, name)), model=f"{name}.in22k")
-    more = (pretrained.num_classes - model.num_classes) * model.num_features
-    of_head = replace(operations, model=head.model, value=operations.value + more / 1e9)
+    head = (pretrained.num_classes - model.num_classes) * model.num_features / 1e9
     transforms = operations.detail["transforms"] / 1e9
-    protocol = f"{operations.protocol}, without Fourier transforms"
-    plain = replace(operations, value=operations.value - transforms, protocol=protocol)
-    return [
-        params, operations, head, of_head,
-        *(replace(each, model=f"{name}.mmpretrain") for each in (params, plain)),
-        *(replace(each, model=f"{name}.keras_cv") for each in (params, operations)),
-    ]  # fmt: skip
+    by_tag = {
+        "": (params, operations),
+        ".in22k": (next(count(pretrained, name)), replace(operations, value=operations.value + head)),
+        ".mmpretrain": (params, replace(operations, value=operations.value - transforms)),
+        ".keras_cv": (params, operations),
+    }
+    printed = set(load_manifest(Path(__file__).with_name("expected.csv"))["model"])
+    kept = {tag: measured for tag, measured in by_tag.items() if not tag or name + tag in printed}
+    return [replace(each, model=name + tag) for tag, measured in kept.items() for each in measured]
 
 
-def _counted(model: HorNet, name: str) -> tuple[Measurement, Measurement]:
+def _counted(model: Any, name: str) -> tuple[Measurement, Measurement]:
     """Parameters, and multiply-adds as the release counts them (calc_flops.py), measured as ``name``.
 
     That is fvcore's count; of norms, only those before MLPs and the classifier are in it, because the release writes
-    out the others. A transform of C channels of H x W values counts as C H W ceil(log2(C H)).
+    out the others. A transform of C channels of H x W values counts as C H W ceil(log2(C H)); mmpretrain counts none.
     """
     params, operations = count(model, name, model.pretrained_cfg["input_size"])
     side = model.pretrained_cfg["input_size"][-1]

@@ -1,9 +1,9 @@
 """HorNet: a ConvNeXt-like hierarchy whose blocks mix positions by recursive gated convolutions.
 
 Rao et al., "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions", NeurIPS 2022, arXiv
-2207.14284, section 3. Self-attention multiplies features by features of other places once (a query with keys, the map
+2207.14284. Self-attention multiplies features by features of other places once (a query with keys, the map
 with values). A gated convolution does so n times at little cost: features of half, a quarter, ... of the channels are
-gated by ever more channels of a depth-wise convolution, so that the output is a polynomial of degree n + 1 in the input.
+gated by ever more channels of a depth-wise convolution. The output is a polynomial of degree n + 1 in the input.
 
 Shapes: B images, H x W positions, C channels; within stages features have channels last, (B, H, W, C).
 
@@ -202,7 +202,7 @@ class HorNet(nn.Module):
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
         ls_init_value: see :class:`Block`.
         init_std: spread of first weights; None keeps PyTorch's own, right for narrow models.
-        mixer: builds what mixes positions from ``(dim, order=, grid=)``, where the grid is None without a global filter.
+        mixer: builds what mixes positions from ``(dim, order=, grid=)``; the grid is None without a global filter.
 
     Raises:
         UserError: an image of ``img_size`` is smaller than the last stage's stride, or channels cannot be halved.
@@ -239,13 +239,14 @@ class HorNet(nn.Module):
             for stage, (dim, stride) in enumerate(zip(dims, strides, strict=True))
         ]
 
-        stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], patch_size, stride=patch_size), LayerNorm2d(dims[0], eps=1e-6))
-        self.downsample_layers = nn.ModuleList([stem])
+        patches = nn.Conv2d(in_chans, dims[0], patch_size, stride=patch_size)
+        self.downsample_layers = nn.ModuleList([nn.Sequential(patches, LayerNorm2d(dims[0], eps=1e-6))])
         for dim in dims[:-1]:
             halving = nn.Conv2d(dim, 2 * dim, 2, stride=2)
             self.downsample_layers.append(nn.Sequential(LayerNorm2d(dim, eps=1e-6), halving))
+        rates_of_stages: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.stages = nn.ModuleList()
-        for stage, rates in enumerate(calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)):
+        for stage, rates in enumerate(rates_of_stages):
             grid = (height // strides[stage], width // strides[stage]) if stage in global_filter_stages else None
             build = partial(mixer, order=orders[stage], grid=grid)
             self.stages.append(nn.Sequential(*(Block(dims[stage], build, rate, ls_init_value) for rate in rates)))
@@ -265,10 +266,11 @@ class HorNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Any:
-        """Layers for layer-wise learning rates: finely as released, where two blocks of the long third stage are one."""
+        """Layers for layer-wise learning rates; finely as released: two blocks of the long third stage are one."""
         if coarse:
             return {"stem": r"^downsample_layers\.0", "blocks": r"^(?:stages|downsample_layers)\.(\d+)"}
-        layers = [len(stage) // 2 if len(stage) > 3 else 1 for stage in self.stages]
+        depths = [len(list(stage.children())) for stage in self.stages]
+        layers = [depth // 2 if depth > 3 else 1 for depth in depths]
 
         def layer(name: str) -> int:
             kind, *position = name.split(".")
@@ -308,7 +310,7 @@ class HorNet(nn.Module):
             x = self._stage(stage, downsample(x))
         return x
 
-    def _stage(self, stage: nn.Sequential, x: Tensor) -> Tensor:
+    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
         """Run ``stage`` on features (B, C, H, W)."""
         x = x.permute(0, 2, 3, 1)
         if self.grad_checkpointing and not torch.jit.is_scripting():

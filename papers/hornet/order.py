@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def multiply_adds(mixer: GatedConvolution, side: int) -> int:
 def closed_form(channels: int, order: int, side: int, kernel: int) -> int:
     """The same from the widths: projections, convolution, and the products of gating."""
     dims = [channels // 2**k for k in reversed(range(order))]
-    steps = sum(narrow * wide for narrow, wide in zip(dims, dims[1:], strict=False))
+    steps = sum(narrow * wide for narrow, wide in pairwise(dims))
     return side**2 * (3 * channels**2 + steps + (kernel**2 + 1) * sum(dims))
 
 
@@ -104,6 +105,6 @@ def complexity() -> Iterator[Finding | Picture]:
         svg = figures.to_svg(drawn)
     yield Picture(
         name="complexity",
-        caption=f"Multiply-adds of a gated convolution of {CHANNELS} channels on {SIDE} x {SIDE} positions over its order.",
+        caption=f"Multiply-adds of a gated convolution of {CHANNELS} channels on a map of {SIDE} x {SIDE}, by order.",
         svg=svg,
     )
