@@ -82,7 +82,7 @@ PAPER = Paper(
             name="other_sizes",
             publication="the abstract does not say",
             released="resizes it bilinearly over its frequencies with aligned corners, in every forward pass",
-            ours="as released; img_size stores it for another size, to which a loaded file's is resized likewise",
+            ours="as released; img_size stores it for another size, to which fine-tuning resizes a file's",
             switch="img_size",
             effect="Outputs of released weights at other sizes are the released ones.",
         ),

@@ -184,6 +184,24 @@ class Block(nn.Module):
         return x + self.drop_path(hidden if self.gamma2 is None else self.gamma2 * hidden)
 
 
+class Stage(nn.Sequential):
+    """Blocks of one resolution: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, *blocks: Block) -> None:
+        super().__init__(*blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the blocks, with channels last."""
+        x = x.permute(0, 2, 3, 1)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq(self, x)
+        else:
+            for block in self:
+                x = block(x)
+        return x.permute(0, 3, 1, 2)
+
+
 class HorNet(nn.Module):
     """HorNet: stages of :class:`Block` at strides 4, 8, 16 and 32, each twice as wide as the one before.
 
@@ -233,7 +251,6 @@ class HorNet(nn.Module):
             raise UserError(f"img_size is {height}x{width}; HorNet needs at least {strides[-1]} pixels a side.")
         self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
         self.num_features = self.head_hidden_size = dims[-1]
-        self.grad_checkpointing = False
         self.feature_info = [
             {"module": f"stages.{stage}", "num_chs": dim, "reduction": stride}
             for stage, (dim, stride) in enumerate(zip(dims, strides, strict=True))
@@ -249,7 +266,7 @@ class HorNet(nn.Module):
         for stage, rates in enumerate(rates_of_stages):
             grid = (height // strides[stage], width // strides[stage]) if stage in global_filter_stages else None
             build = partial(mixer, order=orders[stage], grid=grid)
-            self.stages.append(nn.Sequential(*(Block(dims[stage], build, rate, ls_init_value) for rate in rates)))
+            self.stages.append(Stage(*(Block(dims[stage], build, rate, ls_init_value) for rate in rates)))
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
@@ -286,7 +303,9 @@ class HorNet(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        self.grad_checkpointing = enable
+        stages: Any = self.stages
+        for stage in stages:
+            stage.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -307,17 +326,8 @@ class HorNet(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to features (B, C, H, W), not yet normalised."""
         for downsample, stage in zip(self.downsample_layers, self.stages):  # noqa: B905, which TorchScript lacks
-            x = self._stage(stage, downsample(x))
+            x = stage(downsample(x))
         return x
-
-    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
-        """Run ``stage`` on features (B, C, H, W)."""
-        x = x.permute(0, 2, 3, 1)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            x = checkpoint_seq(stage, x)
-        else:
-            x = stage(x)
-        return x.permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Features (B, C, H, W) to logits (B, num_classes), or to what the classifier gets when ``pre_logits``."""
@@ -358,7 +368,7 @@ class HorNet(nn.Module):
         for index, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             if stop_early and index > last:
                 break
-            x = self._stage(stage, downsample(x))
+            x = stage(downsample(x))
             if index in take:
                 normed = norm and index == len(self.stages) - 1
                 features.append(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if normed else x)
@@ -371,20 +381,12 @@ _POINTWISE = re.compile(r"stages\..*\.gnconv\.(proj_in|proj_out|pws\.\d+)\.weigh
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Released tensors to ours; names of ours stay.
-
-    Global filters of another image size are resized to the model's, as the release does for fine-tuning (main.py).
-    """
-    own = dict(model.named_parameters())
+    """Released tensors to ours; names of ours stay."""
     ours = {}
     for name, value in state_dict.items():
         for new, old in _MLP:
             name = name.replace(old, new)
-        if _POINTWISE.fullmatch(name):
-            value = value.flatten(1)
-        if name.endswith("complex_weight") and name in own and len(value) == len(own[name]) and value.ndim == 4:
-            value = torch.view_as_real(resized_filter(value, own[name].shape[1], own[name].shape[2]))
-        ours[name] = value
+        ours[name] = value.flatten(1) if _POINTWISE.fullmatch(name) else value
     return ours
 
 
@@ -398,6 +400,17 @@ def released_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module) -> d
             name = name.replace(new, old)
         released[name] = value
     return released
+
+
+def resize_grid(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Our tensors with global filters in the size of the model's, as the release does for fine-tuning (main.py)."""
+    own = dict(model.named_parameters())
+    return {
+        name: torch.view_as_real(resized_filter(value, own[name].shape[1], own[name].shape[2]))
+        if name.endswith("complex_weight") and name in own and len(value) == len(own[name])
+        else value
+        for name, value in state_dict.items()
+    }
 
 
 def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
