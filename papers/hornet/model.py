@@ -10,8 +10,7 @@ Shapes: B images, H x W positions, C channels; within stages features have chann
 Names of modules and parameters are those of the released checkpoints, but for the MLP's, which is timm's.
 """
 
-from __future__ import annotations
-
+# Without postponed annotations, which torch.fx would write as names that TorchScript does not know.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
