@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common.needs import NEEDS
+from common.needs import NEEDS, Need
 
 PaperKind = Literal[
     "architecture",
@@ -82,6 +82,7 @@ class Claim:
         statement: the claim in one sentence.
         kind: what its outcome looks like.
         needs: names from ``common.needs.NEEDS``; empty where nothing is needed.
+        takes: needs without which it is measured only in part.
         settles: ``(dataset, metric)`` of the manifest rows that it measures; ``*`` matches any.
         measured_by: ``module:function`` of a shared instrument, where ``claims.py`` has no function of its own.
         primary: name of the finding whose verdict is the claim's, chosen before anything is measured; empty where the
@@ -92,6 +93,7 @@ class Claim:
     statement: str
     kind: ClaimKind
     needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
     settles: tuple[tuple[str, str], ...] = ()
     measured_by: str = ""
     primary: str = ""
@@ -99,9 +101,12 @@ class Claim:
     def __post_init__(self) -> None:
         if not _IDENTIFIER.fullmatch(self.name):
             raise ValueError(f"claim {self.name!r}: the name must be a lower-case Python identifier")
-        unknown = [need for need in self.needs if need not in NEEDS]
+        unknown = [need for need in (*self.needs, *self.takes) if need not in NEEDS]
         if unknown:
-            raise ValueError(f"claim {self.name!r}: unknown need {unknown[0]!r}; known are {', '.join(NEEDS)}")
+            raise ValueError(
+                f"claim {self.name!r}: unknown need {unknown[0]!r}; known are {', '.join(NEEDS)}; "
+                "common.needs.own_folder makes a data set of the paper's own known"
+            )
 
     def covers(self, dataset: str, metric: str) -> bool:
         """Whether this claim settles a manifest row with this data set and metric."""
@@ -168,6 +173,12 @@ class Paper:
     def package(self) -> str:
         """The importable name of the paper's package, e.g. ``papers.vars``."""
         return f"papers.{self.slug.replace('-', '_')}"
+
+    @property
+    def data_sets(self) -> list[Need]:
+        """The folders that a user can name for its claims, in the order of ``common.needs.NEEDS``."""
+        used = {need for claim in self.claims for need in (*claim.needs, *claim.takes)}
+        return [need for need in NEEDS.values() if need.tier == "data" and need.name in used]
 
     @property
     def manifest(self) -> Path:

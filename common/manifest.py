@@ -19,15 +19,34 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _NAME = re.compile(r"\S+")
 #: Begins the note of a number that the released code itself does not give; the rest says why, in one sentence.
 OFF_KNOWN = "off, known: "
+#: Where papers bring their tables.
+PAPERS = Path(__file__).resolve().parents[1] / "papers"
+
+
+NEW_METRIC = "A new one is a row of metrics.csv in the paper's folder, or in common where several papers have it."
 
 
 @lru_cache(maxsize=1)
 def metrics() -> pd.DataFrame:
-    """The metrics that a manifest may name, indexed by name: unit, which direction is better, meaning.
+    """The metrics that a manifest may name, indexed by name, with the columns of ``common/metrics.csv``.
 
-    A metric's name fixes its protocol. The table is ``common/metrics.csv``; a new metric is a new row there.
+    A metric's name fixes its protocol. ``better`` is the direction; ``tolerance``, how far a measured value may be from
+    the printed one with released weights or where weights play no part, and ``trained_tolerance``, after a training of
+    our own, are numbers in the metric's unit, ``half unit`` of the last printed digit, ``not judged`` or empty, each
+    with its reason. Metrics of a single paper are in a table of the same columns in its folder.
+
+    Raises:
+        UserError: two tables have the same metric, or one has other columns.
     """
-    table = pd.read_csv(Path(__file__).with_name("metrics.csv"), dtype=str, keep_default_na=False)
+    found = (Path(__file__).with_name("metrics.csv"), *sorted(PAPERS.glob("*/metrics.csv")))
+    tables = [pd.read_csv(path, dtype=str, keep_default_na=False).assign(table=str(path)) for path in found]
+    for path, table in zip(found, tables, strict=True):
+        if list(table.columns) != list(tables[0].columns):
+            raise UserError(f"{path}, line 1: the columns must be {','.join(tables[0].columns[:-1])}.")
+    table = pd.concat(tables, ignore_index=True)
+    for twice in table[table["metric"].duplicated()].itertuples():
+        first = table[table["metric"] == twice.metric]["table"].iloc[0]
+        raise UserError(f"{twice.table}: the metric {twice.metric!r} is in {first} already; keep one of the two.")
     return table.set_index("metric")
 
 
@@ -131,7 +150,7 @@ def _check_row(path: Path, line: int, cells: list[str]) -> dict[str, str | int]:
         known = metrics().index
         raise fail(
             "metric",
-            f"unknown metric {row['metric']!r}.{nearest(row['metric'], known)} New ones go to common/metrics.csv.",
+            f"unknown metric {row['metric']!r}.{nearest(row['metric'], known)} {NEW_METRIC}",
         )
     unit = metrics().loc[row["metric"], "unit"]
     if row["unit"] != unit:

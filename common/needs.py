@@ -28,7 +28,7 @@ def _folder(name: str, what: str) -> Need:
     return Need(name, "data", f"--{name}", f"--{name} DIR ({what})")
 
 
-#: Every need by its name, cheapest first.
+#: Every need by its name, cheapest first: what several papers share; a paper's declaration adds its own.
 NEEDS: dict[str, Need] = {
     need.name: need
     for need in (
@@ -50,8 +50,6 @@ NEEDS: dict[str, Need] = {
         _folder("imagenet-real", "ImageNet-1k's validation images under their own names, for ReaL labels"),
         _folder("stylized-imagenet", "Stylized-ImageNet with a val folder"),
         _folder("cue-conflict", "Geirhos et al.'s cue conflict images, 16 category folders"),
-        _folder("dino", "the folder of dino_deitsmall16_pretrain.pth, DINO's released ViT-S/16"),
-        _folder("pascal-voc", "PASCAL VOC 2012 with JPEGImages, SegmentationClass and ImageSets"),
         _folder("cifar-10", "CIFAR-10 as torchvision has it"),
         _folder("cifar-100", "CIFAR-100 as torchvision has it"),
         _folder("cifar-10-c", "CIFAR-10-C, an .npy file per corruption"),
@@ -63,8 +61,17 @@ NEEDS: dict[str, Need] = {
     )
 }
 
-#: Needs that are a folder which the user names.
-FOLDERS: tuple[str, ...] = tuple(need.name for need in NEEDS.values() if need.tier == "data")
+
+def own_folder(name: str, what: str) -> str:
+    """Make known a data set that only one paper asks for, a folder given by ``--name DIR``, and return its name.
+
+    Raises:
+        ValueError: another need has that name.
+    """
+    need = _folder(name, what)
+    if NEEDS.setdefault(name, need) != need:
+        raise ValueError(f"there are two different needs {name!r}; give one of them another name")
+    return name
 
 
 def sentence(remedies: Sequence[str], slug: str) -> str:

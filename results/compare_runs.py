@@ -24,7 +24,7 @@ from common.arguments import existing_path, output_file
 from common.errors import UserError
 from common.files import write_atomic
 from results.agreement import EXACT
-from results.judge import default_tolerances
+from results.judge import default_tolerance
 from results.measured import MEASURED, PROVENANCE, each, load
 from results.style import interval, number, pieces
 
@@ -208,7 +208,7 @@ def _allowed(row: Any) -> tuple[float, str]:
     known = [half for half in halves if not math.isnan(half)]
     if len(known) == 2:
         return math.hypot(*known), "beyond the interval of the difference,"
-    width, _ = default_tolerances().get((row.metric, row.weights), ("", ""))
+    width, _ = default_tolerance(row.metric, row.weights)
     try:
         return float(width), "tolerance"
     except ValueError:

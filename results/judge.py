@@ -7,18 +7,15 @@ not give the number. Nothing else exists, and only a comparison of two numbers g
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
 
 from common.declaration import Claim, Paper
-from common.manifest import half_unit, load_manifest
+from common.manifest import half_unit, load_manifest, metrics
 from common.measurement import Weights
 from common.needs import command
 from common.run import ClaimState, Run
@@ -168,11 +165,13 @@ def count(values: pd.Series, names: tuple[str, ...]) -> dict[str, int]:
     return {name: int((values == name).sum()) for name in names}
 
 
-@lru_cache(maxsize=1)
-def default_tolerances() -> dict[tuple[str, str], tuple[str, str]]:
-    """``results/tolerance.csv``: by metric and weights a number, ``half unit`` or ``not judged``, and the reason."""
-    with Path(__file__).with_name("tolerance.csv").open(newline="", encoding="utf-8") as file:
-        return {(row["metric"], row["weights"]): (row["tolerance"], row["reason"]) for row in csv.DictReader(file)}
+def default_tolerance(metric: str, weights: str) -> tuple[str, str]:
+    """A number, ``half unit`` or ``not judged``, and the reason; empty where the metric's table states none."""
+    if metric not in metrics().index:
+        return "", ""
+    kind = "trained_" if weights == "trained" else ""
+    row = metrics().loc[metric]
+    return str(row[f"{kind}tolerance"]), str(row[f"{kind}reason"])
 
 
 def tolerance(metric: str, weights: str, text: str, own: float) -> Tolerance:
@@ -186,10 +185,10 @@ def tolerance(metric: str, weights: str, text: str, own: float) -> Tolerance:
     """
     if not math.isnan(own):
         return Tolerance(own, "stated in the manifest")
-    if (metric, weights) not in default_tolerances():
-        missing = f"no tolerance is stated for {metric} with weights {weights!r}: add a row to results/tolerance.csv"
+    width, reason = default_tolerance(metric, weights)
+    if not width:
+        missing = f"no tolerance is stated for {metric} with weights {weights!r}: state it in the metric's metrics.csv"
         return Tolerance(math.nan, missing)
-    width, reason = default_tolerances()[metric, weights]
     if width == "not judged":
         return Tolerance(math.nan, reason)
     return Tolerance(half_unit(text) if width == "half unit" else max(float(width), half_unit(text)), reason)

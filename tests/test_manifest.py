@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import common.manifest
 from common.errors import UserError
 from common.manifest import COLUMNS, half_unit, load_manifest, metrics
 
@@ -132,6 +133,29 @@ def test_a_folder_in_place_of_the_manifest_is_refused(tmp_path):
 @pytest.mark.parametrize(("printed", "half"), [("4.7", 0.05), ("57", 0.5), ("78.40", 0.005), ("-0.5", 0.05)])
 def test_half_unit(printed, half):
     assert half_unit(printed) == pytest.approx(half)
+
+
+def test_a_paper_brings_metrics_of_its_own(tmp_path, monkeypatch):
+    own = tmp_path / "my_paper" / "metrics.csv"
+    own.parent.mkdir()
+    header = Path(common.manifest.__file__).with_name("metrics.csv").read_text().splitlines()[0]
+    monkeypatch.setattr(common.manifest, "PAPERS", tmp_path)
+    try:
+        for text, complaint in (
+            (f"{header}\nwarmth,K,higher,how warm it is,0.1,a thermometer's,,\n", None),
+            (f"{header}\ntop1,%,higher,as before,,,,\n", "'top1' is in .*common/metrics.csv already"),
+            ("metric,unit\nwarmth,K\n", "line 1: the columns must be metric,unit,better,meaning"),
+        ):
+            own.write_text(text)
+            metrics.cache_clear()
+            if complaint:
+                with pytest.raises(UserError, match=complaint):
+                    metrics()
+            else:
+                assert metrics().loc["warmth", "unit"] == "K"
+                assert metrics().loc["top1", "unit"] == "%"
+    finally:
+        metrics.cache_clear()
 
 
 def test_metrics_are_distinct_and_explained():

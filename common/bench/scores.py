@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from common.errors import nearest
-from common.manifest import metrics
+from common.manifest import NEW_METRIC, metrics
 
 #: The test set is divided into this many disjoint subsets, balanced over classes, which rotate over the cells of a
 #: metric: cell ``r`` is measured on subset ``r % SUBSETS``. So a mean over many cells is over many images.
@@ -22,7 +22,7 @@ SUBSETS = 20
 
 @dataclass(frozen=True)
 class Metric:
-    """What ``common/metrics.csv`` says of a metric: ``sign`` is 1 where higher is better, -1 where lower is."""
+    """What ``common.manifest.metrics`` says of a metric: ``sign`` is 1 where higher is better, -1 where lower is."""
 
     name: str
     unit: str
@@ -43,7 +43,7 @@ def metric(name: str) -> Metric:
     known = metrics()
     row = name if name in known.index else name.partition("/")[0]
     if row not in known.index:
-        raise ValueError(f"unknown metric {name!r}.{nearest(name, known.index)} New ones go to common/metrics.csv.")
+        raise ValueError(f"unknown metric {name!r}.{nearest(name, known.index)} {NEW_METRIC}")
     return Metric(name, str(known.loc[row, "unit"]), -1 if known.loc[row, "better"] == "lower" else 1)
 
 

@@ -8,7 +8,7 @@ built for its shapes alone (`common.shapes`) is counted as well, without memory 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,7 +94,7 @@ class _Calls(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.counted: Counter[str] = Counter()
+        self.counted: dict[str, float] = defaultdict(float)
         self.not_counted: Counter[str] = Counter()
 
     def __torch_dispatch__(

@@ -72,7 +72,7 @@ def _norm(position: int) -> Formula:
 
 def _batch_norm(
     input: Tensor, weight: Tensor | None, bias: Any, mean: Any, var: Any, training: bool, *args: Any, out_val: Tensor
-) -> int:
+) -> float:
     if training:
         return _norm(1)(input, weight, out_val=out_val)
     return input.numel() * (1 if weight is None else 2)

@@ -48,7 +48,7 @@ def model_size(name: str, *, form: str = "", **arguments: Any) -> Iterator[Measu
     ``arguments`` are those of ``timm.create_model``.
     """
     with shapes_only():
-        model = timm.create_model(name, **arguments)
+        model: Any = timm.create_model(name, **arguments)
     yield from count(model, form or name, model.pretrained_cfg["input_size"])
 
 

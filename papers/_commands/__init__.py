@@ -2,13 +2,14 @@
 
 A command's module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit status; it is imported when
 the command is called, and ``args.words`` is the command line as it was typed. What is asked of a paper (``vars``,
-``vars train``) has the paper as the first argument of ``run``. ``help.txt`` lists everything; ``reproduce.sh`` prints
-it without any Python.
+``vars train``) has the paper, too: ``add_arguments(parser, paper)`` and ``run(paper, args)``. ``help.txt`` lists
+everything; ``reproduce.sh`` prints it without any Python.
 """
 
 from __future__ import annotations
 
 import importlib
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,23 @@ def dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("help", "-h", "--help"):
         print(HELP.read_text(encoding="utf-8"), end="")
         return 0
+    command, paper, args = parse(argv)
+    if command.models:
+        import papers
+
+        papers.register_models()
+    return importlib.import_module(command.module).run(*paper, args)
+
+
+def parse(argv: list[str]) -> tuple[Command, tuple[Any, ...], Namespace]:
+    """The command that ``argv`` names, the paper of which it is asked, if any, and its arguments.
+
+    Raises:
+        UserError: there is no such command or paper, or its options are wrong.
+    """
     word, *rest = argv
     if word in COMMANDS:
-        return _call(COMMANDS[word], word, rest)
+        return COMMANDS[word], (), _arguments(COMMANDS[word], word, rest)
 
     import papers
 
@@ -96,18 +111,15 @@ def dispatch(argv: list[str]) -> int:
     action = rest[0] if rest and not rest[0].startswith("-") else ""
     if action not in OF_PAPER:
         raise UserError(f"{word} has no {action!r}.{nearest(action, OF_PAPER)} {PROGRAM} --help shows what there is.")
-    return _call(OF_PAPER[action], f"{word} {action}".rstrip(), rest[1:] if action else rest, paper)
+    command = OF_PAPER[action]
+    words = f"{word} {action}".rstrip()
+    return command, (paper,), _arguments(command, words, rest[1:] if action else rest, paper)
 
 
-def _call(command: Command, words: str, rest: list[str], *paper: Any) -> int:
-    module = importlib.import_module(command.module)
+def _arguments(command: Command, words: str, rest: list[str], *paper: Any) -> Namespace:
     summary = command.summary.format_map(vars(paper[0])) if paper else command.summary
     parser = Parser(prog=f"{PROGRAM} {words}", description=summary)
-    module.add_arguments(parser)
+    importlib.import_module(command.module).add_arguments(parser, *paper)
     args = parser.parse(rest)
     args.words = [*words.split(), *rest]
-    if command.models:
-        import papers
-
-        papers.register_models()
-    return module.run(*paper, args)
+    return args

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from common.arguments import existing_file, existing_folder
-from common.needs import FOLDERS, NEEDS, sentence
+from common.needs import NEEDS, Need, sentence
 from common.run import Settings
 
 
@@ -18,17 +18,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the data that a run would be given."""
     parser.epilog = "With the folders and the checkpoint of a run, shows what that run could measure."
     parser.add_argument("--checkpoint", type=existing_file, metavar="FILE")
-    for name in FOLDERS:
-        parser.add_argument(f"--{name}", type=existing_folder, metavar="DIR")
+    for need in _folders():
+        parser.add_argument(need.option, type=existing_folder, metavar="DIR")
+
+
+def _folders() -> list[Need]:
+    """The data sets that papers use."""
+    import papers
+
+    used = {need for paper in papers.all_papers().values() for need in paper.data_sets}
+    return [need for need in NEEDS.values() if need in used]
 
 
 def run(args: Namespace) -> int:
     """Print what is there, then for each paper which claims can be measured and what the others need."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     _machine(console)
-    folders = {name: path for name in FOLDERS if (path := getattr(args, name.replace("-", "_"))) is not None}
-    _data(console, folders)
-    _claims(console, Settings(folders=folders, checkpoint=args.checkpoint))
+    named = {need.name: getattr(args, need.name.replace("-", "_")) for need in _folders()}
+    given = {name: path for name, path in named.items() if path is not None}
+    _data(console, given)
+    _claims(console, Settings(folders=given, checkpoint=args.checkpoint))
     return 0
 
 
@@ -61,19 +70,19 @@ def _machine(console: Console) -> None:
     console.print(f"  disk: {free:.1f} GiB free in {provenance.PROJECT}")
 
 
-def _data(console: Console, folders: dict[str, Path]) -> None:
+def _data(console: Console, given: dict[str, Path]) -> None:
     from common.data.fashion_mnist import find_fashion_mnist
     from common.data.folders import visible_folders
 
     _section(console, "Data")
     console.print(f"  {find_fashion_mnist().sentence}")
-    for name, path in folders.items():
+    for name, path in given.items():
         root = path / "val" if (path / "val").is_dir() else path
         count = len(visible_folders(root)) if root.is_dir() else 0
         console.print(f"  {name}: {root.resolve()}, {count} folders in it")
-    for name in FOLDERS:
-        if name not in folders:
-            console.print(f"  {name}: not given; {NEEDS[name].remedy}")
+    for need in _folders():
+        if need.name not in given:
+            console.print(f"  {need.name}: not given; {need.remedy}")
 
 
 def _claims(console: Console, settings: Settings) -> None:

@@ -20,7 +20,7 @@ from papers._commands.reproduce import command_to_go_on, open_run
 TASKS: dict[str, tuple[str, ...]] = {"detection": ("coco",), "segmentation": ("ade20k", "cityscapes")}
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser, paper: Paper) -> None:
     """Declare the options of a run of detection and segmentation."""
     parser.epilog = (
         "Without a data set, small backbones are compared on the embedded composition (garments on canvases).\n"

@@ -14,7 +14,7 @@ from common.training.recipe import KEYS, load_as, load_recipe, origins, settings
 from common.training.recipe_file import BENCH, bases
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser, paper: Paper) -> None:
     """Declare the options."""
     parser.epilog = (
         "Each value is followed by the line that states it and that line's comment, which is its source; what has no\n"

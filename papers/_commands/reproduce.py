@@ -14,15 +14,14 @@ from common.declaration import Claim, Paper
 from common.devices import device
 from common.errors import UserError, nearest
 from common.measurement import WeightsChoice
-from common.needs import FOLDERS, NEEDS
 from common.progress import console
 from common.run import EVENTS, Run, Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the options of a run."""
+def add_arguments(parser: ArgumentParser, paper: Paper) -> None:
+    """Declare the options of a run: of the data sets, those that its claims use."""
     parser.epilog = (
         "Without options, everything is measured that needs no more than the embedded data (Fashion-MNIST).\n"
         "Exit status: 0 as printed, or off for a known reason, and agreeing with our reference results; 1 newly off,\n"
@@ -43,9 +42,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="of a checkpoint with both: the last step's (default), or averaged",
     )
     full.add_argument("--model", metavar="NAME", help="timm name of the model in --checkpoint")
-    for name in FOLDERS:
-        remedy = NEEDS[name].remedy.partition("(")[2].removesuffix(")")
-        full.add_argument(f"--{name}", type=existing_folder, metavar="DIR", help=remedy)
+    for need in paper.data_sets:
+        remedy = need.remedy.partition("(")[2].removesuffix(")")
+        full.add_argument(need.option, type=existing_folder, metavar="DIR", help=remedy)
     full.add_argument("--limit", type=whole_number(1), metavar="N", help="evaluate on this many images at most")
     full.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="(default: 64)")
     full.add_argument(
@@ -84,7 +83,7 @@ def run(paper: Paper, args: Namespace) -> int:
     from results.judge import printed
 
     claims = _claims(paper, args.claims)
-    settings = _settings(args)
+    settings = _settings(paper, args)
     printed(paper)  # a mistake in a manifest is told before anything is measured
     measured = open_run(paper, settings, claims, args)
     command = command_to_go_on(args.words, measured.folder)
@@ -114,11 +113,11 @@ def _claims(paper: Paper, selection: str | None) -> tuple[Claim, ...]:
     return tuple(claim for claim in paper.claims if claim.name in names)
 
 
-def _settings(args: Namespace) -> Settings:
-    folders = {name: getattr(args, name.replace("-", "_")) for name in FOLDERS}
+def _settings(paper: Paper, args: Namespace) -> Settings:
+    given = {need.name: getattr(args, need.name.replace("-", "_")) for need in paper.data_sets}
     return replace(
         embedded_settings(args),
-        folders={name: path for name, path in folders.items() if path is not None},
+        folders={name: path for name, path in given.items() if path is not None},
         checkpoint=args.checkpoint,
         checkpoint_weights=args.weights,
         model=args.model,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from common.training.recipe import Recipe
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser, paper: Paper) -> None:
     """Declare the options of a training."""
     command.add_arguments(parser)
 

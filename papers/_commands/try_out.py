@@ -17,7 +17,7 @@ from papers._commands.compare import contenders
 from papers._commands.reproduce import new_folder, runs_folder
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser, paper: Paper) -> None:
     """Declare the contender and what is tried."""
     parser.epilog = "Prints loss and accuracy over the training, then accuracy and robustness, beside the floor."
     parser.add_argument("contender", metavar="CONTENDER", help="one of those that the paper trains on the bench")

@@ -1,7 +1,11 @@
 """Intriguing Properties of Vision Transformers: occlusion, shuffling, shape bias, segmentation from attention."""
 
 from common.declaration import Claim, Deviation, Model, Paper
+from common.needs import own_folder
 from common.robustness.full_scale import CLAIMS as FULL_SCALE
+
+_DINO = own_folder("dino", "the folder of dino_deitsmall16_pretrain.pth, DINO's released ViT-S/16")
+_PASCAL_VOC = own_folder("pascal-voc", "PASCAL VOC 2012 with JPEGImages, SegmentationClass and ImageSets")
 
 PAPER = Paper(
     slug="intriguing-vit",
@@ -94,6 +98,7 @@ PAPER = Paper(
             ),
             kind="numbers",
             needs=("imagenet", "checkpoint"),
+            takes=(_DINO,),
             settles=(("imagenet-1k", "random_drop_top1/0.8"),),
         ),
         Claim(
@@ -107,7 +112,7 @@ PAPER = Paper(
             name="pascal_voc",
             statement="Jaccard index of the last attention's best head with the objects of PASCAL VOC 2012.",
             kind="numbers",
-            needs=("pascal-voc", "checkpoint"),
+            needs=(_PASCAL_VOC, "checkpoint"),
             settles=(("pascal-voc-2012", "jaccard"),),
         ),
     ),
