@@ -14,6 +14,7 @@ Names of modules and parameters are those of the released checkpoints.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -442,6 +443,8 @@ class RegionViT(nn.Module):
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Released tensors to ours: norms of maps as vectors, and the halving of both maps once; names of ours stay.
 
+    A classifier's file has no norms behind the stages, with which a detector begins: they stay as they are.
+
     Raises:
         UserError: a file has two different ones for regional and for local tokens, which the release shares.
     """
@@ -456,6 +459,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
                 continue
             raise UserError(f"{name} and {shared} differ; RegionViT halves regional and local tokens alike.")
         ours[name] = value
+    norms = [name for name in own if re.match(r"norm\d+\.", name)]
+    if not any(name in ours for name in norms):
+        ours.update({name: own[name] for name in norms})
     return ours
 
 
