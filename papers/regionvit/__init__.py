@@ -121,7 +121,7 @@ PAPER = Paper(
             name="detectors",
             publication="the abstract does not say",
             released="trains them by a modified Detectron2; steps of the learning rate after 28.4 and 33.8 epochs (3x)",
-            ours="MMDetection's, with steps after 28 and 33 epochs; released detectors have other names and do not load",
+            ours="MMDetection, steps after 28 and 33 epochs; released detectors have other names and do not load",
             switch="none",
             effect="Shows only in full-scale training.",
         ),

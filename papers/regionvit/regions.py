@@ -31,7 +31,7 @@ def small(blocks: int, regional_attention: bool = True, window_size: int = 3) ->
 
 
 def plain(block: Block) -> TransformerBlock:
-    """timm's transformer block with the weights of ``block``, whose scores by distance are left out."""
+    """The transformer block of timm with the weights of ``block``, whose scores by distance are left out."""
     norm = partial(nn.LayerNorm, eps=block.norm1.eps)
     other = TransformerBlock(block.norm1.weight.numel(), block.attn.num_heads, qkv_bias=True, norm_layer=norm)
     other.to(block.norm1.weight.dtype)
@@ -63,7 +63,7 @@ def one_region() -> Finding:
         ),
         verdict="holds" if error < 1e-12 < several else "does not hold",
         evidence=(
-            f"Largest relative difference {error:.1e} in float64 (bound 1e-12), {several:.1e} with four regions an image."
+            f"Largest relative difference {error:.1e} in float64 (bound 1e-12), {several:.1e} with four regions."
         ),
         value=error,
         exact=True,
@@ -143,8 +143,9 @@ def cost() -> Iterator[Finding | Picture]:
         verdict="holds" if not any(differences) else "does not hold",
         evidence=(
             f"Largest difference {max(map(abs, differences))} to the count, {areas[0] ** 0.5:.0f} to "
-            f"{areas[-1] ** 0.5:.0f} pixels; regional tokens take {shares[0]:.1%} to {shares[1]:.1%} of it, and attention "
-            f"among all local tokens {everywhere[0] / counted[0]:.0f} to {everywhere[-1] / counted[-1]:.0f} times as much."
+            f"{areas[-1] ** 0.5:.0f} pixels; regional tokens take {shares[0]:.1%} to {shares[1]:.1%} of it, and "
+            f"attention among all local tokens {everywhere[0] / counted[0]:.0f} to {everywhere[-1] / counted[-1]:.0f} "
+            "times as much."
         ),
         value=float(max(map(abs, differences))),
         exact=True,

@@ -4,9 +4,7 @@ _base_ = "../shared/retinanet_1x_coco.py"
 model = dict(
     # As released: blue's statistics on red and the reverse.
     data_preprocessor=dict(mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395]),
-    backbone=dict(
-        name="regionvit_small", drop_path_rate=0.2, out_indices=(1, 2, 3), model_args=dict(map_norms=True)
-    ),
+    backbone=dict(name="regionvit_small", drop_path_rate=0.2, out_indices=(1, 2, 3), model_args=dict(map_norms=True)),
     neck=dict(start_level=0),
 )
 scale = (1120, 672)

@@ -6,7 +6,11 @@ several_sizes, several_larger_sizes = [
         transforms=[
             [dict(type="RandomChoiceResize", scales=scales, keep_ratio=True)],
             [
-                dict(type="RandomChoiceResize", scales=[(scales[0][0], side) for side in (400, 500, 600)], keep_ratio=True),
+                dict(
+                    type="RandomChoiceResize",
+                    scales=[(scales[0][0], side) for side in (400, 500, 600)],
+                    keep_ratio=True,
+                ),
                 dict(type="RandomCrop", crop_type="absolute_range", crop_size=(384, 600), allow_negative_crop=True),
                 dict(type="RandomChoiceResize", scales=scales, keep_ratio=True),
             ],

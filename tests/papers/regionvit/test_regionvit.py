@@ -69,7 +69,9 @@ def test_released_names_load_strictly_and_come_back() -> None:
     with pytest.raises(UserError, match="halves regional and local tokens alike"):
         load_released(other, {**state, "layers.1.block.0.proj_cls.2.bias": torch.ones(32)})
     with pytest.raises(UserError, match=r"layers\.1\.block\.0\.proj\.2\.bias"):
-        load_released(other, {name: value for name, value in state.items() if not name.endswith(".block.0.proj.2.bias")})
+        load_released(
+            other, {name: value for name, value in state.items() if not name.endswith(".block.0.proj.2.bias")}
+        )
     with pytest.raises(UserError, match=r"layers\.0\.peg\.weight"):
         load_released(small(), state)
 
