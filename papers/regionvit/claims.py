@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import timm
-
 from common import bench
 from common.measurement import Result
-from common.profiling import count
 from common.run import Run
-from papers.regionvit import PAPER, regions
+from papers.regionvit import regions
 from papers.regionvit.mini import regionvit_mini
 
 MINI = "regionvit_mini"
@@ -25,12 +22,6 @@ def contenders() -> list[bench.Contender]:
         bench.Contender(LOCAL, partial(regionvit_mini, regional_attention=False)),
         bench.Contender(WITHOUT_BIAS, partial(regionvit_mini, position_bias=False)),
     ]
-
-
-def size(run: Run) -> Iterator[Result]:
-    """Count every variant (quick: the smallest)."""
-    for model in PAPER.models[: 1 if run.settings.quick else None]:
-        yield from count(timm.create_model(model.name), model.name)
 
 
 def one_region(run: Run) -> Iterator[Result]:

@@ -20,7 +20,7 @@ from papers.regionvit.model import Block, Stage
 
 #: Channels, heads and window of RegionViT-S's first stage.
 CHANNELS, HEADS, WINDOW = 96, 3, 7
-SCORES = "scaled_dot_product_attention"
+SCORES = "attention"
 
 
 def small(blocks: int, regional_attention: bool = True, window_size: int = 3) -> Stage:
