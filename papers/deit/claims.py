@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import timm
 from timm.models.deit import VisionTransformerDistilled
 
 from common import bench, figures
 from common.bench import Contender, Scores, hosts
-from common.manifest import load_manifest
-from common.measurement import Measurement, Picture, Result
-from common.parallel import side_by_side
-from common.profiling import count
+from common.measurement import Picture, Result
 from common.run import Run
-from common.shapes import shapes_only
-from papers.deit import PAPER, heads
+from papers.deit import heads
 
 #: The ConvNet that teaches, trained like its students; and the ViT that has no teacher.
 TEACHER, PLAIN = bench.host("resnet_mini"), bench.host("vit_mini")
@@ -41,30 +33,6 @@ DEPTH = 3
 def contenders() -> list[Contender]:
     """All that is trained."""
     return [PLAIN, TEACHER, SOFT, HARD, TOKEN, CONTROL]
-
-
-def size(run: Run) -> Iterator[Result]:
-    """Count every variant (quick: multiply-adds of DeiT-Ti alone), under every name that the manifest has for it."""
-    names = load_manifest(Path(__file__).with_name("expected.csv"))["model"].unique()
-    declared = [model.name for model in PAPER.models]
-    whole = declared[:1] if run.settings.quick else declared
-    counted = dict(zip(whole, side_by_side(_counted, whole, "counting multiply-adds"), strict=True))
-    for name in declared:
-        measured = counted[name] if name in counted else _parameters(name)
-        for alias in [printed for printed in names if printed.partition(".")[0] == name]:
-            yield from (replace(measurement, model=alias) for measurement in measured)
-
-
-def _parameters(name: str) -> list[Measurement]:
-    """Parameters alone, without memory for them."""
-    with shapes_only():
-        return [next(count(timm.create_model(name), name))]
-
-
-def _counted(name: str) -> list[Measurement]:
-    """Parameters, and multiply-adds at the size of the model's images."""
-    model: Any = timm.create_model(name)
-    return list(count(model, name, model.pretrained_cfg["input_size"]))
 
 
 def distillation(run: Run) -> Iterator[Result]:
