@@ -268,7 +268,7 @@ def test_a_whole_setting_is_printed_with_its_sources(capsys: pytest.CaptureFixtu
     assert main(["vars", "recipe"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "imagenet  based on rvt:imagenet, then deit:imagenet",
-        "embedded  based on bench",
+        "embedded  based on rvt:embedded, then bench",
     ]
     model = "vars_d_rvt_tiny_plus"
     assert main(["vars", "recipe", "imagenet", "--model", model, "--quick"]) == 0
