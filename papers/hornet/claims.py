@@ -12,30 +12,22 @@ import timm
 
 from common.manifest import load_manifest
 from common.measurement import Measurement, Result
-from common.parallel import side_by_side
 from common.profiling import count
 from common.run import Run
 from common.shapes import shapes_only
-from papers.hornet import PAPER, order
+from papers.hornet import order
 from papers.hornet.model import GlobalFilter
 
 #: Classes of the ImageNet-22k files: the release's map to ImageNet-1k (in1k_to_21k_map.pth) names classes up to 10,458.
 CLASSES_22K = 10459
 
 
-def size(run: Run) -> Iterator[Result]:
-    """Count every variant (quick: the tiny ones), under every name that the manifest has for it."""
-    names = [model.name for model in PAPER.models if "tiny" in model.name or not run.settings.quick]
-    for measured in side_by_side(_sizes, names, "counting multiply-adds"):
-        yield from measured
-
-
-def _sizes(name: str) -> list[Measurement]:
+def model_size(name: str) -> Iterator[Measurement]:
+    """A variant with its classifiers of ImageNet-1k and, where the manifest has them, of others who count otherwise."""
     with shapes_only():
         model: Any = timm.create_model(name)
         pretrained: Any = timm.create_model(name, num_classes=CLASSES_22K)
-    # Values do not matter to counts, but tracing needs memory for them.
-    params, operations = _counted(model.to_empty(device="cpu"), name)
+    params, operations = _counted(model, name)
     head = (pretrained.num_classes - model.num_classes) * model.num_features / 1e9
     transforms = operations.detail["transforms"] / 1e9
     by_tag = {
@@ -45,8 +37,9 @@ def _sizes(name: str) -> list[Measurement]:
         ".keras_cv": (params, operations),
     }
     printed = set(load_manifest(Path(__file__).with_name("expected.csv"))["model"])
-    kept = {tag: measured for tag, measured in by_tag.items() if not tag or name + tag in printed}
-    return [replace(each, model=name + tag) for tag, measured in kept.items() for each in measured]
+    for tag, measured in by_tag.items():
+        if not tag or name + tag in printed:
+            yield from (replace(each, model=name + tag) for each in measured)
 
 
 def _counted(model: Any, name: str) -> tuple[Measurement, Measurement]:

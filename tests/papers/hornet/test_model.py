@@ -56,7 +56,7 @@ def test_every_variant_has_the_size_of_its_checkpoint() -> None:
 
 def test_multiply_adds_are_those_of_the_release() -> None:
     """The fixture's count is plain fvcore's on the released code, which leaves out Fourier transforms."""
-    counted = {(each.model, each.metric): each.value for each in claims._sizes("hornet_tiny_gf")}
+    counted = {(each.model, each.metric): each.value for each in claims.model_size("hornet_tiny_gf")}
     released = Fixture.load("hornet", "hornet_tiny_gf").about["gflops_fvcore"]
     assert counted["hornet_tiny_gf.mmpretrain", "flops"] == pytest.approx(released, rel=1e-12)
     # C H (W + W / 2 + 1) ceil(log2(C H)): 18 filters of 240 channels on 14 x 14, 2 of 496 on 7 x 7 positions.
