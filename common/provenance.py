@@ -63,7 +63,8 @@ def code(project: Path = PROJECT) -> dict[str, Any]:
         if (project / ".git").exists():
             console.print("git gives no commit of this checkout: numbers are recorded without it.", highlight=False)
         return {"commit": None, "dirty": None}
-    status = _git(project, "status", "--porcelain")
+    # Reference results are no code: those of one paper may be written while the next one is measured.
+    status = _git(project, "status", "--porcelain", "--", ".", ":!results/reference")
     return {"commit": _git(project, "rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 

@@ -26,6 +26,10 @@ def test_the_commit_and_whether_files_differ_from_it(tmp_path):
     (tmp_path / "code.py").write_text("2")
     assert provenance.code(tmp_path) == {**clean, "dirty": True}
     git(tmp_path, "checkout", "-q", "code.py")
+    reference = tmp_path / "results" / "reference" / "a.csv"
+    reference.parent.mkdir(parents=True)
+    reference.write_text("what was measured is no code")
+    assert provenance.code(tmp_path) == clean
     (tmp_path / "new.py").write_text("3")
     assert provenance.code(tmp_path)["dirty"] is True
 
