@@ -21,11 +21,15 @@ from downstream.training import CONFIGS, Job, build_model, load_config, prepare
 _OWN = ("shared", "embedded")
 ALL = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name not in _OWN)
 
-#: Printed parameters in millions: github.com/microsoft/Swin-Transformer README.md @f82860b, COCO and ADE20K tables.
+#: Printed parameters in millions: github.com/microsoft/Swin-Transformer README.md @f82860b, COCO and ADE20K tables;
+#: READMEs of github.com/IBM/RegionViT @77000c2 and github.com/hustvl/MSG-Transformer @068da56, COCO tables.
 PRINTED = {
     "swin/mask-rcnn_3x_coco": 48,
     "swin/cascade-mask-rcnn_3x_coco": 86,
     "swin/upernet_160k_ade20k": 60,
+    "regionvit/mask-rcnn_1x_coco": 50,
+    "regionvit/retinanet_1x_coco": 41,
+    "msg-transformer/cascade-mask-rcnn_3x_coco": 83,
 }
 
 
@@ -91,6 +95,8 @@ _NARROW = {
     "fan": {"embed_dim": 16, "depth": 2, "num_heads": 2},
     "rvt": {"embed_dims": (16,), "depths": (1,), "num_heads": (2,)},
     "vars": {"embed_dims": (16,), "depths": (1,), "num_heads": (2,)},
+    "regionvit": {"embed_dim": 32, "depths": (1, 1, 1, 1)},
+    "msg-transformer": {"embed_dim": 32, "depths": (1, 1, 1, 1)},
 }
 
 
