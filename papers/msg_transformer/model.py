@@ -290,7 +290,7 @@ class MSGTransformer(nn.Module):
         self.img_size = to_2tuple(img_size)
         self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
         self.num_features = self.head_hidden_size = dims[-1]
-        self.window_size = window_size
+        self.window_size, self.shuffle_size = window_size, shuffle_sizes[0]
         self.feature_info = [
             {"module": f"layers.{stage}", "num_chs": dim, "reduction": patch_size * 2**stage}
             for stage, dim in enumerate(dims)
@@ -335,8 +335,9 @@ class MSGTransformer(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        for stage in self.layers:
-            stage.grad_checkpointing = enable
+        for stage in self.modules():
+            if isinstance(stage, Stage):
+                stage.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -360,14 +361,15 @@ class MSGTransformer(nn.Module):
         local = self.patch_embed(x)
         # Every region begins with the same messengers.
         rows, columns = local.shape[1] // self.window_size, local.shape[2] // self.window_size
-        size = self.layers[0].shuffle_size
+        size = self.shuffle_size
         messengers = self.msg_tokens.view(1, size, size, -1).repeat(len(x), rows // size, columns // size, 1)
         maps = []
         for number, stage in enumerate(self.layers[:stages]):
             local, messengers = stage(local, messengers)
             maps.append(local)
-            if stage.downsample is not None and number + 1 < stages:
-                local, messengers = stage.downsample(local), stage.downsample(messengers)
+            if number + 1 < stages:
+                halve: Any = stage.downsample
+                local, messengers = halve(local), halve(messengers)
         return messengers, maps
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -98,6 +98,8 @@ class Attention(nn.Module):
         position_bias: whether a table of scores by distance is added between local tokens.
     """
 
+    index: Tensor
+
     def __init__(self, dim: int, num_heads: int, window_size: int, position_bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -239,7 +241,7 @@ class Stage(nn.Module):
     def forward(self, regional: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (B, C, h, w) of regional tokens and (B, C, H, W) of local ones to those of the stage."""
         regional, local = self.block[0](regional), self.block[0](local)
-        regions, size = tuple(regional.shape[2:]), tuple(local.shape[2:])
+        regions, size = (regional.shape[2], regional.shape[3]), (local.shape[2], local.shape[3])
         fits = size == (regions[0] * self.window_size, regions[1] * self.window_size)
         allowed = None if fits else allowed_keys(regions, self.window_size, size, local.device)
         x = by_region(regional, local, self.window_size)
@@ -369,8 +371,9 @@ class RegionViT(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        for stage in self.layers:
-            stage.grad_checkpointing = enable
+        for stage in self.modules():
+            if isinstance(stage, Stage):
+                stage.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Attention as GlobalAttention
@@ -32,7 +33,7 @@ def small(blocks: int, regional_attention: bool = True, window_size: int = 3) ->
 
 def plain(block: Block) -> TransformerBlock:
     """The transformer block of timm with the weights of ``block``, whose scores by distance are left out."""
-    norm = partial(nn.LayerNorm, eps=block.norm1.eps)
+    norm: Any = partial(nn.LayerNorm, eps=block.norm1.eps)
     other = TransformerBlock(block.norm1.weight.numel(), block.attn.num_heads, qkv_bias=True, norm_layer=norm)
     other.to(block.norm1.weight.dtype)
     own = {name: value for name, value in block.state_dict().items() if "norm0" not in name and "rel_pos" not in name}
@@ -43,7 +44,7 @@ def plain(block: Block) -> TransformerBlock:
 @torch.no_grad()
 def one_region() -> Finding:
     """A block with one region beside a transformer block over all tokens, and one with four regions beside the same."""
-    block = small(1, window_size=4).block[1]
+    block: Any = small(1, window_size=4).block[1]
     nn.init.zeros_(block.attn.rel_pos)
     x = torch.randn(8, 17, 12, dtype=torch.float64)
     token = x[:, :1]
