@@ -24,10 +24,12 @@ def test_a_host_classifies_and_every_parameter_gets_a_gradient_once_branches_are
     assert not [key for key, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 0]
 
 
-def test_residual_branches_start_at_zero_so_that_tokens_pass() -> None:
-    model = hosts.vit_mini()
-    tokens = torch.randn(2, 50, 48)
-    assert torch.equal(model.blocks(tokens), tokens)
+def test_residual_branches_start_at_zero_but_for_what_fills_the_class_token() -> None:
+    mixer, tokens = hosts.mixer_mini(), torch.randn(2, 49, 48)
+    assert torch.equal(mixer.blocks(tokens), tokens)
+    block, tokens = hosts.vit_mini().blocks[0], torch.randn(2, 50, 48)
+    assert torch.equal(block.mlp(tokens), torch.zeros_like(tokens))
+    assert block.attn(tokens).abs().max() > 0
 
 
 def test_a_paper_can_put_its_attention_into_every_block() -> None:
