@@ -87,6 +87,13 @@ def beside(reference: pd.DataFrame | None, measured: pd.DataFrame) -> pd.DataFra
     return table
 
 
+def counterpart(reference: pd.DataFrame | None, row: Any) -> Any | None:
+    """What the reference has for a measured number or finding, of whatever budget; None where it has nothing."""
+    if reference is None:
+        return None
+    return next((old for old in each(reference[reference["claim"] == row.claim]) if _key(old) == _key(row)), None)
+
+
 def same_value(reference: pd.DataFrame | None, row: Any) -> bool:
     """Whether the reference has the very value of a measured row, to rounding."""
     if reference is None:

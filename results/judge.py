@@ -57,6 +57,7 @@ class Judgement:
             (which measures it), ``verdict`` (the standing one of its primary finding, or empty).
         contradictions: what contradicts the reference: columns of ``results.measured`` and ``results.agreement``.
         measured: everything that was measured, columns of ``results.measured``.
+        reference: our reference results, by which the run was judged; None where there are none.
     """
 
     run: Run
@@ -67,6 +68,7 @@ class Judgement:
     claims: pd.DataFrame
     contradictions: pd.DataFrame
     measured: pd.DataFrame
+    reference: pd.DataFrame | None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -122,6 +124,7 @@ def judgement(run: Run, reference: pd.DataFrame | None = None, *, alone: bool = 
         claims=_claims(run, findings),
         contradictions=compared[compared["agreement"] == "contradicts"].reset_index(drop=True),
         measured=measured,
+        reference=None if alone else reference,
     )
 
 
@@ -158,6 +161,22 @@ def printed(paper: Paper) -> pd.DataFrame:
         tables.append(load_manifest(manifest).assign(paper=slug))
     filled = [table for table in tables if not table.empty]
     return pd.concat(filled, ignore_index=True) if filled else tables[0]
+
+
+def own_models_first(paper: Paper, rows: pd.DataFrame) -> pd.DataFrame:
+    """Printed numbers in a reader's order: the paper's own models, others of its manifest, the rest; model by model.
+
+    Args:
+        paper: whose models are its own; of one that defines none, all in its manifest are.
+        rows: with the columns ``model`` and ``paper``.
+    """
+    own = {model.name for model in paper.models if not model.defined_by}
+    mine = rows["paper"] == paper.slug
+    # A name may have a tag of the weights behind a dot.
+    place = 2 - mine.astype(int) - (mine & (rows["model"].str.partition(".")[0].isin(own))).astype(int)
+    first = {model: number for number, model in reversed(list(enumerate(rows["model"])))}
+    order = pd.DataFrame({"place": place, "model": rows["model"].map(first)})
+    return rows.loc[order.sort_values(["place", "model"], kind="stable").index]
 
 
 def count(values: pd.Series, names: tuple[str, ...]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from common.files import write_atomic
 from common.provenance import data
 from common.run import Run
 from results import junit, reference, report, terminal
+from results.answers import answers
 from results.judge import Judgement, judgement
 from results.measured import MEASURED, PROVENANCE, to_csv
 
@@ -44,6 +45,7 @@ def provenance(judged: Judgement) -> dict[str, Any]:
         "verdicts": judged.counts,
         "findings": judged.finding_counts,
         "contradictions": len(judged.contradictions),
+        "answers": [answer.to_json() for answer in answers(judged)],
         "seconds": round(float(judged.claims["seconds"].sum()), 2),
         "seeds": seeds(run),
         "protocols": sorted(set(judged.measured["protocol"]) - {""}),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
 from common.measurement import Picture
-from results import figures, page, style, training
-from results.judge import Judgement
+from results import figures, missing, page, style, training
+from results.answers import Answer, answers
+from results.judge import Judgement, own_models_first
 from results.measured import each
 from results.svg import inline
 
@@ -24,6 +25,7 @@ def render(judged: Judgement, provenance: dict[str, Any]) -> str:
         provenance: as ``results.output.provenance`` gives it.
     """
     pictures = _Pictures()
+    found = answers(judged)
     return page.render(
         "report.html",
         paper=judged.run.paper,
@@ -31,21 +33,15 @@ def render(judged: Judgement, provenance: dict[str, Any]) -> str:
         provenance=provenance,
         provenance_json=json.dumps(provenance, indent=2),
         headline=headline(judged),
+        answers=found,
+        claims=[_claim(judged, answer, pictures) for answer in found if answer.measured],
         tables=list(_tables(judged)),
-        not_measured=list(_not_measured(judged)),
+        missing=missing.by_need(judged),
         sources=list(dict.fromkeys(judged.rows["source"])),
-        own=list(_own(judged, pictures)),
         differences=pictures.draw(figures.differences(judged)),
-        claim_figures=[
-            (claim, [pictures.draw(result) for result in results if isinstance(result, Picture)])
-            for claim, results in judged.run.results.items()
-            if any(isinstance(result, Picture) for result in results)
-        ],
         training=pictures.draw(training.curves(judged.run.folder)),
         statements={claim.name: claim.statement for claim in judged.run.paper.claims},
-        finding_of=_finding_of(judged),
-        findings=[{**row._asdict(), "beside": style.beside_reference(row)} for row in each(judged.findings)],
-        done=set(judged.claims.loc[judged.claims["state"] == "done", "claim"]),
+        measured_claims={answer.claim for answer in found if answer.measured},
     )
 
 
@@ -82,9 +78,31 @@ class _Pictures:
         return {"caption": picture.caption, "svg": Markup(inline(picture.svg, f"figure{self.drawn}", picture.caption))}
 
 
+def _claim(judged: Judgement, answer: Answer, pictures: _Pictures) -> dict[str, Any]:
+    """All that was measured for one claim: what is shown at once, and what is folded."""
+    (claim,) = (claim for claim in judged.run.paper.claims if claim.name == answer.claim)
+    findings = [
+        {**row._asdict(), "beside": style.beside_reference(row)}
+        for row in each(judged.findings[judged.findings["claim"] == claim.name])
+    ]
+    first = [row for row in findings if claim.primary and row["name"] == claim.primary]
+    drawn = [pictures.draw(one) for one in judged.run.results[claim.name] if isinstance(one, Picture)]
+    state = judged.claims.set_index("claim").loc[claim.name]
+    return {
+        "answer": answer,
+        "primary": first[0] if first else None,
+        "secondary": [row for row in findings if row not in first],
+        "figures": drawn[:1],
+        "more_figures": drawn[1:],
+        "own": list(_own(judged, claim.name, pictures)),
+        "contradictions": judged.contradictions[judged.contradictions["claim"] == claim.name].to_dict("records"),
+        "state": state.to_dict(),
+    }
+
+
 def _tables(judged: Judgement) -> Iterator[dict[str, Any]]:
     """Tables of the printed numbers that were measured, or whose measurement failed."""
-    shown = judged.rows[judged.rows["outcome"] != "not measured"]
+    shown = own_models_first(judged.run.paper, judged.rows[judged.rows["outcome"] != "not measured"])
     of_model = shown["dataset"] == "-"
     for title, part, weights in (
         ("Size and cost", shown[of_model], ("none",)),
@@ -98,15 +116,22 @@ def _tables(judged: Judgement) -> Iterator[dict[str, Any]]:
         yield {
             "title": title,
             "headings": [style.WEIGHTS[kind] for kind in kinds],
-            "rows": [_table_row(judged, index, row, kinds) for index, row in part.iterrows()],
+            "rows": _table_rows(judged, part, kinds),
             "reasons": _reasons(found),
         }
 
 
-def _table_row(judged: Judgement, index: Any, row: pd.Series, kinds: list[str]) -> dict[str, Any]:
-    found = judged.comparisons[judged.comparisons["row"] == index]
-    cells = [[_cell(x, row["value"]) for x in each(found[found["weights"] == kind])] for kind in kinds]
-    return {"cells": cells, **{str(name): value for name, value in row.items()}}
+def _table_rows(judged: Judgement, part: pd.DataFrame, kinds: list[str]) -> list[dict[str, Any]]:
+    """A row a printed number; one that several sources repeat, with the same digits and the same outcome, is one."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for index, row in part.iterrows():
+        found = judged.comparisons[judged.comparisons["row"] == index]
+        cells = [[_cell(x, row["value"]) for x in each(found[found["weights"] == kind])] for kind in kinds]
+        shown = {"cells": cells, "places": [], **{str(name): value for name, value in row.items()}}
+        key = tuple(row[name] for name in ("model", "dataset", "metric", "value", "outcome"))
+        place = {name: row[name] for name in ("locator", "source", "note", "paper")}
+        rows.setdefault(key, shown)["places"].append(place)
+    return list(rows.values())
 
 
 def _cell(x: Any, text: str) -> dict[str, Any]:
@@ -130,26 +155,14 @@ def _reasons(found: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _not_measured(judged: Judgement) -> Iterator[dict[str, Any]]:
-    """Printed numbers that were not measured, by what they need."""
-    missing = judged.rows[judged.rows["outcome"] == "not measured"]
-    for reason, part in missing.groupby("verdict", sort=False):
-        yield {"reason": str(reason).removeprefix("not measured: "), "rows": part.to_dict("records")}
-
-
-def _own(judged: Judgement, pictures: _Pictures) -> Iterator[dict[str, Any]]:
-    """Numbers that nobody printed, a table and a figure a claim and data set."""
-    for (claim, dataset), part in judged.own.groupby(["claim", "dataset"], sort=False):
+def _own(judged: Judgement, claim: str, pictures: _Pictures) -> Iterator[dict[str, Any]]:
+    """Numbers of a claim that nobody printed, a table and a figure a data set."""
+    for dataset, part in judged.own[judged.own["claim"] == claim].groupby("dataset", sort=False):
         seeds = sorted({int(n) for n in part["seeds"].dropna() if n})
         yield {
             "dataset": dataset,
             "grid": style.wide(part),
             "seeds": seeds,
-            "claim": claim,
             "figure": pictures.draw(figures.own_numbers(part)),
             "notes": [f"{row.model} {row.metric}: {row.note}" for row in each(part) if row.note],
         }
-
-
-def _finding_of(judged: Judgement) -> dict[str, list[dict[Hashable, Any]]]:
-    return {str(claim): part.to_dict("records") for claim, part in judged.findings.groupby("claim")}

@@ -21,7 +21,9 @@ MARKS = {
     "not reached": "!",
     "unclear": "?",
     "no difference": "=",
+    "agrees": "✓",
     "contradicts": "✗",
+    "another budget": "–",
     "not measured": "–",
     "done": "✓",
 }
@@ -83,6 +85,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plural(n: int, noun: str) -> str:
+    """``1 number``, ``2 numbers``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def pieces(counts: dict[str, int]) -> str:

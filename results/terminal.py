@@ -1,17 +1,26 @@
-"""The table that a run ends with."""
+"""What a run ends with in the terminal: at most one screen."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, RenderableType
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from results.judge import Judgement
+from results.answers import Answer, answers
+from results.judge import Judgement, own_models_first
 from results.measured import each
-from results.style import DASH, MARKS, beside_reference, duration, interval, number, pieces, wide
+from results.missing import by_need
+from results.style import MARKS, duration, interval, number, pieces, plural
+
+#: A run ends with no more lines than this.
+LINES = 40
+
+#: Outcomes of what was measured.
+MEASURED = ("off", "failed", "unclear", "off, known", "reproduced")
 
 COLOURS = {
     "reproduced": "green",
@@ -25,13 +34,16 @@ COLOURS = {
     "unclear": "yellow",
     "off, known": "cyan",
     "no difference": "cyan",
+    "agrees": "green",
     "contradicts": "bold red",
     "not measured": "dim",
 }
 
 
 def show(judged: Judgement, console: Console | None = None) -> None:
-    """Print what was measured, what it says, and what was not measured and why.
+    """Print what the run says of each claim, what it lacked, and last what is off or contradicts the reference.
+
+    At most ``LINES`` lines: what does not fit is counted, and the report has it. What is off is never cut for the rest.
 
     Args:
         judged: the run.
@@ -39,14 +51,25 @@ def show(judged: Judgement, console: Console | None = None) -> None:
     """
     console = console or Console(markup=False)
     paper = judged.run.paper
+    end = _end(judged)
+    trouble = [part for line in _trouble(judged) for part in line.wrap(console, console.width)]
+    trouble = [Text(), *trouble[-LINES // 3 :]] if trouble else []
+    left = LINES - 2 - len(end) - len(trouble)
+    found = answers(judged)
+    claims = _within(
+        [line for answer in found if answer.verdict != "not measured" for line in _claim(answer)], left - 8
+    )
+    numbers = _within(_numbers(judged), left - len(claims) - 7)
+    waiting = _within(_waiting(judged), left - len(claims) - len(numbers))
     console.print()
     console.print(Rule(Text(f"{paper.title} ({paper.venue})", style="bold"), align="left", style="dim"))
-    parts = (_rows(judged), _findings(judged), *_own(judged, console.width), _not_measured(judged))
-    for part in (*parts, _contradictions(judged)):
-        if part is not None:
-            console.print(part)
+    for line in (*claims, *numbers, *waiting):
+        console.print(line, no_wrap=True, overflow="ellipsis")
     # Paths stay whole, so that they can be clicked and copied.
-    console.print(_end(judged), soft_wrap=True)
+    for line in end:
+        console.print(line, soft_wrap=True)
+    for line in trouble:
+        console.print(line)
 
 
 def verdict(name: str) -> Text:
@@ -54,89 +77,93 @@ def verdict(name: str) -> Text:
     return Text(f"{MARKS[name]} {name}", style=COLOURS[name])
 
 
-def _section(title: str, *parts: RenderableType) -> Group:
-    return Group(Text(), Text(title, style="bold"), *parts)
+def _within(lines: list[Text], most: int) -> list[Text]:
+    """``lines``, or the first of them and how many more the report has."""
+    if len(lines) <= most:
+        return lines
+    kept = max(0, most - 1)
+    return [*lines[:kept], Text(f"... {plural(len(lines) - kept, 'more line')} in the report", style="dim")]
+
+
+def _claim(answer: Answer) -> list[Text]:
+    """Verdict and statement; below them the key number of this run, beside the reference."""
+    first = verdict(answer.verdict).append(" " * max(1, 16 - len(answer.verdict) - 2))
+    first.append(answer.statement, style="bold" if answer.decisive else "default not bold")
+    beside = f"; reference {answer.reference}" if answer.reference else ""
+    said = Text(f"{'':16}{'this run ' if beside else ''}{answer.here}{beside}", style="dim")
+    if answer.agreement:
+        said.append(f"; {answer.agreement}", style=COLOURS.get(answer.agreement, "dim"))
+    return [first, said]
+
+
+def _numbers(judged: Judgement) -> list[Text]:
+    """How many printed numbers came out how; then those that were evaluated on data of the user."""
+    if judged.rows.empty:
+        return []
+    lines = [Text(), Text("Printed numbers: ", style="bold").append(pieces(judged.counts), style="not bold")]
+    rows = own_models_first(judged.run.paper, judged.rows)
+    for index, row in rows[(rows["dataset"] != "-") & rows["outcome"].isin(MEASURED)].iterrows():
+        found = judged.comparisons[judged.comparisons["row"] == index]
+        line = Text("  ").append(verdict(row["outcome"])).append(f"  {_what(row)}: printed {row['value']}")
+        lines.append(line.append(f", {_measured(found, row['value'])}"))
+    return lines
+
+
+def _what(row: Any) -> str:
+    return " ".join(part for part in (row["model"], row["dataset"], row["metric"]) if part != "-")
+
+
+def _measured(found: pd.DataFrame, like: str) -> str:
+    """``released 78.37, trained 77.9 ± 0.4``."""
+    parts = [
+        f"{'measured' if x.weights == 'none' else x.weights} "
+        + (interval(x.measured, x.low, x.high) if pd.notna(x.low) else number(x.measured, like))
+        for x in each(found)
+    ]
+    return ", ".join(parts)
+
+
+def _waiting(judged: Judgement) -> list[Text]:
+    """What the run lacked, a line each, with the numbers that it would settle."""
+    missing = by_need(judged)
+    if not missing:
+        return []
+    lines = [Text(), Text("Not measured", style="bold")]
+    first = max(len(one.need) for one in missing)
+    for one in missing:
+        numbers = plural(len(one.rows), "number") if one.rows else plural(len(one.claims), "claim")
+        said = f"  {one.need:{first}}  {numbers:>11}  "
+        lines.append(Text(said).append(one.command or one.what, style="dim"))
+    return lines
+
+
+def _trouble(judged: Judgement) -> list[Text]:
+    """What the eye must not miss, the worst last: off for a known reason, not finished, off, against the reference."""
+    told: dict[tuple[str, str], list[str]] = {}
+
+    def tell(name: str, what: str, why: str) -> None:
+        told.setdefault((name, why), []).append(what)
+
+    def rows(outcome: str) -> None:
+        for index, row in judged.rows[judged.rows["outcome"] == outcome].iterrows():
+            found = judged.comparisons[judged.comparisons["row"] == index]
+            why = row["known"] if outcome == "off, known" else row["explanation"]
+            tell(outcome, _what(row), f"printed {row['value']}, {_measured(found, row['value'])}; {why}")
+
+    rows("off, known")
+    for row in each(judged.claims[~judged.claims["state"].isin(["done", "not measured"])]):
+        tell(str(row.state), str(row.claim), str(row.reason))
+    rows("off")
+    for row in each(judged.findings[judged.findings["exact"] & (judged.findings["verdict"] == "does not hold")]):
+        tell("does not hold", str(row.statement), str(row.evidence))
+    for row in each(judged.contradictions):
+        what = row.statement if row.kind == "finding" else f"{row.claim}: {row.model} {row.dataset} {row.metric}"
+        tell("contradicts", what, row.why)
+    return [verdict(name).append(f"  {', '.join(what)}: {why}", style="default") for (name, why), what in told.items()]
 
 
 def _table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
-
-
-def _rows(judged: Judgement) -> Group | None:
-    """Printed numbers that were measured, or should have been."""
-    table = _table()
-    table.add_column("model", overflow="fold")
-    table.add_column("number", overflow="fold")
-    table.add_column("printed", justify="right", no_wrap=True)
-    table.add_column("measured", justify="right")
-    table.add_column("verdict", no_wrap=True)
-    notes = []
-    measured = judged.rows[judged.rows["outcome"] != "not measured"]
-    for index, row in measured.iterrows():
-        found = judged.comparisons[judged.comparisons["row"] == index]
-        values = Text(justify="right")
-        for x in each(found):
-            values.append("\n" if values else "")
-            values.append("" if x.weights == "none" else f"{x.weights} ", style="dim")
-            values.append(interval(x.measured, x.low, x.high) if pd.notna(x.low) else number(x.measured, row["value"]))
-        what = row["metric"] if row["dataset"] == "-" else f"{row['dataset']} {row['metric']}"
-        unit = f" {row['unit']}" if row["unit"] else ""
-        table.add_row(
-            row["model"],
-            what,
-            f"{row['value']}{unit}",
-            values or DASH,
-            verdict(row["outcome"]),
-        )
-        # A claim that failed is told of once, below.
-        if row["outcome"] != "reproduced" and row["explanation"]:
-            notes.append(f"{row['model']} {what}: {row['explanation']}")
-    if measured.empty:
-        return None
-    return _section("Printed numbers", table, *_notes(notes))
-
-
-def _notes(notes: list[str], most: int = 8) -> list[Padding]:
-    """The first few notes; the report has all of them."""
-    shown = [Padding(Text(note, style="dim"), (0, 0, 0, 2)) for note in notes[:most]]
-    if len(notes) > most:
-        shown.append(Padding(Text(f"... and {len(notes) - most} more in the report", style="dim"), (0, 0, 0, 2)))
-    return shown
-
-
-def _findings(judged: Judgement) -> Group | None:
-    if judged.findings.empty:
-        return None
-    table = _table()
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("finding", overflow="fold")
-    for row in each(judged.findings):
-        said = f"\n{row.evidence}" + (f" {beside}" if (beside := beside_reference(row)) else "")
-        table.add_row(verdict(row.standing), Text(row.statement).append(said, style="dim"))
-    return _section("Findings", table)
-
-
-def _contradictions(judged: Judgement) -> Group | None:
-    if judged.contradictions.empty:
-        return None
-    table = _table()
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.show_header = False
-    for row in each(judged.contradictions):
-        what = row.statement if row.kind == "finding" else f"{row.claim}: {row.model} {row.dataset} {row.metric}"
-        table.add_row(verdict("contradicts"), Text(what).append(f"\n{row.why}", style="dim"))
-    return _section("Contradicts the reference results", table)
-
-
-def _own(judged: Judgement, width: int) -> list[Group]:
-    """Numbers that nobody printed: a table a claim and data set, a column a metric, as many columns as fit."""
-    groups = []
-    for (claim, dataset), part in judged.own.groupby(["claim", "dataset"], sort=False):
-        tables = fitting(wide(part), width)
-        what = "of the model or this machine" if dataset == "-" else f"on {dataset}"
-        groups.append(_section(f"{claim}: measured {what} (± 95 % interval)", *tables))
-    return groups
 
 
 def fitting(grid: pd.DataFrame, width: int) -> list[RenderableType]:
@@ -164,40 +191,13 @@ def _width(grid: pd.DataFrame, column: str) -> int:
     return max(len(column), int(grid[column].str.len().max())) + 2
 
 
-def _not_measured(judged: Judgement) -> Group | None:
-    missing = judged.rows[judged.rows["outcome"] == "not measured"]
-    waiting = judged.claims[judged.claims["state"] != "done"]
-    if missing.empty and waiting.empty:
-        return None
-    table = _table()
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.show_header = False
-    reasons = missing["verdict"].str.removeprefix("not measured: ").value_counts().to_dict()
-    for (state, reason), claims in waiting.groupby(["state", "reason"], sort=False):
-        n = reasons.pop(reason, 0)
-        settles = f"; would settle {_numbers(n)}" if n else ""
-        names = Text(", ".join(claims["claim"])).append(f"\n{reason}{settles}", style="dim")
-        table.add_row(verdict(str(state)), names)
-    for reason, n in reasons.items():
-        table.add_row(Text(_numbers(n), style="dim"), Text(str(reason), style="dim"))
-    failed = waiting["state"].ne("not measured").any()
-    return _section("Not measured, or not to its end" if failed else "Not measured", table)
-
-
-def _numbers(n: int) -> str:
-    return f"{n} printed number{'s' if n > 1 else ''}"
-
-
-def _end(judged: Judgement) -> Text:
+def _end(judged: Judgement) -> list[Text]:
     seconds = float(judged.claims["seconds"].sum())
-    lines = Text("\n")
-    if len(judged.rows):
-        lines.append("Printed numbers: ", style="bold").append(pieces(judged.counts) + "\n")
+    lines = [Text()]
     if len(judged.findings):
-        lines.append("Findings: ", style="bold").append(pieces(judged.finding_counts) + "\n")
-    lines.append("Report: ", style="bold").append(str(judged.run.folder / "report.html"))
-    lines.append(f"  ({duration(seconds)})", style="dim")
+        lines.append(Text("Findings: ", style="bold").append(pieces(judged.finding_counts), style="not bold"))
+    report = Text("Report: ", style="bold").append(str(judged.run.folder / "report.html"), style="not bold")
+    lines.append(report.append(f"  ({duration(seconds)})", style="dim"))
     if judged.claims["state"].isin(["interrupted", "not reached"]).any():
-        lines.append("\nUnfinished: the same command with --resume goes on where it stopped.", style="bold yellow")
+        lines.append(Text("Unfinished: the same command with --resume goes on where it stopped.", style="bold yellow"))
     return lines
