@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from common.declaration import Paper
     from common.run import Run
     from results.reference import Summary
 
-__all__ = ["summary", "write_all"]
+__all__ = ["numbers", "summary", "write_all"]
 
 
 def write_all(run: Run, *, alone: bool = False) -> int:
@@ -30,6 +33,15 @@ def write_all(run: Run, *, alone: bool = False) -> int:
     from results.output import write
 
     return write(run, alone=alone)
+
+
+def numbers(
+    slugs: Collection[str] = (), *, dataset: str | None = None, metric: str | None = None, model: str | None = None
+) -> pd.DataFrame:
+    """All printed and measured numbers, of all papers or of ``slugs``, best first; see ``results.numbers``."""
+    from results.numbers import numbers as table
+
+    return table(slugs, dataset=dataset, metric=metric, model=model)
 
 
 def summary(paper: Paper) -> Summary:

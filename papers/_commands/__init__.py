@@ -39,6 +39,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "list": Command("papers._commands.list", "Show the papers, their kind, state and verdicts."),
     "cite": Command("papers._commands.cite", "Print the BibTeX of a paper and of resight."),
+    "numbers": Command("papers._commands.numbers", "Show all printed and measured numbers in one table, best first."),
     "doctor": Command("papers._commands.doctor", "Show what is installed, which data is found, what claims need."),
     "robustness": Command(
         "common.robustness.command", "Measure a timm model on benchmark sets of robustness.", models=True

@@ -10,13 +10,19 @@ import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 from common.declaration import Paper
 from common.errors import UserError, nearest
 from common.files import write_atomic
+from results.measured import each
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+#: A table of numbers is no longer and no wider than this.
+MOST_ROWS, MOST_COLUMNS = 40, 6
+
 _SECTION = re.compile(r"(<!-- generated: (?P<name>\S+) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 _OPENING = re.compile(r"<!-- generated: ")
 
@@ -99,40 +105,106 @@ def claims_table(paper: Paper) -> str:
 
 
 def numbers_table(paper: Paper) -> str:
-    """One row a printed number, beside what we measured: released weights (or none), and our own training."""
-    from common.manifest import load_manifest
-    from results import judge, measured, reference
-    from results.measured import each
+    """A row a model, the paper's own first, and a column a metric: what is printed, and in brackets what we measured.
 
-    path = reference.path_of(paper.slug)
-    expected = load_manifest(paper.manifest)
+    Columns are the metrics with most numbers, rows the first models; the rest is in the manifest, which is linked.
+    """
+    from common.manifest import load_manifest
+    from results import judge, reference
+    from results.style import pieces
+
+    expected = load_manifest(paper.manifest).assign(paper=paper.slug)
     if expected.empty:
         return "No printed number is in the manifest."
-    if not path.exists():
-        return _table(
-            ("model", "data set", "metric", "printed", "where"), [(*_what(row), _where(row)) for row in each(expected)]
-        )
-    rows = []
-    for row in each(judge.judge_reference(expected, measured.load(path))):
-        ours = row.released if math.isnan(row.none) else row.none
-        values = (_number(ours, row.value), _number(row.trained, row.value))
-        rows.append((*_what(row), *values, row.verdict, _where(row)))
-    return _table(("model", "data set", "metric", "printed", "measured", "own training", "verdict", "where"), rows)
+    table = reference.table_of(paper.slug)
+    if table is None:
+        rows = expected.assign(none=math.nan, released=math.nan, trained=math.nan, outcome="not measured")
+    else:
+        rows = judge.judge_reference(expected, table)
+    rows = judge.own_models_first(paper, rows)
+    rows["column"] = [row.metric if row.dataset == "-" else f"{row.dataset} {row.metric}" for row in each(rows)]
+    common = set(rows["column"].value_counts(sort=True).index[:MOST_COLUMNS])
+    columns = [column for column in dict.fromkeys(_columns(rows)) if column in common]
+    shown = rows[rows["column"].isin(common)]
+    models = list(dict.fromkeys(shown["model"]))[:MOST_ROWS]
+    cells = {key: _cell(part) for key, part in shown.groupby(["model", "column"], sort=False)}
+    units = dict(zip(rows["column"], rows["unit"], strict=True))
+    header = ("model", *(f"{column} [{units[column]}]" if units[column] else column for column in columns))
+    body = [(model, *(cells.get((model, column), "") for column in columns)) for model in models]
+    left = len(rows) - int((shown["model"].isin(models)).sum())
+    told = f"Of {len(rows)} printed numbers: {pieces(judge.count(rows['outcome'], judge.OUTCOMES))}."
+    rest = f" {left} of them are not in this table." if left else ""
+    end = f"{told}{rest} [expected.csv](expected.csv) has all, each with where it is printed."
+    return "\n\n".join((_legend(rows), _table(header, body), *_known(rows), end)).replace("\n\n\n", "\n\n")
+
+
+def _columns(rows: pd.DataFrame) -> list[str]:
+    """The columns of printed numbers, size first, then in the order of the manifest."""
+    ordered = rows.sort_index()
+    return [*ordered.loc[ordered["dataset"] == "-", "column"], *ordered["column"]]
+
+
+def _cell(part: pd.DataFrame) -> str:
+    """The printed numbers of one model and metric, each once, and what we measured."""
+    printed = " / ".join(dict.fromkeys(part["value"]))
+    like = max(part["value"], key=lambda text: len(text.partition(".")[2]))
+    first = part.iloc[0]
+    ours = [_number(first["none"] if math.isnan(first["released"]) else first["released"], like)]
+    ours += [f"trained {_number(first['trained'], like)}"] if not math.isnan(first["trained"]) else []
+    marks = "".join(mark for name, mark in (("off", " ✗"), ("off, known", " ≠")) if (part["outcome"] == name).any())
+    said = ", ".join(filter(None, ours))
+    return f"{printed} ({said}{marks})" if said else printed
+
+
+def _legend(rows: pd.DataFrame) -> str:
+    if rows["outcome"].eq("not measured").all():
+        return "As printed; nothing of it has been measured yet."
+    marks = [
+        text
+        for name, text in (("off", "✗ is off"), ("off, known", "≠ is off for a known reason"))
+        if rows["outcome"].eq(name).any()
+    ]
+    told = "".join(f"; {mark}" for mark in marks)
+    return f"As printed, in brackets as measured{told}. Slashes part what sources disagree on."
+
+
+def _known(rows: pd.DataFrame) -> list[str]:
+    """Why numbers are off, as the manifest states it: a list, or nothing."""
+    known = rows[rows["outcome"] == "off, known"]
+    reasons: dict[str, list[str]] = {}
+    for row in each(known):
+        reasons.setdefault(row.known, []).append(f"{row.model} {row.column}")
+    lines = [f"- ≠ {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in reasons.items()]
+    return ["\n".join(lines)] if lines else []
 
 
 def findings_table(paper: Paper) -> str:
-    """One row a finding of the reference results."""
-    from results import measured, reference
-    from results.measured import each
+    """A row a claim with the verdict of its primary finding, as the reference results have it; the others folded."""
+    from results import judge, reference
+    from results.style import pieces
 
-    path = reference.path_of(paper.slug)
-    if not path.exists():
+    table = reference.table_of(paper.slug)
+    if table is None:
         return "There are no reference results yet."
-    table = measured.load(path)
     found = table[table["kind"] == "finding"]
-    return _table(
-        ("statement", "verdict", "evidence"), [(row.statement, row.verdict, row.evidence) for row in each(found)]
-    )
+    if found.empty:
+        return "No claim of this paper has findings: its claims are its printed numbers."
+    primary = {claim.name: claim.primary for claim in paper.claims if claim.primary}
+    first = found[[primary.get(row.claim) == row.name for row in each(found)]]
+    by_claim = {row.claim: row for row in each(first)}
+    rows = [
+        (claim.statement, by_claim[claim.name].verdict, by_claim[claim.name].evidence)
+        for claim in paper.claims
+        if claim.name in by_claim
+    ]
+    parts = [_table(("claim", "verdict", "evidence"), rows)] if rows else []
+    others = found.drop(first.index)
+    if len(others):
+        counts = pieces(judge.count(others["verdict"], tuple(reversed(judge.FINDINGS))))
+        lines = [f"- {row.verdict}: {row.statement} {row.evidence}" for row in each(others)]
+        what = "Secondary findings" if rows else "Findings"
+        parts.append("\n".join((f"<details><summary>{what}: {counts}</summary>\n", *lines, "\n</details>")))
+    return "\n\n".join(parts)
 
 
 def deviations_table(paper: Paper) -> str:
@@ -148,14 +220,6 @@ def deviations_table(paper: Paper) -> str:
         for d in paper.deviations
     ]
     return _table(("deviation", "publication", "released code", "ours", "switch", "effect"), rows)
-
-
-def _what(row: Any) -> tuple[str, ...]:
-    return row.model, row.dataset, f"{row.metric} {row.unit}".rstrip(), row.value
-
-
-def _where(row: Any) -> str:
-    return f"{row.source}, {row.locator}"
 
 
 def _number(value: float, like: str) -> str:
