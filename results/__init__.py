@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["numbers", "summary", "write_all"]
 
 
-def write_all(run: Run, *, alone: bool = False) -> int:
+def write_all(run: Run, *, alone: bool = False, quiet: bool = False) -> int:
     """Judge ``run`` by the manifest and our reference results, write what a reader gets of it, and print the table.
 
     Writes ``measured.csv``, ``provenance.json``, ``junit.xml`` and ``report.html`` into the run's folder, each
@@ -24,6 +24,7 @@ def write_all(run: Run, *, alone: bool = False) -> int:
     Args:
         run: in any state.
         alone: let the run's own verdicts stand, without the reference's.
+        quiet: print nothing.
 
     Returns:
         Exit status: 0 everything that was measured is as printed, or off and known, and agrees with the reference; 1
@@ -32,7 +33,7 @@ def write_all(run: Run, *, alone: bool = False) -> int:
     """
     from results.output import write
 
-    return write(run, alone=alone)
+    return write(run, alone=alone, quiet=quiet)
 
 
 def numbers(

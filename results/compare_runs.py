@@ -1,8 +1,7 @@
 """What moved between two runs, or between a run and our reference results.
 
-Used as a module, ``python -m results.compare_runs OLD NEW``, and by the command line. ``OLD`` and ``NEW`` are run
-folders or CSV files in the format of ``measured.csv``. Exit status: 0 nothing moved, 1 something moved or is gone, 2
-nothing could be compared.
+What ``./reproduce.sh compare-runs OLD NEW`` shows. ``OLD`` and ``NEW`` are run folders or CSV files in the format of
+``measured.csv``. Exit status: 0 nothing moved, 1 something moved or is gone, 2 nothing could be compared.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,20 +218,3 @@ def _text(row: Any, side: str) -> str:
         return str(getattr(row, f"verdict_{side}"))
     value, low, high = (getattr(row, f"{name}_{side}") for name in ("value", "low", "high"))
     return number(value) if math.isnan(low) else interval(value, low, high)
-
-
-def main() -> int:
-    """``python -m results.compare_runs OLD NEW``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m results.compare_runs", description="Show what moved between two runs."
-    )
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args())
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

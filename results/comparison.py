@@ -13,11 +13,10 @@ from rich.text import Text
 
 from common.files import write_atomic
 from common.measurement import Picture
-from common.provenance import data
 from common.run import Run
 from results import page
 from results.measured import MEASURED, PROVENANCE, of_run, to_csv
-from results.output import REPORT, seeds
+from results.output import REPORT, origin
 from results.style import wide
 from results.svg import inline
 from results.terminal import fitting
@@ -31,11 +30,12 @@ def write(run: Run, console: Console | None = None) -> int:
     """
     console = console or Console(markup=False)
     table = of_run(run)
-    origin = provenance(run)
+    done = bool(run.states) and all(state.state == "done" for state in run.states.values())
+    told = {"exit_status": 0 if done else 2, **origin(run)}
     write_atomic(run.folder / MEASURED, to_csv(table))
-    write_atomic(run.folder / PROVENANCE, json.dumps(origin, indent=2) + "\n")
+    write_atomic(run.folder / PROVENANCE, json.dumps(told, indent=2) + "\n")
     grid = side_by_side(table) if len(table) else None
-    report = write_atomic(run.folder / REPORT, _render(run, grid, origin))
+    report = write_atomic(run.folder / REPORT, _render(run, grid, told))
     console.print()
     console.print(Rule(Text(run.paper.title, style="bold"), align="left", style="dim"))
     console.print(Text(run.paper.summary, style="dim"))
@@ -45,7 +45,7 @@ def write(run: Run, console: Console | None = None) -> int:
         if state.state != "done":
             console.print(Text(f"{state.state}: {state.reason}", style="bold red"))
     console.print(Text("\nReport: ", style="bold").append(str(report), style="not bold"), soft_wrap=True)
-    return int(origin["exit_status"])
+    return 0 if done else 2
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,24 +54,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return wide(numbers.sort_values("dataset", key=lambda names: names != "-", kind="stable"))
 
 
-def provenance(run: Run) -> dict[str, Any]:
-    """What the numbers depend on, JSON-able."""
-    needs = {need for claim in run.paper.claims for need in claim.needs}
-    done = bool(run.states) and all(state.state == "done" for state in run.states.values())
-    return {
-        "paper": run.paper.slug,
-        "exit_status": 0 if done else 2,
-        "seconds": round(sum(state.seconds for state in run.states.values()), 2),
-        "seeds": seeds(run),
-        "data": data(needs, run.settings.folders, run.settings.checkpoint),
-        "claims": {
-            name: {"state": s.state, "reason": s.reason, "seconds": s.seconds} for name, s in run.states.items()
-        },
-        "calls": run.calls,
-    }
-
-
-def _render(run: Run, grid: pd.DataFrame | None, origin: dict[str, Any]) -> str:
+def _render(run: Run, grid: pd.DataFrame | None, told: dict[str, Any]) -> str:
     results = [result for measured in run.results.values() for result in measured]
     pictures = [result for result in results if isinstance(result, Picture)]
     broken = "; ".join(f"{state.state}: {state.reason}" for state in run.states.values() if state.state != "done")
@@ -81,11 +64,11 @@ def _render(run: Run, grid: pd.DataFrame | None, origin: dict[str, Any]) -> str:
         headline=broken or f"{0 if grid is None else len(grid)} small models, trained and measured alike.",
         grid=grid,
         dataset=", ".join(sorted({result.dataset for result in results if hasattr(result, "dataset")} - {"-"})),
-        seeds=origin["seeds"],
+        seeds=told["seeds"],
         pictures=[
             {"caption": picture.caption, "svg": Markup(inline(picture.svg, f"figure{number}", picture.caption))}
             for number, picture in enumerate(pictures, start=1)
         ],
-        provenance=origin,
-        provenance_json=json.dumps(origin, indent=2),
+        provenance=told,
+        provenance_json=json.dumps(told, indent=2),
     )

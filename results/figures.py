@@ -20,6 +20,9 @@ LOOK = {
     "unclear": (COLOURS[4], "D"),
 }
 
+#: What all small models are compared by, as titles of panels.
+COMPARED = {"top1": "top-1 accuracy, %", "corruption_top1": "top-1 under corruption, %"}
+
 #: Beyond this many tolerances the exact distance no longer matters: the point is drawn at the edge.
 REACH = 4.0
 
@@ -94,6 +97,43 @@ def own_numbers(table: pd.DataFrame, most: int = 9) -> Picture | None:
     where = "" if dataset == "-" else f" on {dataset}"
     caption = f"Measured{where}: points are values, lines their 95 % intervals where chance plays a part."
     return Picture(name=name, caption=caption, svg=svg)
+
+
+def small_models(table: pd.DataFrame) -> Picture | None:
+    """Accuracy and robustness of the bench's models against their cost, papers by colour; None without models.
+
+    Args:
+        table: ``model``, ``paper``, ``cost`` (multiply-adds in millions) and the metrics ``COMPARED``, a row a model.
+    """
+    if table.empty:
+        return None
+    with figure("small-models", width=9.5, height=4.2) as drawn:
+        panels = drawn.subplots(1, len(COMPARED))
+        for axes, (metric, title) in zip(panels, COMPARED.items(), strict=True):
+            for position, (slug, part) in enumerate(table.groupby("paper", sort=True)):
+                # With more papers than colours, the marker tells them apart.
+                look = {"color": COLOURS[position % len(COLOURS)], "marker": "os^DvP"[position // len(COLOURS) % 6]}
+                axes.plot(part["cost"], part[metric], linestyle="", markersize=5, label=slug, **look)
+            # Named are those that no other beats at their cost or less.
+            ordered = table.sort_values(["cost", metric], ascending=[True, False])
+            best = ordered[ordered[metric] > ordered[metric].cummax().shift(fill_value=-np.inf)]
+            axes.plot(best["cost"], best[metric], color=INK, linewidth=0.8, zorder=0, drawstyle="steps-post")
+            for row in each(best):
+                place = {"xytext": (4, -9), "textcoords": "offset points", "fontsize": "small", "color": INK}
+                axes.annotate(row.model, (row.cost, getattr(row, metric)), **place)
+            axes.set_xscale("log")
+            axes.margins(x=0.12)
+            axes.set_xlabel("multiply-adds, millions")
+            axes.set_title(title)
+            axes.grid()
+        handles, labels = panels[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside upper center", ncols=min(8, len(labels)))
+        svg = to_svg(drawn)
+    caption = (
+        "Small models of all architectures, trained alike on Fashion-MNIST, against the multiply-adds of one image. "
+        "Named, and joined by the line, are those that none of the same cost or less beats."
+    )
+    return Picture(name="small-models", caption=caption, svg=svg)
 
 
 def _name(row: Any) -> str:

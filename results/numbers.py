@@ -10,11 +10,9 @@ import pandas as pd
 
 from common.errors import UserError, nearest
 from common.figures import COLOURS, figure, to_svg
-from common.manifest import load_manifest, metrics
+from common.manifest import PAPERS, load_manifest, metrics
 from results import reference
 from results.measured import each, load
-
-PAPERS = Path(__file__).resolve().parents[1] / "papers"
 
 #: One row a number. ``kind`` is ``printed`` or ``measured``, ``digits`` are those that are printed, ``weights`` what
 #: was measured. ``source`` and ``locator`` say where it is printed; of a measured one they are commit and command.

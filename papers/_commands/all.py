@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import papers
 from common.declaration import Paper
 from common.errors import UserError
 from common.files import write_atomic
+from common.profiling import count
 from common.progress import console
 from common.run import Run, Settings
 from papers._commands import reproduce
+from papers._commands.compare import contenders
 from papers._commands.reproduce import add_embedded_arguments, command_to_go_on, embedded_settings
 from results.index import Entry
 
@@ -36,6 +39,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("slugs", nargs="*", metavar="SLUG", help="these papers only (default: all)")
     add_embedded_arguments(parser)
+    parser.add_argument(
+        "--no-reference", action="store_true", help="let the verdicts of this run stand, without our reference results"
+    )
 
 
 def run(args: Namespace) -> int:
@@ -47,10 +53,15 @@ def run(args: Namespace) -> int:
     folder = _folder(args, chosen, settings)
     settings = replace(settings, shared=folder / "contenders")  # what several papers train alike is trained once
     entries = {paper.slug: Entry(paper, "not reached") for paper in chosen}
+    spent: list[float] = []
     for number, paper in enumerate(chosen, start=1):
         title = Text(paper.slug, style="bold").append(f" ({number} of {len(chosen)})", style="not bold")
         console.rule(title, align="left", style="dim")
-        entries[paper.slug] = _measure(paper, settings, folder)
+        start = time.monotonic()
+        entries[paper.slug] = _measure(paper, settings, folder, alone=args.no_reference)
+        spent.append(time.monotonic() - start)
+        left = len(chosen) - number
+        index.show_line(entries[paper.slug], folder, left * sum(spent) / len(spent) if left else None)
         if entries[paper.slug].state == "interrupted":
             index.write(folder, list(entries.values()))
             command = command_to_go_on(args.words, folder)
@@ -60,10 +71,21 @@ def run(args: Namespace) -> int:
             return 130
     finished = all(entry.state in ("done", "off") for entry in entries.values())
     write_atomic(folder / RECORD, json.dumps({**_asked(chosen, settings), "finished": finished}))
-    return index.write(folder, list(entries.values()))
+    return index.write(folder, list(entries.values()), costs=_costs(entries.values()))
 
 
-def _measure(paper: Paper, settings: Settings, folder: Path) -> Entry:
+def _costs(entries: Iterable[Entry]) -> dict[str, float]:
+    """Multiply-adds in millions of the small models of every architecture that was measured, by name."""
+    found: dict[str, float] = {}
+    measured = [entry.paper for entry in entries if entry.state in ("done", "off")]
+    for contender in (one for paper in measured if paper.kind == "architecture" for one in contenders(paper)):
+        if contender.name not in found:
+            sizes = count(contender.build().eval(), contender.name, (3, 28, 28))
+            found[contender.name] = next(1000 * size.value for size in sizes if size.metric == "flops")
+    return found
+
+
+def _measure(paper: Paper, settings: Settings, folder: Path, *, alone: bool) -> Entry:
     """Measure one paper in its own folder; whatever fails becomes a sentence."""
     import results
 
@@ -75,9 +97,9 @@ def _measure(paper: Paper, settings: Settings, folder: Path) -> Entry:
         try:
             measured.execute()
         except KeyboardInterrupt:
-            results.write_all(measured)
+            results.write_all(measured, alone=alone, quiet=True)
             return Entry(paper, "interrupted")
-        status = results.write_all(measured)
+        status = results.write_all(measured, alone=alone, quiet=True)
     except UserError as error:
         return Entry(paper, "failed", str(error))
     except Exception as error:
