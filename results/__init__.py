@@ -39,8 +39,8 @@ def write_all(run: Run, *, alone: bool = False, quiet: bool = False) -> int:
 def numbers(
     slugs: Collection[str] = (), *, dataset: str | None = None, metric: str | None = None, model: str | None = None
 ) -> pd.DataFrame:
-    """All printed and measured numbers, of all papers or of ``slugs``, best first; see ``results.numbers``."""
-    from results.numbers import numbers as table
+    """All printed and measured numbers, of all papers or of ``slugs``, best first; see ``results.all_numbers``."""
+    from results.all_numbers import numbers as table
 
     return table(slugs, dataset=dataset, metric=metric, model=model)
 

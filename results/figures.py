@@ -122,7 +122,9 @@ def small_models(table: pd.DataFrame) -> Picture | None:
                 place = {"xytext": (4, -9), "textcoords": "offset points", "fontsize": "small", "color": INK}
                 axes.annotate(row.model, (row.cost, getattr(row, metric)), **place)
             axes.set_xscale("log")
-            axes.margins(x=0.12)
+            for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+                ticks("{x:g}")
+            axes.margins(x=0.15, y=0.08)
             axes.set_xlabel("multiply-adds, millions")
             axes.set_title(title)
             axes.grid()

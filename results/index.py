@@ -188,7 +188,7 @@ def _small_models(lines: Sequence[_Line], costs: Mapping[str, float]) -> pd.Data
     wide = wide.assign(
         paper=table.drop_duplicates("model").set_index("model")["paper"], cost=[costs[name] for name in wide.index]
     )
-    return wide.sort_values(figures.COMPARED[0], ascending=False).reset_index()[columns]
+    return wide.sort_values("top1", ascending=False).reset_index()[columns]
 
 
 def _total(lines: Sequence[_Line]) -> tuple[dict[str, int], dict[str, int]]:

@@ -173,7 +173,8 @@ def own_models_first(paper: Paper, rows: pd.DataFrame) -> pd.DataFrame:
     own = {model.name for model in paper.models if not model.defined_by}
     mine = rows["paper"] == paper.slug
     # A name may have a tag of the weights behind a dot.
-    place = 2 - mine.astype(int) - (mine & (rows["model"].str.partition(".")[0].isin(own))).astype(int)
+    names = pd.Series([name.partition(".")[0] for name in rows["model"]], index=rows.index, dtype=object)
+    place = 2 - mine.astype(int) - (mine & (names.isin(own))).astype(int)
     first = {model: number for number, model in reversed(list(enumerate(rows["model"])))}
     order = pd.DataFrame({"place": place, "model": rows["model"].map(first)})
     return rows.loc[order.sort_values(["place", "model"], kind="stable").index]

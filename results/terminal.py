@@ -159,7 +159,10 @@ def _trouble(judged: Judgement) -> list[Text]:
     for row in each(judged.contradictions):
         what = row.statement if row.kind == "finding" else f"{row.claim}: {row.model} {row.dataset} {row.metric}"
         tell("contradicts", what, row.why)
-    return [verdict(name).append(f"  {', '.join(what)}: {why}", style="default") for (name, why), what in told.items()]
+    return [
+        verdict(name).append(f"  {', '.join(dict.fromkeys(what))}: {why}", style="default")
+        for (name, why), what in told.items()
+    ]
 
 
 def _table() -> Table:

@@ -14,6 +14,8 @@ from typing import Any
 from rich.text import Text
 
 import papers
+from common import bench
+from common.bench.contenders import no_hooks
 from common.declaration import Paper
 from common.errors import UserError
 from common.files import write_atomic
@@ -75,11 +77,15 @@ def run(args: Namespace) -> int:
 
 
 def _costs(entries: Iterable[Entry]) -> dict[str, float]:
-    """Multiply-adds in millions of the small models of every architecture that was measured, by name."""
+    """Multiply-adds in millions of the small models of every architecture that was measured, by name.
+
+    What is trained in another way than the bench's says nothing about its architecture, and is left out.
+    """
     found: dict[str, float] = {}
     measured = [entry.paper for entry in entries if entry.state in ("done", "off")]
     for contender in (one for paper in measured if paper.kind == "architecture" for one in contenders(paper)):
-        if contender.name not in found:
+        plain = contender.hooks is no_hooks and contender.recipe == bench.RECIPE and not contender.changes
+        if plain and contender.name not in found:
             sizes = count(contender.build().eval(), contender.name, (3, 28, 28))
             found[contender.name] = next(1000 * size.value for size in sizes if size.metric == "flops")
     return found

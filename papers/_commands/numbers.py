@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
         dataset, metric = dataset or PLOTTED[0], metric or PLOTTED[1]
     table = numbers(args.slugs, dataset=dataset, metric=metric, model=args.model)
     if args.plot:
-        from results.numbers import picture
+        from results.all_numbers import picture
 
         print(write_atomic(args.output, picture(table, args.plot)))
     elif args.form == "csv":

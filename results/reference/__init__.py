@@ -32,6 +32,7 @@ class Summary:
         slug: of the paper.
         numbers: printed numbers by outcome.
         findings: findings by verdict.
+        main: verdict of the main claim, the first one that has a primary finding; empty where there is none.
         own: how many measured numbers no source prints.
         broken: how many exact findings do not hold.
         commits: abbreviated commits that the results were measured at.
@@ -41,6 +42,7 @@ class Summary:
     slug: str
     numbers: dict[str, int]
     findings: dict[str, int]
+    main: str
     own: int
     broken: int
     commits: tuple[str, ...]
@@ -132,7 +134,7 @@ def summary(paper: Paper) -> Summary:
     expected, table = printed(paper), table_of(paper.slug)
     if table is None:
         untouched = dict.fromkeys(OUTCOMES, 0) | {"not measured": len(expected)}
-        return Summary(paper.slug, untouched, dict.fromkeys(FINDINGS, 0), 0, 0, (), measured=False)
+        return Summary(paper.slug, untouched, dict.fromkeys(FINDINGS, 0), "", 0, 0, (), measured=False)
     rows = judge_reference(expected, table)
     keys = set(zip(expected["model"], expected["dataset"], expected["metric"], strict=True))
     numbers = table[table["kind"] == "measurement"]
@@ -141,8 +143,17 @@ def summary(paper: Paper) -> Summary:
         slug=paper.slug,
         numbers=count(rows["outcome"], OUTCOMES),
         findings=count(table.loc[table["kind"] == "finding", "verdict"], FINDINGS),
+        main=_main(paper, table),
         own=own,
         broken=int((table["exact"] & (table["verdict"] == "does not hold")).sum()),
         commits=tuple(dict.fromkeys(commit[:10] for commit in table["commit"] if commit)),
         measured=True,
     )
+
+
+def _main(paper: Paper, table: pd.DataFrame) -> str:
+    claim = next((claim for claim in paper.claims if claim.primary), None)
+    if claim is None:
+        return ""
+    verdicts = table.loc[(table["claim"] == claim.name) & (table["name"] == claim.primary), "verdict"]
+    return str(verdicts.iloc[0]) if len(verdicts) else ""

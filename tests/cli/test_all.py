@@ -52,8 +52,20 @@ def test_one_index_of_all_papers(toy: Path, second: Path, runs: Path, capsys: py
     assert "prefers-color-scheme: dark" in page
     assert not re.search(r'(src|href)="(https?:)?//', page), "needs nothing from elsewhere"
     assert set(suites(folder)) == {"resight.toy", "resight.second-toy"}
-    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    first, second_line, *_, last = capsys.readouterr().out.rstrip().splitlines()
+    assert first.startswith("toy ")
+    assert "left" in first, "it says how long the rest will take"
+    assert second_line.startswith("second-toy ")
+    assert "left" not in second_line
     assert str(folder / "index.html") in last
+
+
+def test_verdicts_can_stand_without_the_reference(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("results.write_all", lambda run, **options: asked.append(options["alone"]) or 0)
+    monkeypatch.setattr("results.index.write", lambda *_, **__: 0)
+    assert main(["all", "toy"]) == main(["all", "toy", "--no-reference"]) == 0
+    assert asked == [False, True]
 
 
 def test_a_paper_that_fails_does_not_stop_the_others(

@@ -6,8 +6,10 @@ import importlib
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -71,17 +73,35 @@ def test_cite(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"title += \{(.+?)\}", text)[1] in citation
 
 
-def test_doctor_says_what_claims_need(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_says_in_one_screen_what_is_there_and_what_waits_for_what(
+    toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (toy / "expected.csv").open("a") as manifest:
+        manifest.write("net,imagenet-1k,top1,70.0,%,,README.md @1,table 1,\n")
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 40
     assert f"torch {torch.__version__.partition('+')[0]}" in text
     assert "Fashion-MNIST is" in text
-    toys = text.partition("Claims of toy\n")[2].splitlines()
-    assert toys[0].strip() == "first, second: can be measured"
-    assert "third: needs --imagenet DIR" in toys[1]
+    waiting = {line.split()[0]: line.split()[1:3] for line in text.partition("need ")[2].splitlines()[1:]}
+    every = [claim for paper in papers.all_papers().values() for claim in paper.claims]
+    assert waiting["imagenet"][0] == str(sum("imagenet" in claim.needs for claim in every))
+    assert int(waiting["checkpoint"][1]) >= int(waiting["imagenet-c"][1])
+
+
+def test_doctor_of_a_paper_says_what_its_claims_need(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "toy"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"first +ready +The first holds", text)
+    assert re.search(r"third +needs imagenet +The third needs data", text)
+    assert "./reproduce.sh toy --imagenet DIR" in text
     (tmp_path / "data/val/n01440764").mkdir(parents=True)
-    assert main(["doctor", "--imagenet", str(tmp_path / "data")]) == 0
-    assert "first, second, third: can be measured" in capsys.readouterr().out
+    assert main(["doctor", "toy", "--imagenet", str(tmp_path / "data")]) == 0
+    assert re.search(r"third +ready", capsys.readouterr().out)
+    assert main(["doctor", "tyo"]) == 2
+    assert "Did you mean toy?" in capsys.readouterr().err
 
 
 def test_doctor_says_what_a_compiler_would_bring(
@@ -122,6 +142,64 @@ def test_readme_sections_are_filled_and_checked(
     assert text.startswith("By hand.\n")
     assert text.endswith("By hand too.\n")
     assert main(["readme", "--check"]) == 0
+
+
+NUMBERS = """model,dataset,metric,value,unit,tolerance,source,locator,note
+net,-,params,8.6,M,,README.md @1,table 1,
+net,-,params,8.6,M,,appendix,table 9,
+net,imagenet-1k,top1,70.0,%,,README.md @1,table 1,
+host,-,params,22.1,M,,README.md @1,table 1,"off, known: the released host has 22 M"
+"""
+
+
+def test_numbers_in_a_readme_are_a_row_a_model(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (toy / "expected.csv").write_text(NUMBERS)
+    table = readme.numbers_table(papers.find("toy"))
+    assert "| net | 8.6 | 70.0 |" in table
+    assert table.index("| net ") < table.index("| host ")
+    assert "Of 4 printed numbers: 4 not measured." in table
+    assert "(expected.csv)" in table
+    many = [f"net_{number},-,params,{number}.0,M,,README.md @1,table 1," for number in range(60)]
+    (toy / "expected.csv").write_text("\n".join([NUMBERS.splitlines()[0], *many]) + "\n")
+    table = readme.numbers_table(papers.find("toy"))
+    assert table.count("| net_") == 40
+    assert "20 of them are not in this table" in table
+
+
+def test_numbers_in_a_readme_have_our_measurement_beside_them(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from results import measured, reference
+
+    (toy / "expected.csv").write_text(NUMBERS)
+    monkeypatch.setattr(reference, "FOLDER", tmp_path)
+    rows = [
+        {"kind": "measurement", "claim": "size", "model": model, "dataset": "-", "metric": "params", "weights": "none"}
+        | {"value": value, "unit": "M", "exact": False, "quick": False}
+        for model, value in (("net", 8.64), ("host", 22.0))
+    ]
+    rows += [
+        {
+            "kind": "finding",
+            "claim": "first",
+            "name": name,
+            "statement": f"{name}.",
+            "verdict": verdict,
+            "evidence": "e.",
+        }
+        for name, verdict in (("main", "holds"), ("other", "unclear"))
+    ]
+    (tmp_path / "toy.csv").write_text(measured.to_csv(measured._typed(pd.DataFrame(rows))))
+    paper = papers.find("toy")
+    table = readme.numbers_table(paper)
+    assert "| net | 8.6 (8.64) | 70.0 |" in table
+    assert "| host | 22.1 (22.00 ≠) |  |" in table
+    assert "- ≠ host params: the released host has 22 M" in table
+    first, *others = paper.claims
+    declared = replace(paper, claims=(replace(first, primary="main"), *others))
+    findings = readme.findings_table(declared)
+    assert "| The first holds. | holds | e. |" in findings
+    assert "<summary>Secondary findings: 1 unclear</summary>" in findings
 
 
 @pytest.mark.parametrize(

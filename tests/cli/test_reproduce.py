@@ -170,7 +170,7 @@ def test_reference_results_are_of_committed_code_and_give_the_state_of_the_paper
     monkeypatch.setattr(provenance, "code", lambda: {"commit": "0123456789abcdef", "dirty": False})
     assert main(["list"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy")]
-    assert re.split(r" {2,}", line.strip()) == ["toy", "analysis", "no reference", "none", "none"]
+    assert re.split(r" {2,}", line.strip()) == ["toy", "analysis", "no reference", "-", "none", "none"]
     (toy / "mode").write_text("interrupt")
     assert main(["reference", "toy"]) == 130
     (toy / "mode").write_text("fine")
@@ -179,7 +179,7 @@ def test_reference_results_are_of_committed_code_and_give_the_state_of_the_paper
     capsys.readouterr()
     assert main(["list"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy")]
-    assert re.split(r" {2,}", line.strip()) == ["toy", "analysis", "measured", "none", "2 holds"]
+    assert re.split(r" {2,}", line.strip()) == ["toy", "analysis", "measured", "-", "none", "2 holds"]
     assert main(["toy", "--output", str(tmp_path / "run")]) == 0
     assert main(["compare-runs", str(tmp_path / "toy.csv"), str(tmp_path / "run")]) == 0
     assert main(["reference", "toy", "--shard", "4/3"]) == 2

@@ -164,9 +164,12 @@ def test_the_terminal_table_fits_and_says_everything(judged, width):
     text = text_of(judged, width)
     lines = [line.rstrip() for line in text.splitlines() if not line.startswith("Report: ")]
     assert max(map(len, lines)) <= width
-    for part in ("✗ off", "! failed", "? unclear", "– not measured", "✓ holds", "✗ does not hold", "91.25 ± 0.75"):
+    for part in ("✗ off", "! failed", "? unclear", "Not measured", "✓ holds"):
         assert part in text
+    assert "1 unclear, 4 not measured" in text
     assert "--imagenet-c DIR" in text
+    assert len(lines) <= terminal.LINES
+    assert text.rindex("fvcore is missing") > text.index("Report: "), "what is off comes last"
     assert "fvcore is missing <here>." in text
 
 
@@ -342,8 +345,7 @@ def test_a_contradiction_of_the_reference_is_seen_everywhere(fake: Fake):
     judged = judgement(fake.run({"robustness": few}), reference)
     assert judged.exit_status == 1
     text = " ".join(text_of(judged, 200).split())
-    assert "Contradicts the reference results ✗ contradicts More. does not hold here, holds in the reference" in text
-    assert "= no difference Other. e. This run (unclear, 2 seeds) agrees with the reference (no difference)." in text
+    assert text.endswith("✗ contradicts More.: does not hold here, holds in the reference")
     page = Page(report.render(judged, provenance(judged)))
     assert "1 result contradicts the reference." in page.text
     assert "does not hold here, holds in the reference" in page.text
