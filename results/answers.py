@@ -105,7 +105,7 @@ def _answer(judged: Judgement, claim: Claim) -> Answer:
         here = state["reason"] or "nothing was measured"
         if lacking and state["state"] == "not measured":
             here = f"needs {' and '.join(lacking)}"
-        verdict = state["state"] if state["state"] != "done" else "not measured"
+        verdict = str(state["state"]) if state["state"] != "done" else "not measured"
         return Answer(verdict=verdict, here=here, reference="", agreement="", **fields)
     against = judged.contradictions["claim"].eq(claim.name).any()
     beside = "contradicts" if against else ""

@@ -109,10 +109,10 @@ def vit_mini(
         for block in model.blocks:
             block.attn = attention(settings["embed_dim"], settings["num_heads"])
     initialise(model)
-    for block in model.blocks:
+    for name, module in model.named_modules():
         # A class token has nothing but attention to gather with: it learns sooner where attention does not start at 0.
-        if isinstance(getattr(block.attn, "proj", None), nn.Linear):
-            block.attn.proj.reset_parameters()
+        if name.endswith("attn.proj") and isinstance(module, nn.Linear):
+            module.reset_parameters()
     return model
 
 

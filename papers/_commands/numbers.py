@@ -72,7 +72,7 @@ def _cells(table: pd.DataFrame) -> list[tuple[str, ...]]:
     from results.measured import each
     from results.style import interval, number
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in each(table):
         value = row.digits or (interval(row.value, row.low, row.high) if pd.notna(row.low) else number(row.value))
         kind = row.kind if row.weights in ("", "none") else f"{row.kind}, {row.weights}"
