@@ -144,7 +144,7 @@ class Block(nn.Module):
         attended = self.attn(self.norm1(x).flatten(0, 1)).unflatten(0, (-1, x.shape[1]))
         x = x + self.drop_path(attended)
         if self.manipulation is not None and x.shape[1] > 1:
-            # The sum is a tensor of its own, so no input changes; a copy of all tokens for one in fifty would cost more.
+            # The sum is a tensor of its own: no input changes. A copy of all tokens for one in fifty would cost more.
             x[:, :, 0] = self.manipulation(x[:, :, 0])
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
