@@ -124,7 +124,7 @@ def _measured(slug: str) -> pd.DataFrame:
     return _tidy(table, paper=slug, kind="measured", digits="")
 
 
-def _tidy(table: pd.DataFrame, **constant: str) -> pd.DataFrame:
+def _tidy(table: pd.DataFrame, **constant: str | None) -> pd.DataFrame:
     better = table["metric"].map(metrics()["better"].to_dict()).fillna("")
     table = table.assign(better=better, **constant)[list(COLUMNS)]
     return table.astype({"value": float, "low": float, "high": float}).astype({"seeds": "Int64"})
