@@ -25,7 +25,7 @@ from common.progress import console
 from common.run import Run
 from common.training.curves import TRAININGS, LossCurve
 from common.training.data import TensorData
-from common.training.distillation import Distillation
+from common.training.distillation import with_teacher
 from common.training.hooks import Hook
 from common.training.logs import history_csv
 from common.training.loop import train
@@ -56,7 +56,8 @@ class Contender:
         recipe: file whose setting ``embedded`` it is trained by; the bench's, or a paper's that is based on it and adds
             keys of the paper's method.
         data: makes the training data.
-        teacher: what it learns from as its recipe's ``distillation`` says: trained before it, with the same seed.
+        teacher: what it learns from, as its recipe's ``distillation`` says or as its hook does that asks for a teacher:
+            trained before it, with the same seed.
     """
 
     name: str
@@ -122,7 +123,7 @@ class Job:
             curve = LossCurve()
             hooks = [*self.contender.hooks(self.recipe), curve]
             if self.teacher is not None:
-                hooks.insert(0, Distillation.of(self.recipe, self.teacher.model()))
+                hooks = with_teacher(self.recipe, hooks, self.teacher.model())
             options = Options(device=self.device)
             result = train(model, self.recipe, self.contender.data(), seed=self.seed, hooks=hooks, options=options)
             rows = curve.with_validation(result.history)

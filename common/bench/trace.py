@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.bench.contenders import Contender
-from common.training.distillation import Distillation
+from common.training.distillation import with_teacher
 from common.training.hooks import Batch, Hook
 from common.training.loop import Run, train
 from common.training.options import Options
@@ -59,7 +59,7 @@ def first_losses(contender: Contender, seed: int = 0) -> list[float]:
     model, losses = contender.build(), _Losses()
     hooks = [*contender.hooks(recipe), losses]
     if contender.teacher is not None:
-        hooks.insert(0, Distillation.of(recipe, contender.teacher.build()))
+        hooks = with_teacher(recipe, hooks, contender.teacher.build())
     with suppress(_EnoughError):
         train(model, recipe, contender.data(), seed=seed, hooks=hooks, options=Options(device="cpu"))
     return losses.values

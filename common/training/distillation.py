@@ -71,6 +71,16 @@ class Distillation(Hook):
         return (1 - self.alpha) * loss + self.alpha * term
 
 
+def with_teacher(recipe: Recipe, hooks: Sequence[Hook], teacher: nn.Module) -> list[Hook]:
+    """Return the hooks with a teacher: that of the hook that asks for one, by an attribute ``teacher`` that is None, or
+    one from which the model learns as the recipe's ``distillation`` says.
+    """
+    asking = [hook for hook in hooks if getattr(hook, "teacher", hook) is None]
+    for hook in asking:
+        hook.teacher = teacher  # type: ignore[attr-defined]
+    return list(hooks) if asking else [Distillation.of(recipe, teacher), *hooks]
+
+
 def with_distillation(recipe: Recipe, hooks: Sequence[Hook]) -> list[Hook]:
     """Return the hooks, with the recipe's distillation added unless one of them is a `Distillation` already.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -144,11 +144,11 @@ class Schedule:
             self.scheduler.step(max(0, step // self.steps_per_epoch - self.epochs_late))
 
 
-def make_mixing(recipe: Recipe) -> Mixup | None:
-    """Return timm's mixup/cutmix, or None where the recipe does not mix."""
+def make_mixing(recipe: Recipe, kind: Callable[..., Mixup] = Mixup) -> Mixup | None:
+    """Return timm's mixup/cutmix, or one of another ``kind``; None where the recipe does not mix."""
     if not recipe.mixes:
         return None
-    return Mixup(
+    return kind(
         mixup_alpha=recipe.mixup,
         cutmix_alpha=recipe.cutmix,
         prob=recipe.mix_probability,

@@ -10,56 +10,20 @@ energy on a token. Heads and blocks are averaged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import bench, figures
+from common.bench.canvases import CELLS, CLEAN, CORRUPTED, CORRUPTION, DATASET, SEVERITY, Canvases, test_canvases
 from common.bench.inference import measurements
-from common.data.composition import Background, place_on_canvas
 from common.data.fashion_mnist import MEAN, STD
 from common.measurement import Measurement, Picture, Result
-from common.robustness.corruptions import corrupt
 from common.run import Run
 from common.training.recipe import Recipe
 
-DATASET = "fashion-mnist-canvas"
 PROTOCOL = "attention-on-object/2 mean over blocks and heads, models of the bench"
-CLEAN, CORRUPTED = "attention_on_object", "corrupted_attention_on_object"
-SIDE = 28  # of the canvas, in pixels
-GARMENT = 18  # side of the garment's frame, in pixels
-CLUTTER = Background(clutter=4)
-CORRUPTION, SEVERITY = "gaussian_noise", 3
-CELLS = 2  # subsets of the bench's test images that are put on canvases
-
-
-@dataclass(frozen=True)
-class Canvases:
-    """Canvases with one garment each, by subset: images (CELLS, n, 3, H, W) uint8, masks (CELLS, n, H, W) bool."""
-
-    images: Tensor
-    masks: Tensor
-
-
-@lru_cache(maxsize=2)
-def test_canvases(quick: bool) -> dict[str, Canvases]:
-    """The bench's first test images on canvases, by metric: as they are, and under noise."""
-    tests = bench.test_set(quick)
-    garments, labels = tests.clean[:CELLS, :, 0], tests.labels[:CELLS]
-    drawn = place_on_canvas(
-        garments.flatten(0, 1), labels.flatten(), size=SIDE, side=GARMENT, background=CLUTTER,
-        generator=torch.Generator().manual_seed(2),
-    )  # fmt: skip
-    images, masks = drawn.images[:, None].repeat(1, 3, 1, 1), drawn.masks[:, 0].unflatten(0, labels.shape)
-    noisy = corrupt(images, CORRUPTION, SEVERITY, seeds=range(len(images)))
-    return {
-        CLEAN: Canvases(images.unflatten(0, labels.shape), masks),
-        CORRUPTED: Canvases(noisy.unflatten(0, labels.shape), masks),
-    }
 
 
 def measure(run: Run, contenders: Sequence[bench.Contender], model: str) -> Iterator[Result]:
@@ -95,10 +59,7 @@ def shares(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.ndarra
 
 def on_object(model: nn.Module, canvases: Canvases, device: str) -> np.ndarray:
     """Share of each canvas's attention that falls on its garment, (CELLS, n)."""
-    heat = attention(model, canvases.images.flatten(0, 1), device)
-    # Share of each token's pixels that belong to the garment.
-    covered = F.adaptive_avg_pool2d(canvases.masks.flatten(0, 1)[:, None].float(), heat.shape[-2:])[:, 0]
-    return (heat * covered).sum(dim=(1, 2)).view(canvases.masks.shape[:2]).numpy()
+    return canvases.share_of(attention(model, canvases.images.flatten(0, 1), device))
 
 
 @torch.inference_mode()
