@@ -32,13 +32,14 @@ class LastAttention:
     Args:
         model: listened to until ``close``.
         token: which of the tokens before the patches is asked in a vision transformer whose classifier reads them: 0
-            for the class token, 1 for the distillation token of a distilled DeiT.
+            for the class token, 1 for the distillation token of a distilled DeiT; None asks the patches, as where there
+            is no class token.
 
     Raises:
         UserError: the model has no attention that can be listened to, or no such token.
     """
 
-    def __init__(self, model: nn.Module, token: int = 0) -> None:
+    def __init__(self, model: nn.Module, token: int | None = 0) -> None:
         self._kept: dict[str, Tensor] = {}
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
         module = next((m for m in reversed(list(model.modules())) if _readable(m)), None)
@@ -54,7 +55,7 @@ class LastAttention:
         if token and not (isinstance(module, Attention) and classified and token < self._prefix):
             raise UserError(f"{type(model).__name__} has no token {token} before its patches that could be asked.")
         if isinstance(module, Attention):
-            asked = slice(token, token + 1) if classified else slice(self._prefix, None)
+            asked = slice(self._prefix, None) if token is None or not classified else slice(token, token + 1)
             self._handles = [self._keep(attention.qkv, "qkv")]
             self._read = lambda: _self_attention(attention, self._kept["qkv"], asked)
         elif isinstance(module, ClassAttn):
@@ -86,7 +87,7 @@ class LastAttention:
         with torch.no_grad():
             patches = self._read()[..., self._prefix :]
         self._kept.clear()
-        return patches.unflatten(2, _grid(patches.shape[2], height, width))
+        return patches.unflatten(2, token_grid(patches.shape[2], height, width))
 
     def close(self) -> None:
         """Stop listening."""
@@ -128,7 +129,12 @@ def _shares(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return scores.softmax(dim=-1, dtype=torch.float32).mean(dim=2)
 
 
-def _grid(count: int, height: int, width: int) -> tuple[int, int]:
+def token_grid(count: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of ``count`` tokens over images of ``height`` x ``width`` pixels.
+
+    Raises:
+        UserError: there is no such grid.
+    """
     rows = round((count * height / width) ** 0.5)
     if not rows or count % rows:
         raise UserError(f"{count} patches are no grid over images of {height}x{width} pixels.")
