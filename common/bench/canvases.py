@@ -36,8 +36,9 @@ class Canvases:
         Args:
             maps: (CELLS x n, rows, columns), each of sum 1.
         """
+        rows, columns = maps.shape[-2:]
         # Share of each token's pixels that belong to the garment.
-        covered = F.adaptive_avg_pool2d(self.masks.flatten(0, 1)[:, None].float(), maps.shape[-2:])[:, 0]
+        covered = F.adaptive_avg_pool2d(self.masks.flatten(0, 1)[:, None].float(), (rows, columns))[:, 0]
         return (maps * covered).sum(dim=(1, 2)).view(self.masks.shape[:2]).numpy()
 
 

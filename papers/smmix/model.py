@@ -32,7 +32,7 @@ class TokenHeadViT(VisionTransformer):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace both heads."""
         super().reset_classifier(num_classes, global_pool)
-        self.token_head = self._new_token_head().to(self.pos_embed.device)
+        self.token_head = self._new_token_head().to(next(self.parameters()).device)
 
     def _new_token_head(self) -> nn.Module:
         if not self.num_classes:

@@ -131,7 +131,7 @@ class ViTLabels(TokenLabels):
 class SwinLabels(TokenLabels):
     """In timm's Swin: through shifted windows, and means of the four tokens that are merged between stages."""
 
-    def __init__(self, model: SwinTransformer) -> None:
+    def __init__(self, model: Any) -> None:
         self._stages: Any = model.layers
         self._patch = int(model.patch_embed.patch_size[0])
         super().__init__([block.attn for stage in self._stages for block in stage.blocks])

@@ -89,7 +89,7 @@ def _regions(seed: int) -> Iterator[Finding]:
     yield _exact(
         "size",
         f"A region never has more than the {count} of 196 tokens that are asked for, and nine of ten have all",
-        max(sizes) <= count and complete >= 0.9,
+        max(sizes) <= count and bool(complete >= 0.9),
         f"{100 * complete:.1f} % of {REGIONS} regions have all; the smallest has {min(sizes)}.",
         float(complete),
     )
@@ -104,8 +104,14 @@ def _regions(seed: int) -> Iterator[Finding]:
 
 
 def _exact(name: str, statement: str, holds: bool, evidence: str, value: float) -> Finding:
-    verdict = "holds" if holds else "does not hold"
-    return Finding(name=name, statement=f"{statement}.", verdict=verdict, evidence=evidence, value=value, exact=True)
+    return Finding(
+        name=name,
+        statement=f"{statement}.",
+        verdict="holds" if holds else "does not hold",
+        evidence=evidence,
+        value=value,
+        exact=True,
+    )
 
 
 def token_mixing(run: Run) -> Iterator[Result]:

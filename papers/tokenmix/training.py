@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -141,8 +141,9 @@ def hooks(recipe: Recipe) -> Sequence[Hook]:
     Raises:
         UserError: a value is out of range, or the recipe has no CutMix, whose place tokens take.
     """
+    method: dict[str, Any] = dict(recipe.method)
     try:
-        settings = Settings(**recipe.method)
+        settings = Settings(**method)
     except TypeError as error:
         raise UserError(f"The method table of this recipe is not TokenMix's: {error}.") from None
     require_cutmix(recipe, "TokenMix", "train by another paper's recipe")
