@@ -16,6 +16,7 @@ from common import bench
 from common.bench import contenders as module
 from common.bench.hosts import vit_mini
 from common.run import Run, Settings
+from common.training.distillation import Distillation
 from common.training.recipe import Recipe
 
 TINY = bench.Contender("tiny", partial(vit_mini, embed_dim=12, depth=1, num_heads=1))
@@ -85,13 +86,13 @@ def test_what_differs_between_contenders_differs_in_what_they_are_kept_under() -
 def test_a_student_learns_from_its_teacher_of_the_same_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = ("distillation=hard", "distillation_teacher=tiny")
     student = replace(TINY, name="student", changes=changes, teacher=TINY)
-    taught, of = [], module.Distillation.of
+    taught, of = [], Distillation.of
 
-    def recorded(recipe: Recipe, teacher: nn.Module) -> module.Distillation:
+    def recorded(recipe: Recipe, teacher: nn.Module) -> Distillation:
         taught.append(teacher)
         return of(recipe, teacher)
 
-    monkeypatch.setattr(module.Distillation, "of", recorded)
+    monkeypatch.setattr(Distillation, "of", recorded)
     run = run_in(tmp_path)
     bench.trained(run, student, 1)
     (teacher,) = taught
