@@ -10,16 +10,23 @@ from typing import Any
 
 import timm
 
+from common import bench
 from common.manifest import load_manifest
 from common.measurement import Measurement, Result
 from common.profiling import count
 from common.run import Run
 from common.shapes import shapes_only
-from papers.hornet import order
+from papers.hornet import mini, order
+from papers.hornet.mini import FIRST_ORDER, GATED, GLOBAL, HOST, LARGER, PLAIN
 from papers.hornet.model import GlobalFilter
 
 #: Classes of the ImageNet-22k files: the release's map to ImageNet-1k (in1k_to_21k_map.pth) names classes up to 10,458.
 CLASSES_22K = 10459
+
+
+def contenders() -> list[bench.Contender]:
+    """The bench's hierarchical host with attention, and with convolutions in its place; see `papers.hornet.mini`."""
+    return mini.contenders()
 
 
 def model_size(name: str) -> Iterator[Measurement]:
@@ -76,3 +83,29 @@ def degree(run: Run) -> Iterator[Result]:
 def bound(run: Run) -> Iterator[Result]:
     """Count the multiply-adds of gated convolutions of every order."""
     yield from order.complexity()
+
+
+def gated_convolution(run: Run) -> Iterator[Result]:
+    """Train one host with attention, gated and plain convolutions; compare."""
+    scores = bench.scores(run, contenders(), bench.robustness)
+    yield from bench.measurements(scores)
+    yield from bench.findings(
+        scores, f"{GATED} > {HOST}: top1", f"{GATED} > {PLAIN}: top1", f"{GATED} > {HOST}: corruption_top1"
+    )
+    yield bench.difference_picture("gated_convolution", scores, HOST)
+
+
+def interactions(run: Run) -> Iterator[Result]:
+    """Gated convolutions of order 3 and of order 1."""
+    scores = bench.scores(run, contenders(), bench.robustness)
+    yield from bench.findings(scores, f"{GATED} > {FIRST_ORDER}: top1", f"{GATED} > {FIRST_ORDER}: corruption_top1")
+
+
+def global_filters(run: Run) -> Iterator[Result]:
+    """Gated convolutions by global filters and by 7x7 convolutions, on images of the trained size and larger ones."""
+    both = [each for each in contenders() if each.name in (GATED, GLOBAL)]
+    scores = bench.scores(run, both, mini.at_other_resolution)
+    yield from bench.measurements(scores, [f"top1/{LARGER}"])
+    yield from bench.findings(scores, f"{GLOBAL} > {GATED}: top1", f"{GLOBAL} > {GATED}: top1/{LARGER}")
+    learned = next(each for each in both if each.name == GLOBAL)
+    yield mini.filter_picture(bench.trained(run, learned, run.seeds()[0]))
