@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from mmengine.model import is_model_wrapper
@@ -13,7 +14,7 @@ from torch import nn
 from common.errors import UserError
 from downstream.backbone import find_backbones
 
-_KNOWN = ("layer_decay", "head_lr_mult")
+_KNOWN = ("layer_decay", "head_lr_mult", "layers")
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -25,8 +26,10 @@ class LayerDecay:
     Args:
         optim_wrapper_cfg: mmengine's, with ``optimizer`` (``lr`` and ``weight_decay`` in it).
         paramwise_cfg: ``layer_decay``: factor on the learning rate from a layer to the one before it (Clark et al.,
-            ELECTRA, 2020; Bao et al., BEiT, 2022), 1 by default: none; ``head_lr_mult``: factor on the learning rate
-            of everything but the backbone, 1 by default.
+            ELECTRA, 2020; Bao et al., BEiT, 2022), 1 by default: none; the heads are the layer behind the backbone's
+            last. ``head_lr_mult``: factor on the learning rate of everything but the backbone, 1 by default.
+            ``layers``: pairs of the beginning of a name in the backbone's model and how many layers it is before the
+            heads, where these are not timm's.
 
     Raises:
         UserError: an unknown key in ``paramwise_cfg``.
@@ -34,7 +37,7 @@ class LayerDecay:
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         self.wrapper = dict(optim_wrapper_cfg)
-        self.settings = {"layer_decay": 1.0, "head_lr_mult": 1.0, **(paramwise_cfg or {})}
+        self.settings = {"layer_decay": 1.0, "head_lr_mult": 1.0, "layers": (), **(paramwise_cfg or {})}
         unknown = set(self.settings) - set(_KNOWN)
         if unknown:
             raise UserError(f"LayerDecay knows no {sorted(unknown)[0]!r} in paramwise_cfg; it takes {_KNOWN}.")
@@ -51,12 +54,9 @@ class LayerDecay:
         """Groups with their own ``lr`` and ``weight_decay`` that hold every trained parameter once."""
         groups, taken = [], set()
         for backbone in find_backbones(model).values():
-            # Classifiers name what they do not decay; timm's layer 0 is the stem, the last one the head's.
+            # Classifiers name what they do not decay.
             exempt = backbone.model.no_weight_decay() if hasattr(backbone.model, "no_weight_decay") else ()
-            layers = param_groups_layer_decay(
-                backbone.model, weight_decay, exempt, layer_decay=self.settings["layer_decay"]
-            )
-            for group in layers:
+            for group in self._layers(backbone.model, weight_decay, exempt):
                 scale = group.pop("lr_scale")
                 groups.append({**group, "lr": lr * scale})
                 taken |= {id(parameter) for parameter in group["params"]}
@@ -67,3 +67,19 @@ class LayerDecay:
         groups.append({"params": decayed, "weight_decay": weight_decay, **head})
         groups.append({"params": vectors, "weight_decay": 0.0, **head})
         return [group for group in groups if group["params"]]
+
+    def _layers(self, model: nn.Module, weight_decay: float, exempt: Collection[str]) -> list[dict[str, Any]]:
+        """Groups of a backbone with their ``weight_decay`` and the ``lr_scale`` of their layer."""
+        decay = self.settings["layer_decay"]
+        if not self.settings["layers"]:
+            # The last of timm's layers is the classifier's, which backbones have lost.
+            layers = param_groups_layer_decay(model, weight_decay, exempt, layer_decay=decay)
+            return [{**group, "lr_scale": decay * group["lr_scale"]} for group in layers]
+        groups = []
+        for start, distance in self.settings["layers"]:
+            own = {name: each for name, each in model.named_parameters() if name.startswith(start)}
+            plain = {name for name, each in own.items() if each.ndim <= 1 or name in exempt}
+            for names, factor in ((own.keys() - plain, weight_decay), (plain, 0.0)):
+                params = [each for name, each in own.items() if name in names and each.requires_grad]
+                groups.append({"params": params, "weight_decay": factor, "lr_scale": decay**distance})
+        return groups

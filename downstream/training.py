@@ -122,8 +122,11 @@ def prepare(job: Job) -> Config:
     own = config.model.backbone
     if job.model is not None:
         own.name = job.model
-    # What the source sets otherwise for a backbone than for the config's own.
-    own.update(config.get("variants", {}).get(own.name, {}))
+    # What the source sets otherwise for a backbone than for the config's own: its arguments, or, by names with dots,
+    # anything in the config.
+    for key, value in config.get("variants", {}).get(own.name, {}).items():
+        config.merge_from_dict({key if "." in key else f"model.backbone.{key}": value})
+    own = config.model.backbone
     if job.model_args:
         own.model_args = {**own.get("model_args", {}), **job.model_args}
     if job.img_size is not None:

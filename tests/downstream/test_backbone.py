@@ -206,6 +206,7 @@ def test_learning_rates_decay_towards_the_stem() -> None:
     rates = [rate[id(block.mlp.fc1.weight)] for block in backbone.model.blocks]
     assert rates[1] == 2 * rates[0]
     assert rates[2] == 2 * rates[1]
+    assert rates[-1] == 0.5  # the heads are the next layer
     assert rate[id(backbone.model.patch_embed.proj.weight)] == rates[0] / 2
     assert rate[id(head.weight)] == 10.0
     assert decay[id(head.weight)] == 0.1

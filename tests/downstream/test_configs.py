@@ -15,6 +15,7 @@ import downstream  # noqa: F401  (before anything of OpenMMLab)
 import papers  # noqa: F401  (registers the models)
 from common.shapes import shapes_only
 from downstream.backbone import TimmFeatures, find_backbones
+from downstream.layer_decay import LayerDecay
 from downstream.operators.registration import PROVIDED
 from downstream.training import CONFIGS, Job, build_model, load_config, prepare
 
@@ -30,6 +31,9 @@ PRINTED = {
     "regionvit/mask-rcnn_1x_coco": 50,
     "regionvit/retinanet_1x_coco": 41,
     "msg-transformer/cascade-mask-rcnn_3x_coco": 83,
+    "hornet/cascade-mask-rcnn_3x_coco": 80,
+    "hornet/upernet_160k_ade20k": 52,
+    "hornet/upernet_160k_large_ade20k": 232,
 }
 
 
@@ -97,6 +101,7 @@ _NARROW = {
     "vars": {"embed_dims": (16,), "depths": (1,), "num_heads": (2,)},
     "regionvit": {"embed_dim": 32, "depths": (1, 1, 1, 1)},
     "msg-transformer": {"embed_dim": 32, "depths": (1, 1, 1, 1)},
+    "hornet": {"base_dim": 16, "depths": (1, 1, 1, 1)},
 }
 
 
@@ -128,6 +133,27 @@ def test_what_a_source_sets_for_another_backbone_is_taken() -> None:
         backbone = MODELS.build(large.model.backbone)
     assert backbone.channels == large.model.decode_head.in_channels == [128, 256, 480, 480]
     assert [info["module"] for info in backbone.model.feature_info][20] == "blocks.18"
+
+
+def test_what_a_source_sets_beside_the_backbone_is_taken() -> None:
+    job = Job(config=CONFIGS / "hornet/upernet_160k_ade20k.py", data=Path("x"), folder=Path("y/z"))
+    own, wider = prepare(job), prepare(dataclasses.replace(job, model="hornet_base_gf"))
+    assert own.optim_wrapper.get("clip_grad") is None
+    assert wider.optim_wrapper.clip_grad == {"max_norm": 1.0}
+    assert (wider.model.backbone.drop_path_rate, wider.model.backbone.img_size) == (0.5, 384)
+    layers = [dict(each.optim_wrapper.paramwise_cfg.layers) for each in (own, wider)]
+    assert [each["stages.3."] for each in layers] == [3, 9]
+    with shapes_only():
+        backbone = MODELS.build(wider.model.backbone)
+    rates = LayerDecay(wider.optim_wrapper, wider.optim_wrapper.paramwise_cfg).groups(backbone, 1.0, 0.05)
+    of = {id(value): group for group in rates for value in group["params"]}
+    rate = {name: of[id(value)]["lr"] for name, value in backbone.named_parameters()}
+    assert rate["norm3.weight"] == 1
+    assert rate["model.stages.3.1.gamma1"] == pytest.approx(0.9**9)
+    assert rate["model.stages.0.0.mlp.fc1.weight"] == pytest.approx(0.9**12)
+    assert rate["model.downsample_layers.3.1.weight"] == pytest.approx(0.9**13)
+    assert of[id(backbone.model.stages[3][1].mlp.fc1.weight)]["weight_decay"] == 0.05
+    assert of[id(backbone.model.stages[3][1].mlp.fc1.bias)]["weight_decay"] == 0
 
 
 @pytest.mark.parametrize("model", ["vars_s_rvt_small", "vars_sd_rvt_small", "rvt_small_plus", "performer_deit_tiny"])

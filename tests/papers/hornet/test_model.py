@@ -15,7 +15,7 @@ from common.checkpoints import load_released, to_released
 from common.errors import UserError
 from common.resizing import resized
 from common.shapes import shapes_only
-from papers.hornet import PAPER, claims, order
+from papers.hornet import PAPER, claims, mini, order
 from papers.hornet.model import GatedConvolution, GlobalFilter
 from tests.parity import Fixture, check_model, images
 
@@ -204,3 +204,48 @@ def test_multiply_adds_of_an_order_are_those_of_its_widths() -> None:
     for n in order.ORDERS:
         counted = order.multiply_adds(GatedConvolution(32, n, kernel_size=3), side=6)
         assert counted == order.closed_form(32, n, side=6, kernel=3) < order.bound(32, side=6, kernel=3)
+
+
+def test_networks_of_the_bench_are_of_equal_size_and_start_as_the_host() -> None:
+    networks = {each.name: each.build().eval() for each in claims.contenders()}
+    sizes = {name: sum(value.numel() for value in model.parameters()) for name, model in networks.items()}
+    assert all(abs(size / sizes[mini.HOST] - 1) < 3e-3 for size in sizes.values())
+    x = images(2, 3, 28, 28)
+    for name, model in networks.items():
+        assert model(x).shape == (2, 10)
+        tokens = torch.randn(2, 49, 48)
+        assert model.stages[1][0].attn(tokens).abs().max() == 0, name
+
+
+def test_larger_images_are_classified_in_their_size() -> None:
+    seen = []
+
+    def classifier(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x.mean(dim=(2, 3))
+
+    module = nn.Module()
+    module.forward = classifier  # type: ignore[method-assign]
+    x = images(2, 3, 28, 28)
+    torch.testing.assert_close(mini.Enlarged(module, 56)(x), x.mean(dim=(2, 3)))
+    assert seen[0].shape == (2, 3, 56, 56)
+    model = next(each for each in claims.contenders() if each.name == mini.GLOBAL).build().eval()
+    assert mini.Enlarged(model, 56)(x).shape == (2, 10)
+
+
+def test_pictured_filters_are_the_convolutions_that_are_computed() -> None:
+    torch.manual_seed(0)
+    part = GlobalFilter(4, (6, 6))
+    amplitudes, kernels = mini.filters(nn.Sequential(part), count=2)
+    assert kernels.shape == amplitudes.shape == (2, 6, 6)
+    signal = torch.randn(2, 6, 6)
+    spectrum = torch.fft.rfft2(signal, norm="ortho") * torch.view_as_complex(part.complex_weight.detach())
+    filtered = torch.fft.irfft2(spectrum, s=(6, 6), norm="ortho")
+    by_hand = torch.zeros(2, 6, 6)
+    order_of = torch.fft.irfft2(torch.view_as_complex(part.complex_weight.detach()), s=(6, 6))
+    order_of = order_of.square().sum(dim=(1, 2)).argsort(descending=True)
+    for row in range(6):
+        for column in range(6):
+            shifted = signal[order_of].roll((row - 3, column - 3), dims=(1, 2))
+            by_hand += kernels[:, row, column, None, None] * shifted
+    torch.testing.assert_close(by_hand, filtered[order_of], rtol=1e-4, atol=1e-5)
