@@ -66,8 +66,9 @@ def test_permutation_finding_notices_a_lost_position(monkeypatch: pytest.MonkeyP
 
 def test_reach_findings_tell_shifts_apart() -> None:
     assert [finding.verdict for finding in rearrangement.reach()] == ["holds"] * 3
-    # Rows and columns that are shifted by half a region: the centre's own square and, around it, all others.
-    assert rearrangement.reached((2, 0)).sum() == 9
+    # Rows and columns are shifted apart from each other: the centre's own square and those beside it.
+    cross = [[False, True, False], [True, True, True], [False, True, False]]
+    assert rearrangement.reached((2, 0)).tolist() == cross
     assert rearrangement.reached((0,)).tolist() == [[False] * 3, [False, True, False], [False] * 3]
 
 
