@@ -17,7 +17,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -132,6 +132,7 @@ def check_model(
     vary: Variation = {},  # noqa: B006  (only read)
     call: Call = Form.call,
     forms: Mapping[str, Form] = {},
+    unread: Sequence[str] = (),
 ) -> nn.Module:
     """Hold a model against everything that the fixture ``variant`` of a paper has of it.
 
@@ -149,6 +150,8 @@ def check_model(
             e.g. ``{"*.mask_scale": lambda value: 50 * value.abs()}``.
         call: how the model is called, where it takes more than images.
         forms: each other form that was recorded, by its name. ``vary`` of the model is not applied to them.
+        unread: tensors that the release stores, trains not and reads nowhere: the model may lack them, and they come
+            back as zeros.
 
     Returns:
         The model with the recorded weights, on the CPU, for what else there is to test.
@@ -163,15 +166,16 @@ def check_model(
     idle = sorted(set(forms) - {form for form, _ in outputs.values()})
     assert not idle, f"{variant} has no logits_{idle[0]}"
 
-    _check_parameters(model, fixture)
+    _check_parameters(model, fixture, sum(math.prod(fixture.about["state"][name]) for name in unread))
     for device in DEVICES:
         for name in sorted({form for form, _ in outputs.values()}, reverse=True):  # the plain form last, to be returned
             form, state = all_forms[name], fixture.state(all_forms[name].vary)
             load_released(model.cpu(), state).eval().to(device)
             if device == "cpu":
-                _check_state(model, state, fixture)
+                zeros = {name: torch.zeros_like(state[name]) for name in unread}
+                _check_state(model, {**state, **zeros}, fixture)
             sizes = {key: size for key, (of, size) in outputs.items() if of == name}
-            _check_outputs(model, fixture, name, sizes, form.call, device)
+            _check_outputs(model, fixture, name, sizes, form.call, device, unread)
     return model.cpu()
 
 
@@ -193,8 +197,8 @@ def _outputs(fixture: Fixture) -> dict[str, tuple[str, int]]:
     return found
 
 
-def _check_parameters(model: nn.Module, fixture: Fixture) -> None:
-    assert sum(p.numel() for p in model.parameters()) == fixture.about["params"]
+def _check_parameters(model: nn.Module, fixture: Fixture, unread: int) -> None:
+    assert sum(p.numel() for p in model.parameters()) == fixture.about["params"] - unread
     trainable = fixture.about.get("params_trainable", fixture.about["params"])
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trainable
 
@@ -211,7 +215,13 @@ def _check_state(model: nn.Module, state: Mapping[str, Tensor], fixture: Fixture
 
 
 def _check_outputs(
-    model: nn.Module, fixture: Fixture, form: str, sizes: Mapping[str, int], call: Call, device: str
+    model: nn.Module,
+    fixture: Fixture,
+    form: str,
+    sizes: Mapping[str, int],
+    call: Call,
+    device: str,
+    unread: Sequence[str],
 ) -> None:
     about, arrays = fixture.about, fixture.arrays
     seed = about.get("image_seed", about.get("input_seed", 0))
@@ -228,7 +238,8 @@ def _check_outputs(
             weights = images(1, 1, *recorded.shape, seed=about.get("grad_seed", about.get("gradient_seed", 7)))[0, 0]
             model.zero_grad()
             (logits * weights.to(device)).sum().backward()
-            check_gradients(_released_norms(model), fixture, gradients)
+            norms = {name: norm for name, norm in _released_norms(model).items() if name not in unread}
+            check_gradients(norms, fixture, gradients)
 
 
 def _released_norms(model: nn.Module) -> dict[str, float]:
