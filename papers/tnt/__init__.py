@@ -38,6 +38,7 @@ PAPER = Paper(
             statement="Parameters and multiply-adds of every variant are the printed ones.",
             kind="numbers",
             settles=(("-", "params"), ("-", "flops")),
+            measured_by="common.profiling.size:size",
         ),
         Claim(
             name="sentences",

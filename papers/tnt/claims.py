@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import timm
-
 from common import bench
 from common.measurement import Result
-from common.profiling import count
 from common.run import Run
-from papers.tnt import PAPER, features, words
+from papers.tnt import features, words
 from papers.tnt.mini import tnt_mini
 
 VIT, MINI, WITHOUT = "vit_mini", "tnt_mini", "tnt_mini.no_inner_positions"
@@ -24,12 +21,6 @@ def contenders() -> list[bench.Contender]:
         bench.Contender(MINI, tnt_mini),
         bench.Contender(WITHOUT, partial(tnt_mini, positions=False)),
     ]
-
-
-def size(run: Run) -> Iterator[Result]:
-    """Count every variant."""
-    for model in PAPER.models:
-        yield from count(timm.create_model(model.name), model.name)
 
 
 def sentences(run: Run) -> Iterator[Result]:

@@ -62,8 +62,8 @@ def picture(run: Run, contenders: Sequence[bench.Contender]) -> Picture:
     return Picture(
         name="features",
         caption=(
-            "The first principal component of patches and words over their places, after each block: 7 x 7 patches of a "
-            "vision transformer and of TNT, and TNT's 14 x 14 words."
+            "The first principal component of patches and words over their places, after each block: 7 x 7 patches of "
+            "a vision transformer and of TNT, and TNT's 14 x 14 words."
         ),
         svg=svg,
     )

@@ -140,7 +140,7 @@ def without_words() -> Finding:
         name="vision_transformer",
         statement="TNT is a plain vision transformer but for the words that its blocks add to the patches.",
         verdict="holds" if error < 1e-12 < added else "does not hold",
-        evidence=f"Largest relative difference {error:.1e} in float64 without them (bound 1e-12), {added:.1e} with them.",
+        evidence=f"Largest relative difference {error:.1e} in float64 without them (bound 1e-12), {added:.1e} with.",
         value=error,
         exact=True,
     )

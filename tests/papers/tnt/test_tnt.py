@@ -8,9 +8,9 @@ import torch
 from timm.models.tnt import TNT
 from torch import nn
 
+from common.bench import hosts
 from common.checkpoints import load_initial, load_released, to_released
 from common.errors import UserError
-from common.bench import hosts
 from common.profiling import flops
 from papers.tnt import features, words
 from papers.tnt.mini import tnt_mini
@@ -38,7 +38,7 @@ def test_released_names_load_strictly_and_come_back() -> None:
     # Words are numbered row by row.
     assert torch.equal(loaded.pixel_pos[0, :, 1, 2], state["inner_pos"][0, 6])
 
-    with pytest.raises(UserError, match="blocks.1.mlp.fc2.bias"):
+    with pytest.raises(UserError, match=r"blocks\.1\.mlp\.fc2\.bias"):
         load_released(small(), {name: value for name, value in state.items() if name != "blocks.1.outer_mlp.fc2.bias"})
     with pytest.raises(UserError, match="surplus"):
         load_released(small(), {**state, "surplus": torch.zeros(1)})
@@ -104,7 +104,9 @@ def test_minis_differ_by_the_positions_of_their_words_alone() -> None:
     full = tnt_mini()
     torch.manual_seed(0)
     without = tnt_mini(positions=False)
-    different = [name for name, value in full.state_dict().items() if not torch.equal(value, without.state_dict()[name])]
+    different = [
+        name for name, value in full.state_dict().items() if not torch.equal(value, without.state_dict()[name])
+    ]
     assert different == ["pixel_pos"]
     without(torch.rand(2, 3, 28, 28)).sum().backward()
     assert without.pixel_pos.grad is None
