@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from timm.models.tnt import TNT
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ def tnt_mini(positions: bool = True) -> TNT:
     Args:
         positions: whether words have position encodings; if not, these are zero and stay it.
     """
-    model = TNT(
+    model: Any = TNT(
         img_size=hosts.SIDE,
         patch_size=hosts.PATCH,
         first_stride=WORD,
@@ -61,6 +62,6 @@ def tnt_mini(positions: bool = True) -> TNT:
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
     if not positions:
-        torch.nn.init.zeros_(model.pixel_pos)
+        nn.init.zeros_(model.pixel_pos)
         model.pixel_pos.requires_grad_(False)
     return model

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import timm
 import torch
-from timm.models.tnt import TNT, Block
+from timm.models.tnt import TNT
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -63,10 +64,10 @@ def sentences() -> Iterator[Finding]:
     )
 
 
-def plain(model: TNT) -> VisionTransformer:
+def plain(model: Any) -> VisionTransformer:
     """The vision transformer that is left of ``model`` where no word is added to a patch after the embedding."""
     first = model.blocks[0]
-    vit = VisionTransformer(
+    vit: Any = VisionTransformer(
         img_size=model.pixel_embed.img_size,
         patch_size=model.pixel_embed.patch_size,
         num_classes=model.num_classes,
@@ -78,7 +79,7 @@ def plain(model: TNT) -> VisionTransformer:
         norm_layer=partial(nn.LayerNorm, eps=model.norm.eps),
     ).to(model.cls_token.dtype)
     vit.patch_embed = _Embedding(model)
-    state = {"cls_token": model.cls_token, "pos_embed": model.patch_pos}
+    state: dict[str, Tensor] = {"cls_token": model.cls_token, "pos_embed": model.patch_pos}
     for name, module in (("norm", model.norm), ("head", model.head)):
         state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
     for index, block in enumerate(model.blocks):
@@ -116,7 +117,7 @@ def small() -> TNT:
     return model
 
 
-def silence(model: TNT) -> None:
+def silence(model: Any) -> None:
     """Let no word reach a patch after the embedding: the last norm before the addition gives zeros."""
     for block in model.blocks:
         nn.init.zeros_(block.norm2_proj.weight)
@@ -162,7 +163,7 @@ def cost() -> Finding:
     differences, shares = [], []
     for name in ("tnt_s_patch16_224", "tnt_b_patch16_224"):
         with torch.device("meta"):
-            model = timm.create_model(name)
+            model: Any = timm.create_model(name)
             n, (m, c, d) = model.num_patches, _widths(model.blocks[0])
             inputs = torch.empty(n, m, c), torch.empty(1, n + 1, d)
             counted = flops(model.blocks[0], inputs=inputs).without("layer_norm")
@@ -179,7 +180,7 @@ def cost() -> Finding:
     )
 
 
-def _widths(block: Block) -> tuple[int, int, int]:
+def _widths(block: Any) -> tuple[int, int, int]:
     """Words of a patch and the channels of a word and of a patch."""
     c, d = block.norm_in.normalized_shape[0], block.norm_out.normalized_shape[0]
     return block.proj.in_features // c, c, d
