@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ def principal(tokens: Tensor) -> Tensor:
 @torch.no_grad()
 def picture(run: Run, contenders: Sequence[bench.Contender]) -> Picture:
     """Patches of a vision transformer, patches and words of a TNT (``contenders``, in this order), after each block."""
+    vit: Any
+    tnt: Any
     vit, tnt = (bench.trained(run, contender, run.seeds()[0]) for contender in contenders)
     tests = bench.test_set(run.settings.quick)
     shown = tests.clean[SUBSET, list(SHOWN)].to(next(vit.parameters()).device)
@@ -41,9 +44,8 @@ def picture(run: Run, contenders: Sequence[bench.Contender]) -> Picture:
 
     rows: dict[str, list[Tensor]] = {}  # by block, (images, N, C)
     for name, model in ((contenders[0].name, vit), (contenders[1].name, tnt)):
-        maps = model.forward_intermediates(images, intermediates_only=True)  # type: ignore[operator]
-        rows[f"{name}\npatches"] = [each.flatten(2).transpose(1, 2) for each in maps]
-    rows[f"{contenders[1].name}\nwords"] = [_grid(each, len(images)) for each in words.by_block(tnt, images)]  # type: ignore[arg-type]
+        rows[f"{name}\npatches"] = model.forward_intermediates(images, output_fmt="NLC", intermediates_only=True)
+    rows[f"{contenders[1].name}\nwords"] = [_grid(each, len(images)) for each in words.by_block(tnt, images)]
 
     blocks = len(next(iter(rows.values())))
     with figures.figure("features", width=1.1 * (1 + len(rows) * blocks), height=1.25 * len(SHOWN)) as drawn:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
 from timm.models.tnt import TNT
 from torch import nn
 
+from common import bench, figures
 from common.bench import hosts
 from common.checkpoints import load_initial, load_released, to_released
 from common.errors import UserError
 from common.profiling import flops
-from papers.tnt import features, words
+from papers.tnt import claims, features, words
 from papers.tnt.mini import tnt_mini
 from tests.parity import check_model, images
 
@@ -135,3 +138,12 @@ def test_principal_component_is_the_direction_of_most_variance() -> None:
     assert component.shape == (2, 2)
     assert component[1, 1] == component.max()
     torch.testing.assert_close(component[1, 1], torch.tensor(6.0), rtol=0.01, atol=0)
+
+
+def test_picture_shows_patches_and_words_after_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(bench, "trained", lambda run, contender, seed: contender.build().eval())
+    monkeypatch.setattr(figures, "to_svg", lambda figure: drawn.append(sum(len(a.images) for a in figure.axes)) or "")
+    run = SimpleNamespace(seeds=lambda: range(2), settings=SimpleNamespace(quick=True))
+    assert features.picture(run, claims.contenders()[:2]).name == "features"
+    assert drawn == [len(features.SHOWN) * (1 + 3 * 3)]
