@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from common.native import watched
@@ -61,13 +62,17 @@ def _images(tokens: int) -> int | None:
 
 def _by_convolution(x: Tensor, weight: Tensor) -> bool:
     """Whether a convolution of oneDNN is to map ``x``: float32 on a CPU where it gains, and enough of it."""
+    if watched():  # a graph is for any number of images
+        return False
     return _plain(x, weight) and _amd() and _avx512() and _multiply_adds(x, weight) >= _MULTIPLY_ADDS
 
 
 def _by_inner_product(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is to map ``x`` without gradient."""
+    if not _unwatched():
+        return False
     least = _MULTIPLY_ADDS if _avx512() else _MULTIPLY_ADDS_AVX2
-    return _plain(x, weight) and _unwatched() and _amd() and _multiply_adds(x, weight) >= least
+    return _plain(x, weight) and _amd() and _multiply_adds(x, weight) >= least
 
 
 def activated(x: Tensor) -> Tensor:
@@ -129,6 +134,7 @@ def left_linear(x: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(weight.expand(len(x), -1, -1), x)
 
 
+@register_notrace_module  # symbolic tracing has no device, precision or size to choose by
 class Linear(nn.Linear):
     """``torch.nn.Linear`` by :func:`linear`; same parameters, initialisation and state."""
 

@@ -94,9 +94,10 @@ class TokenAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend; ``x`` has shape (B, N, C)."""
-        k, v = (heads(part, self.num_heads) for part in self.kv(x).chunk(2, dim=-1))
+        k, v = self.kv(x).chunk(2, dim=-1)
+        q, k, v = heads(self.q(x), self.num_heads), heads(k, self.num_heads), heads(v, self.num_heads)
         dropout = self.attn_drop.p if self.training else 0.0
-        x = F.scaled_dot_product_attention(heads(self.q(x), self.num_heads), k, v, dropout_p=dropout)
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
 
@@ -317,7 +318,7 @@ class UnbiasedLayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` over its last axis."""
         # Layer norm computes the biased variance; the ratio of the two goes into epsilon and weight.
-        ratio = 1 - 1 / x.shape[-1]
+        ratio = 1 - 1 / self.normalized_shape[0]
         weight = self.weight * math.sqrt(ratio)
         return F.layer_norm(x, self.normalized_shape, weight, self.bias, self.eps * ratio)
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import LayerNorm, to_2tuple, trunc_normal_
+from timm.models import register_notrace_function
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from timm.models.xcit import ClassAttentionBlock, PositionalEncodingFourier
@@ -257,11 +258,7 @@ class FullyAttentionalNetwork(nn.Module):
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Grid, list[Tensor]]:
         """Tokens with their position, their grid, and a hybrid's features of strides 4 and 8."""
-        if min(x.shape[-2:]) < self.patch_size:
-            raise UserError(
-                f"An image of {x.shape[-2]}x{x.shape[-1]} pixels is smaller than a patch of {self.patch_size} pixels; "
-                f"use larger images or a smaller patch_size."
-            )
+        check_image(x.shape[-2], x.shape[-1], self.patch_size)
         x, pyramid = self.patch_embed(x)
         grid = (x.shape[2], x.shape[3])
         x = x + self.pos_embed(1, *grid).to(x.dtype)
@@ -392,6 +389,16 @@ class FullyAttentionalNetwork(nn.Module):
             tokens = step.before + block.gamma1 * block.attn(block.norm1(step.before))
             gates.append(block.mlp.gate(block.norm2(tokens)))
         return gates
+
+
+@register_notrace_function
+def check_image(height: int, width: int, patch_size: int) -> None:
+    """Refuse an image that is smaller than a patch."""
+    if min(height, width) < patch_size:
+        raise UserError(
+            f"An image of {height}x{width} pixels is smaller than a patch of {patch_size} pixels; use larger images or "
+            f"a smaller patch_size."
+        )
 
 
 def _check_size(img_size: int | Grid, patch_size: int) -> None:

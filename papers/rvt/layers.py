@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -23,12 +24,12 @@ def layer_norm(dim: int) -> nn.Module:
     return LayerNorm(dim, eps=1e-6)
 
 
-def folds(norm: nn.Module, x: Tensor) -> bool:
+def folds(norm: nn.Module) -> bool:
     """Whether to fold a batch norm into the map before it: in eval mode, on a CPU.
 
-    There it saves a pass over ``x``; to a GPU the small operations that make the folded weights are the dearer ones.
+    There it saves a pass over features; to a GPU the small operations that make the folded weights are the dearer ones.
     """
-    return not norm.training and x.device.type == "cpu"
+    return not norm.training and norm.weight.device.type == "cpu"
 
 
 def folded_batch_norm(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -98,7 +99,7 @@ class ConvStem(nn.Module):
         """Embed images; see the class for shapes."""
         conv, norm, pool, patch = self.proj
         x = x.contiguous(memory_format=torch.channels_last)
-        if not folds(norm, x):
+        if not folds(norm):
             return self.proj(x)
         scale, shift = folded_batch_norm(norm)
         bias = shift if conv.bias is None else torch.addcmul(shift, conv.bias, scale)
@@ -106,6 +107,7 @@ class ConvStem(nn.Module):
         return patch(pool(x))
 
 
+@register_notrace_module  # as Linear
 class TokenMlp(nn.Module):
     """RVT's feed-forward network, with or without its depth-wise convolution: (B, N, C) -> (B, N, C).
 
@@ -154,7 +156,7 @@ class TokenMlp(nn.Module):
             return compiled.middle(
                 linear(x, self.fc1.weight.flatten(1)), self.fc1.bias, self.bn1, self.dwconv, self.bn2
             )
-        if folds(self.bn1, x):
+        if folds(self.bn1):
             return self._folded_depthwise(self.drop(self._folded_pointwise(x, self.fc1, self.bn1, gelu=True)))
         x = self.drop(activated(self._pointwise(x, self.fc1, self.bn1)))
         return activated(self.bn2(self.dwconv(x))).permute(0, 2, 3, 1)
@@ -164,7 +166,7 @@ class TokenMlp(nn.Module):
         if not self.conv:
             return self.drop(self.fc2(self.drop(self.fc1(x, gelu=True))))
         x = self._hidden(x.unflatten(1, grid))
-        if folds(self.bn3, x):
+        if folds(self.bn3):
             x = self._folded_pointwise(x, self.fc2, self.bn3)
         else:
             x = self._pointwise(x, self.fc2, self.bn3).permute(0, 2, 3, 1)
@@ -180,7 +182,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve the resolution, rounding up."""
-        return self.conv(x) if x.device.type == "cpu" else self._by_repetition(x)
+        return self.conv(x) if self.conv.weight.device.type == "cpu" else self._by_repetition(x)
 
     def _by_repetition(self, x: Tensor) -> Tensor:
         """The same with every channel repeated: cuDNN takes channels with several outputs one after the other."""

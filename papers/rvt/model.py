@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, to_2tuple
+from timm.models import register_notrace_function
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -60,6 +61,16 @@ def default_cfg(**overlay: Any) -> dict[str, Any]:
         "classifier": "head",
         **overlay,
     }
+
+
+@register_notrace_function
+def check_tokens(tokens: int, expected: int) -> None:
+    """Refuse a number of tokens that position-aware scaling has no factors for."""
+    if tokens != expected:
+        raise UserError(
+            f"Position-aware attention scaling has one factor for each pair of {expected} tokens and got {tokens} "
+            f"tokens; build the model with img_size=<the size you use>."
+        )
 
 
 class Attention(nn.Module):
@@ -108,11 +119,7 @@ class Attention(nn.Module):
     def _map(self, q: Tensor, k: Tensor) -> Tensor:
         scores = (q * self.scale) @ k.transpose(-2, -1)
         if self.att_mask is not None:
-            if scores.shape[-1] != self.att_mask.shape[-1]:
-                raise UserError(
-                    f"Position-aware attention scaling has one factor for each pair of {self.att_mask.shape[-1]} "
-                    f"tokens and got {scores.shape[-1]} tokens; build the model with img_size=<the size you use>."
-                )
+            check_tokens(scores.shape[-1], self.att_mask.shape[-1])
             scores = scores * torch.sigmoid(self.att_mask)
         return scores.softmax(dim=-1)
 
@@ -308,10 +315,14 @@ class RobustTransformer(nn.Module):
         return after.unflatten(1, grid).permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features (B, C, H, W) to logits (B, num_classes); to pooled, normalised features when ``pre_logits``."""
+        """Features (B, C, H, W) to logits (B, num_classes); to pooled, normalised features when ``pre_logits``.
+
+        Without pooling either keeps its places: (B, num_classes or C, H, W).
+        """
         x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
         x = self.head_drop(self.norm(x))
-        return x if pre_logits else self.head(x)
+        x = x if pre_logits else self.head(x)
+        return x if self.global_pool else x.permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to logits (B, num_classes)."""
@@ -368,8 +379,18 @@ def released_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module) -> d
     return dict(state_dict)
 
 
-def build(name: str, pretrained: bool, model_cls: type[nn.Module], defaults: dict[str, Any], **kwargs: Any) -> Any:
+def build(
+    name: str, pretrained: bool, model_cls: type[nn.Module], defaults: dict[str, Any], tied: bool = False, **kwargs: Any
+) -> Any:
     """Build ``model_cls`` with ``defaults`` under ``kwargs`` and timm's handling of configuration and features.
+
+    Args:
+        name: of the variant.
+        pretrained: must be False.
+        model_cls: the class.
+        defaults: its arguments.
+        tied: whether the variant takes images of one size only, that of ``img_size``.
+        **kwargs: arguments that override the defaults, and timm's.
 
     Raises:
         UserError: ``pretrained`` is set; nothing is downloaded.
@@ -380,7 +401,10 @@ def build(name: str, pretrained: bool, model_cls: type[nn.Module], defaults: dic
             f"common.checkpoints.load_released(model, path)."
         )
     arguments = {**defaults, **kwargs}
-    cfg = arguments.pop("pretrained_cfg", None) or default_cfg(architecture=name)
+    own = default_cfg(architecture=name, fixed_input_size=tied)
+    if "embed_dims" in defaults:  # patches of 16 pixels, halved between stages
+        own["pool_size"] = (14 // 2 ** (len(defaults["embed_dims"]) - 1),) * 2
+    cfg = arguments.pop("pretrained_cfg", None) or own
     depth = arguments.get("depth") or sum(arguments["depths"])
     features = {"out_indices": arguments.pop("out_indices", min(3, depth)), "feature_cls": "getter"}
     return build_model_with_cfg(model_cls, name, False, pretrained_cfg=cfg, feature_cfg=features, **arguments)
@@ -390,4 +414,4 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     """Build the variant ``name`` of :data:`VARIANTS`; keyword arguments are those of :class:`RobustTransformer`."""
     if name not in VARIANTS:
         raise UserError(f"There is no RVT called {name!r}.{nearest(name, VARIANTS)} There are {', '.join(VARIANTS)}.")
-    return build(name, pretrained, RobustTransformer, VARIANTS[name], **kwargs)
+    return build(name, pretrained, RobustTransformer, VARIANTS[name], "scaled_blocks" in VARIANTS[name], **kwargs)

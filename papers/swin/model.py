@@ -190,7 +190,7 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     cfg = arguments.pop("pretrained_cfg", None) or {
         "architecture": name, "num_classes": 1000, "input_size": (3, size, size), "pool_size": (size // 32, size // 32),
         "crop_pct": 0.875, "interpolation": "bicubic", "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj", "classifier": "head.fc",
+        "first_conv": "patch_embed.proj", "classifier": "head.fc", "fixed_input_size": True,
     }  # fmt: skip
     features = {"out_indices": arguments.pop("out_indices", (0, 1, 2, 3)), "flatten_sequential": True}
     kind = SwinMLP if name.startswith("swin_mlp") else SwinTransformer

@@ -31,6 +31,7 @@ from papers.fan.model import default_cfg as fan_cfg
 from papers.rvt.layers import TokenBatchNorm
 from papers.rvt.model import VARIANTS as RVT_VARIANTS
 from papers.rvt.model import RobustTransformer, build
+from papers.rvt.model import default_cfg as rvt_cfg
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
 from papers.vars.kernelized import KernelizedAttention
 from papers.vars.resizing import resize_grid  # noqa: F401  (looked for beside the class)
@@ -42,6 +43,9 @@ ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
     "vars_d": VARSDynamic,
     "vars_sd": VARSStaticDynamic,
 }
+
+#: Attentions with learned templates for one grid of tokens.
+TIED = ("vars_s", "vars_sd")
 
 #: One row a host: the arguments of its class. DeiT: Touvron et al., 2021, table 1.
 HOSTS: dict[str, dict[str, Any]] = {
@@ -145,7 +149,7 @@ class VARSVisionTransformer(VisionTransformer):
     def __init__(self, attention: str, attention_args: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         if attention == "vars_s":
             kwargs = {"class_token": False, "global_pool": "avg", **kwargs}
-        if attention in ("vars_s", "vars_sd") and (kwargs.get("dynamic_img_size") or kwargs.get("patch_drop_rate")):
+        if attention in TIED and (kwargs.get("dynamic_img_size") or kwargs.get("patch_drop_rate")):
             raise UserError(
                 f"{attention} has learned templates for a fixed grid of tokens; leave out dynamic_img_size and "
                 f"patch_drop_rate and build the model with img_size=<the size you use>."
@@ -225,8 +229,13 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     """
     if name not in VARIANTS:
         raise UserError(f"VARS has no model called {name!r}.{nearest(name, VARIANTS)}")
+    tied, model_cls = VARIANTS[name]["attention"] in TIED, VARSRobustTransformer
     if "_fan_" in name:
-        kwargs.setdefault("pretrained_cfg", fan_cfg(architecture=name))
-        return build(name, pretrained, VARSFullyAttentionalNetwork, VARIANTS[name], **kwargs)
-    model_cls = VARSVisionTransformer if "_deit_" in name else VARSRobustTransformer
-    return build(name, pretrained, model_cls, VARIANTS[name], **kwargs)
+        kwargs.setdefault("pretrained_cfg", fan_cfg(architecture=name, fixed_input_size=tied))
+        model_cls = VARSFullyAttentionalNetwork
+    elif "_deit_" in name:
+        # A vision transformer of timm's has a position embedding of one size.
+        cfg = rvt_cfg(architecture=name, first_conv="patch_embed.proj", fixed_input_size=True)
+        kwargs.setdefault("pretrained_cfg", cfg)
+        model_cls = VARSVisionTransformer
+    return build(name, pretrained, model_cls, VARIANTS[name], tied, **kwargs)
