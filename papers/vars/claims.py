@@ -20,8 +20,9 @@ from common.run import Run
 from papers.rvt import claims as rvt_claims
 from papers.rvt.claims import MINI
 from papers.vars import attention_maps as maps
+from papers.vars.attention import random_features
 from papers.vars.dynamic import VARSDynamic
-from papers.vars.kernelized import KernelizedAttention, random_features
+from papers.vars.kernelized import KernelizedAttention
 from papers.vars.model import create
 from papers.vars.static import VARSStatic
 

@@ -1,110 +1,49 @@
-"""VARS-D and VARS-SD: attention as sparse reconstruction from templates that depend on the input.
+"""The modules of VARS-D and VARS-SD: sparse reconstruction from templates that depend on the input.
 
-Per image and head, with tokens' unit vectors q_i and a fixed standard normal projection W (d, m):
-
-    P_ij = exp(q_i^T w_j) / sqrt(sum_i exp(q_i^T w_j)^2)                    templates, columns of unit norm (N, m)
-    G = K P^T P K,  d = P^T v                                               lateral connections, drive
-    u_0 = S_lambda(d),  u_{t+1} = S_{lambda s}(u_t - s (G u_t - d))         dynamics, T steps
-    out = P u_T
-
-K is learned (the identity at first), ``lambda`` is the sparsity times a learned factor, and the step size is
-``s = learned_L / (max_i sum_j |P^T P|_ij + 1)``, within the Lipschitz bound while ``learned_L <= 1`` and ``K`` is the
-identity. VARS-SD has learned columns, one weight a token and template, beside the dynamic ones in P.
-
-Factors of the features that are the same for all tokens, ``1 / sqrt(m)`` and ``exp(-||q||^2 / 2)``, cancel in the
-normalisation over tokens, so they are left out. So does the scale ``1 / sqrt(d)`` of q, which has unit length.
+Equations: papers/vars/attention.py, :func:`papers.vars.attention.vars_d` and :func:`papers.vars.attention.vars_sd`.
+Names of parameters are the released ones. The usual scale ``1 / sqrt(d)`` has no place, as q has unit length.
 
 Self-attention is the case of one step without sparsity: with ``normalization="rows"``, ``initial="zero"``,
 ``step_size=1``, ``steps=1``, ``sparsity=0`` and K the identity, u_1 = P^T v for unnormalised P, and
 ``out_i = sum_j (P P^T)_ij v_j / sum_j (P P^T)_ij``, which is :class:`KernelizedAttention` with ``shared_qk=True``.
-
-On a CPU with a C compiler all of it is computed by dynamic_compiled.py; here it is written for every device and
-precision.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.linear import Linear
-from papers.vars import dynamic_compiled
-from papers.vars.kernelized import Grid, random_features, refuse_masks
-from papers.vars.lateral import ByFactors, ByMatrix, Lateral
-from papers.vars.precision import plain_backward, without_autocast
-from papers.vars.reconstruction import reconstruct, step_size
-from papers.vars.sparse import (
+from papers.vars import fast
+from papers.vars.attention import (
     SHRINKAGES,
     Dynamics,
+    Grid,
     Shrinkage,
     Trajectory,
-    code_unit,
-    iterate,
+    beside,
+    codes_of,
+    features,
     objective,
+    reconstruct,
+    step_size,
     token_energy,
+    unit,
 )
+from papers.vars.fast import dynamic as fast_dynamic
+from papers.vars.kernelized import refuse_masks
+from papers.vars.precision import without_autocast
 
 
-def _exponentials(q: Tensor, projection: Tensor, static: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """P of :class:`_Templates`, the unit vectors (h, B N, d) and the inverse norms (B, N, h, 1) of q."""
-    (batch, tokens, heads, _), own = q.shape, projection.shape[-1]
-    inverse = q.square().sum(dim=-1, keepdim=True).sqrt_().clamp_min_(1e-12).reciprocal_()
-    unit = (q * inverse).permute(2, 0, 1, 3).flatten(1, 2)  # without a copy
-    dynamic = (unit @ projection).exp_().unflatten(1, (batch, tokens))
-    norm = dynamic.square().sum(dim=-2, keepdim=True).sqrt_()  # several times as fast as vector_norm
-    if static is None:
-        return dynamic.div_(norm), unit, inverse
-    templates = q.new_empty(heads, batch, tokens, own + static.shape[-1])
-    torch.div(dynamic, norm, out=templates[..., :own])
-    templates[..., own:] = static.unsqueeze(1)
-    return templates, unit, inverse
-
-
-class _Templates(torch.autograd.Function):
-    """P (h, B, N, m) of q (B, N, h, d): unit exponentials of the projected unit vectors, then static columns (h, N, k).
-
-    One function, for the sake of fewer passes over tensors of P's size. ``projection`` (h, d, m - k) has no gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, projection: Tensor, static: Tensor | None) -> Tensor:
-        templates, unit, inverse = _exponentials(q, projection, static)
-        ctx.save_for_backward(unit, inverse, projection, templates)
-        return templates
-
-    @staticmethod
-    @plain_backward
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        unit, inverse, projection, templates = ctx.saved_tensors
-        own = projection.shape[-1]
-        dynamic, d_static = templates[..., :own], None
-        if ctx.needs_input_grad[2]:
-            d_static = gradient[..., own:].sum(dim=1)
-        # Like a softmax, a unit exponential is its own derivative's factor.
-        product = gradient[..., :own] * dynamic
-        product.addcmul_(dynamic, dynamic * product.sum(dim=-2, keepdim=True), value=-1)
-        d_unit = product.flatten(1, 2) @ projection.mT
-        d_unit.addcmul_(unit, (unit * d_unit).sum(dim=-1, keepdim=True), value=-1)
-        d_q = d_unit.view(*templates.shape[:3], -1).permute(1, 2, 0, 3) * inverse
-        return d_q, None, d_static
-
-
-class _Problem(NamedTuple):
-    """One sparse reconstruction per head and image; m templates, N tokens of d channels."""
-
-    templates: Tensor  # P, (h, B, N, m)
-    value: Tensor  # v, (h, B, N, d)
-    static: Tensor | None  # the last columns of P where they are the same for all images, (h, N, k)
-
-
+@register_notrace_module
 class VARSDynamic(nn.Module):
     """VARS-D: sparse reconstruction from random features of the input: (B, N, C) -> (B, N, C).
 
-    Equations: the module's docstring. Defaults are the release's but for the shrinkage.
+    Equations: :func:`papers.vars.attention.vars_d`. Defaults are the release's but for the shrinkage.
 
     Args:
         dim: C.
@@ -118,8 +57,8 @@ class VARSDynamic(nn.Module):
         feature_ratio: m / d of the dynamic templates.
         steps: T.
         sparsity: lambda.
-        shrinkage: ``soft`` (publication) or ``gelu`` (release), see :func:`papers.vars.sparse.shrink`. By default soft,
-            until a released file is loaded, whose weights were trained with GELU.
+        shrinkage: ``soft`` (publication) or ``gelu`` (release), see :func:`papers.vars.attention.shrink`. By default
+            soft, until a released file is loaded, whose weights were trained with GELU.
         normalization: ``tokens``: each template has unit norm over tokens (released); ``rows``: templates are left as
             they are and the output is divided by ``P P^T 1``, as in self-attention.
         initial: the code before the first step: ``shrunk`` is ``S_lambda(P^T v)`` (released), ``zero`` is zero.
@@ -189,17 +128,6 @@ class VARSDynamic(nn.Module):
         """Columns of P that are the same for all images, (h, N, k), the last ones."""
         return None
 
-    def _templates(self, q: Tensor, static: Tensor | None) -> Tensor:
-        """P (h, B, N, m) from q (B, N, h, d)."""
-        if self.normalization == "tokens":
-            if torch.is_grad_enabled():
-                return _Templates.apply(q, self.rand_matrix, static)
-            return _exponentials(q, self.rand_matrix, static)[0]
-        templates = random_features(F.normalize(q, dim=-1).transpose(1, 2), self.rand_matrix).transpose(0, 1)
-        if static is None:
-            return templates
-        return torch.cat([templates, static.unsqueeze(1).expand(-1, len(q), -1, -1)], dim=-1)
-
     def _qv(self, x: Tensor) -> Tensor:
         """Queries and values, (B, N, 2 C)."""
         self._check_tokens(x.shape[1])
@@ -209,74 +137,58 @@ class VARSDynamic(nn.Module):
     def _check_tokens(self, tokens: int) -> None:
         """Refuse a number of tokens that there are no templates for."""
 
-    def _problem(self, x: Tensor) -> _Problem:
-        q, v = self._qv(x).unflatten(2, (2, self.num_heads, -1)).unbind(2)
-        with without_autocast(x):
-            static = self._static()
-            return _Problem(self._templates(q, static), v.permute(2, 0, 1, 3).contiguous(), static)
-
     def _sparsity(self) -> Tensor:
         return self.learned_lam * self.sparsity
-
-    def _scale(self) -> Tensor | float:
-        """Of the step size, see :func:`papers.vars.reconstruction.step_size`."""
-        return self.learned_L if self.step_size is None else float(self.step_size)
-
-    def _form(self, tokens: int, channels: int) -> type[Lateral]:
-        """The form of the lateral connections that takes fewer operations."""
-        size = (tokens, self.num_templates, channels, self.steps)
-        return min(ByMatrix, ByFactors, key=lambda form: form.operations(*size))
 
     def _dynamics(self) -> Dynamics:
         return Dynamics(self.steps, self.shrinkage, self.initial == "zero")
 
-    def _reconstruct(self, problem: _Problem) -> Tensor:
-        """P u_T, (h, B, N, d)."""
-        templates, value, static = problem
-        with without_autocast(templates):
-            x = reconstruct(
-                templates.flatten(0, 1), value.flatten(0, 1), static, self.learned_k, self._scale(), self._sparsity(),
-                self._dynamics(), self._form(*value.shape[2:]),
-            ).view_as(value)  # fmt: skip
-            if self.normalization == "rows":
-                x = x / (templates @ templates.sum(dim=-2).unsqueeze(-1))
-            return x
+    def _step(self, templates: Tensor) -> Tensor | float:
+        return step_size(templates, self.learned_L) if self.step_size is None else self.step_size
 
-    def _attend(self, x: Tensor) -> Tensor:
-        """P u_T for tokens ``x``, (B, N, C)."""
-        if self.normalization == "tokens" and self.steps > 0 and dynamic_compiled.serves(x, self.learned_k):
-            return dynamic_compiled.reconstruct(
-                self._qv(x), self.rand_matrix, self._static(), self.learned_k, self._scale(), self._sparsity(),
-                self._dynamics(), self._form(x.shape[1], x.shape[2] // self.num_heads),
-            )  # fmt: skip
-        return self._reconstruct(self._problem(x)).permute(1, 2, 0, 3).flatten(2)
+    def _templates_and_input(self, qv: Tensor) -> tuple[Tensor, Tensor]:
+        q, v = qv.unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        templates, static = features(q, self.rand_matrix), self._static()
+        if self.normalization == "tokens":
+            templates = unit(templates)
+        return templates if static is None else beside(templates, static), v
 
     def reconstruction_problem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is to be reconstructed from what: templates P (B, h, N, m) and input v (B, h, N, d) of tokens ``x``."""
-        problem = self._problem(x)
-        return problem.templates.transpose(0, 1), problem.value.transpose(0, 1)
+        qv = self._qv(x)
+        with without_autocast(x):
+            return self._templates_and_input(qv)
 
-    @torch.no_grad()
+    def _reconstruct(self, templates: Tensor, v: Tensor) -> Tensor:
+        """P u_T, (B, h, N, d)."""
+        with without_autocast(v):
+            step, sparsity = self._step(templates), self._sparsity()
+            x = reconstruct(templates, v, self.learned_k, step, sparsity, self._dynamics())
+            return x if self.normalization == "tokens" else x / (templates @ templates.sum(dim=-2).unsqueeze(-1))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """P u_T for tokens ``x``, (B, N, C)."""
+        if self.normalization == "tokens" and self.steps > 0 and fast.allowed():
+            qv = self._qv(x)
+            with without_autocast(x):
+                scale = self.learned_L if self.step_size is None else float(self.step_size)
+                return fast_dynamic.reconstruct(
+                    qv, self.rand_matrix, self._static(), self.learned_k, scale, self._sparsity(), self._dynamics()
+                )
+        return self._reconstruct(*self.reconstruction_problem(x)).transpose(1, 2).flatten(2)
+
     def trajectory(self, x: Tensor, steps: int | None = None) -> Trajectory:
-        """The dynamics on tokens ``x`` (B, N, C), for ``steps`` steps (None: as forward does); not differentiable.
+        """The dynamics on tokens ``x`` (B, N, C), for ``steps`` steps (None: as forward does).
 
         Returns:
             Codes (T + 1, B, h, m, d) and objectives (T + 1, B, h), summed over the d channels of a head.
         """
-        templates, value, static = self._problem(x)
+        templates, v = self.reconstruction_problem(x)
         dynamics, sparsity = self._dynamics()._replace(steps=self.steps if steps is None else steps), self._sparsity()
-        form, drive = self._form(*value.shape[2:]), (value.mT @ templates).flatten(0, 1)
-        connections, row_sums, _ = form.connect(templates.flatten(0, 1), static, self.learned_k)
-        step, _ = step_size(row_sums, self._scale())
-        lateral = form(connections, step)
-        found = [code.clone() for _, code in iterate(lateral, drive, sparsity, dynamics)]
-        stacked = torch.stack(found).mT * code_unit(step, self.shrinkage)
-        energy = value.flatten(0, 1).square().sum(dim=(-2, -1))
-        objectives = objective(stacked, lateral.product(stacked), drive.mT, energy, sparsity)
-        by_image = (self.num_heads, len(x))
-        return Trajectory(
-            stacked.unflatten(1, by_image).transpose(1, 2), objectives.unflatten(1, by_image).transpose(1, 2)
-        )
+        found = list(codes_of(templates, v, self.learned_k, self._step(templates), sparsity, dynamics))
+        code, lateral = torch.stack(found), self.learned_k @ (templates.mT @ templates) @ self.learned_k
+        energy = v.square().sum(dim=(-2, -1))
+        return Trajectory(code, objective(code, lateral @ code, templates.mT @ v, energy, sparsity))
 
     def attention_map(self, x: Tensor) -> Tensor:
         """The share of the reconstruction's energy on each token: (B, N, C) -> (B, h, N), summing to 1.
@@ -284,7 +196,7 @@ class VARSDynamic(nn.Module):
         The response to v is not linear, so there is no matrix of weights; what the dynamics keep of each token is the
         map.
         """
-        return token_energy(self._reconstruct(self._problem(x))).transpose(0, 1)
+        return token_energy(self._reconstruct(*self.reconstruction_problem(x)))
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend; ``x`` has shape (B, N, C). Masks are refused."""
@@ -292,6 +204,7 @@ class VARSDynamic(nn.Module):
         return self.proj_drop(self.proj(self._attend(x)))
 
 
+@register_notrace_module
 class VARSStaticDynamic(VARSDynamic):
     """VARS-SD: VARS-D with learned templates beside the dynamic ones: (B, N, C) -> (B, N, C).
 
@@ -318,7 +231,7 @@ class VARSStaticDynamic(VARSDynamic):
 
     def _static(self) -> Tensor:
         static = self.kernel.squeeze(0)
-        return static / static.square().sum(dim=-2, keepdim=True).sqrt() if self.normalization == "tokens" else static
+        return unit(static) if self.normalization == "tokens" else static
 
     def _check_tokens(self, tokens: int) -> None:
         if tokens != self.kernel.shape[-2]:

@@ -1,29 +1,19 @@
-"""Positive random features, and self-attention that is linear in the number of tokens by them.
+"""Self-attention by random features, linear in the number of tokens: the baseline of the VARS release.
 
-Choromanski et al., "Rethinking Attention with Performers", ICLR 2021, lemma 1: with W's columns standard normal,
-
-    phi(x) = exp(W^T x - ||x||^2 / 2) / sqrt(m)    has    E[phi(q)^T phi(k)] = exp(q^T k),
-
-so that softmax attention is approached as the number m of features grows. The VARS release uses it as a baseline and,
-in VARS-D, as the dynamic templates.
+Choromanski et al., "Rethinking Attention with Performers", ICLR 2021. Random features approach the exponential kernel
+of softmax attention as their number grows, see :func:`papers.vars.attention.random_features`.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.linear import Linear
-
-Grid = tuple[int, int]
-
-
-def random_features(x: Tensor, projection: Tensor) -> Tensor:
-    """Positive random features of ``x`` (..., N, d) for a ``projection`` (..., d, m): (..., N, m)."""
-    scale = projection.shape[-1] ** -0.5
-    return torch.exp(x @ projection - 0.5 * x.square().sum(dim=-1, keepdim=True)) * scale
+from papers.vars.attention import Grid
 
 
 def refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
@@ -32,6 +22,7 @@ def refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
         raise UserError("This attention never forms a map and takes no attn_mask and no is_causal; leave them out.")
 
 
+@register_notrace_module
 class KernelizedAttention(nn.Module):
     """Self-attention by random features, as released (``perf``): (B, N, C) -> (B, N, C).
 

@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Compute in the precision of the operands; meta tensors, which have no autocast, are let through."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    """Compute in the precision of the operands; where there is no autocast, nothing is done."""
+    on = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
 
 
 def plain_backward(backward: Callable[..., Any]) -> Any:

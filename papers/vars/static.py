@@ -1,125 +1,46 @@
-"""VARS-S: attention as sparse reconstruction from learned, convolutional templates.
+"""The module of VARS-S: sparse reconstruction from learned, convolutional templates.
 
-Every channel c of v is a map of H x W tokens and is reconstructed from J maps by circular convolution with learned
-kernels k_1 .. k_J, which are parametrised by their spectra (a hat marks spectra; products are per frequency):
-
-    d_j = F^-1[k^_j v^]                                                     drive
-    u_0 = S_lambda(d),  u_{t+1} = S_{lambda / L}(u_t - (G u_t - d) / L)     dynamics, T steps
-    (G u)_i = F^-1[k^_i sum_j conj(k^_j) u^_j]                              lateral connections
-    out = F^-1[k2^ sum_j conj(k^_j) u^_j]                                   reconstruction, then a learned filter k2
-
-with L a running estimate of the largest eigenvalue of G, ``max_f sum_j |k^_j(f)|^2``.
-
-How it is computed. The dynamics are carried out for ``L u``, whose threshold is lambda itself. Per frequency G has
-rank one, so a step is ``u^_i += k^_i (v^ - sum_j conj(k^_j) u^_j / L)`` between one transform of the J maps and one
-inverse; the last step needs no inverse of J maps at all. Tokens stay in the (B, N, C) layout in which they come. On a
-CPU with a C compiler it is computed by static_compiled.py; here it is written for every device and precision.
+Equations: papers/vars/attention.py, :func:`papers.vars.attention.vars_s`. Names of parameters are the released ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.linear import Linear
 from papers.rvt.layers import TokenBatchNorm
-from papers.vars import static_compiled
-from papers.vars.fourier import FourierTransform
-from papers.vars.kernelized import Grid, refuse_masks
-from papers.vars.precision import plain_backward, without_autocast
-from papers.vars.sparse import SHRINKAGES, Shrinkage, Trajectory, objective, shrink, token_energy
-
-Kernels = tuple[Tensor, Tensor]
-"""Spectra k^_1 .. k^_J in two parts, real (J, 1, 1, H, W', c) and, with the sign that it has in the product with the
-real and with the imaginary part of a spectrum, imaginary (J, 1, 2, H, W', c): ``k^ s = real * s + imag * flip(s)``."""
-
-
-def synthesize(kernels: Kernels, s: Tensor, onto: Tensor | None = None) -> Tensor:
-    """J spectra ``k^_j s``, (J, B, 2, H, W', c), added to the spectra ``onto``; s is (B, 2, H, W', c)."""
-    real, imag = kernels
-    onto = real * s if onto is None else torch.addcmul(onto, real, s)
-    return onto.addcmul_(imag, s.flip(1))
-
-
-def analyze(kernels: Kernels, s: Tensor) -> Tensor:
-    """``sum_j conj(k^_j) s_j``, (B, 2, H, W', c), of J spectra (J, B, 2, H, W', c)."""
-    real, imag = kernels
-    direct, crossed = real[0] * s[0], imag[0] * s[0]
-    for real_j, imag_j, s_j in zip(real[1:], imag[1:], s[1:], strict=True):
-        direct.addcmul_(real_j, s_j)
-        crossed.addcmul_(imag_j, s_j)
-    return direct.add_(crossed.flip(1))
+from papers.vars import fast
+from papers.vars.attention import (
+    SHRINKAGES,
+    Convolutions,
+    Dynamics,
+    Grid,
+    Shrinkage,
+    Trajectory,
+    objective,
+    to_maps,
+    token_energy,
+    vars_s,
+)
+from papers.vars.fast import static as fast_static
+from papers.vars.fast.fourier import FourierTransform
+from papers.vars.kernelized import refuse_masks
+from papers.vars.precision import without_autocast
 
 
-class _SoftAnalysis(torch.autograd.Function):
-    """``sum_j conj(k^_j) u^_j`` after the dynamics with soft shrinkage, differentiable (once) in v^ and the kernels.
-
-    What autograd would do, without its temporaries of J spectra each: sums over maps and over images are accumulated.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, target: Tensor, real: Tensor, imag: Tensor, drive: Tensor, bound: Tensor, sparsity: float,
-        steps: int, fourier: FourierTransform,
-    ) -> Tensor:  # fmt: skip
-        kernels, maps = (real, imag), len(real)
-        scaled = bound * F.softshrink(drive, sparsity)
-        spectra, residuals, codes = [], [], []
-        for step in range(steps + 1):
-            codes.append(scaled)
-            spectra.append(fourier(scaled.flatten(0, 1)).unflatten(0, (maps, -1)))
-            analysis = analyze(kernels, spectra[-1]).div_(bound)
-            if step < steps:
-                residuals.append(target - analysis)
-                change = synthesize(kernels, residuals[-1], onto=spectra[-1])
-                scaled = F.softshrink(fourier.inverse(change.flatten(0, 1)).unflatten(0, (maps, -1)), sparsity)
-        ctx.save_for_backward(target, real, imag, bound, *spectra, *residuals, *codes)
-        ctx.steps, ctx.fourier = steps, fourier
-        return analysis
-
-    @staticmethod
-    @plain_backward
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        target, real, imag, bound, *rest = ctx.saved_tensors
-        steps, fourier, kernels, maps = ctx.steps, ctx.fourier, (real, imag), len(real)
-        spectra, residuals, codes = rest[: steps + 1], rest[steps + 1 : 2 * steps + 1], rest[2 * steps + 1 :]
-        # Images are summed over at the end: products that are added to are one pass, sums would be two more each time.
-        direct, crossed = torch.zeros_like(spectra[0]), torch.zeros_like(spectra[0])
-
-        def accumulate(s: Tensor, factor: Tensor) -> None:
-            """Add the gradient of the kernels, ``s_j conj(factor)`` for every image, in parts."""
-            direct.addcmul_(s, factor)
-            crossed.addcmul_(s, factor.flip(1))
-
-        d_target, d_spectra = torch.zeros_like(target), None
-        for step in range(steps, -1, -1):
-            gradient = gradient / bound
-            accumulate(spectra[step], gradient)
-            d_spectra = synthesize(kernels, gradient, onto=d_spectra)
-            d_scaled = fourier.adjoint(d_spectra.flatten(0, 1)).unflatten(0, (maps, -1))
-            # Zero where the code is. (As fast as any pass over memory; masked_fill_ is not.)
-            d_scaled = torch.ops.aten.softshrink_backward(d_scaled, codes[step], 0)
-            if step == 0:  # the first code is L S(d) rather than S(...)
-                d_scaled *= bound
-            d_spectra = fourier.inverse_adjoint(d_scaled.flatten(0, 1)).unflatten(0, (maps, -1))
-            accumulate(d_spectra, residuals[step - 1] if step else target)
-            gradient = analyze(kernels, d_spectra)
-            d_target += gradient
-            gradient = gradient.neg_()
-        d_real, d_imag = direct.sum(dim=(1, 2), keepdim=True), crossed.sum(dim=1, keepdim=True)
-        return d_target, d_real, d_imag, None, None, None, None, None
-
-
+@register_notrace_module
 class VARSStatic(nn.Module):
     """VARS-S: sparse reconstruction from learned convolutional templates: (B, N, C) -> (B, N, C).
 
-    Equations: the module's docstring. The output passes a batch norm and a projection, as released. Kernels are
-    normalised at construction. ``L`` is refreshed by :meth:`on_optimizer_step`, which the training loop calls.
+    Equations: :func:`papers.vars.attention.vars_s`. The output passes a batch norm and a projection, as released.
+    Kernels are normalised at construction. ``L`` is refreshed by :meth:`on_optimizer_step`, which the training loop
+    calls.
 
     Args:
         dim: C.
@@ -141,9 +62,6 @@ class VARSStatic(nn.Module):
         momentum: weight of the new value in an update of L.
     """
 
-    #: Values of v that are carried through the dynamics together on a CPU, as a multiple of so many channels.
-    values_per_group: ClassVar[int] = 100_000
-    channels_per_group: ClassVar[int] = 32
     #: State that a released file may lack.
     derived: ClassVar[tuple[str, ...]] = ("L", "kernel_norm")
 
@@ -247,52 +165,15 @@ class VARSStatic(nn.Module):
         v = self.v(x)
         return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
-    def _group_size(self, v: Tensor) -> int:
-        images, tokens, channels = v.shape
-        if v.device.type != "cpu" or torch.jit.is_tracing():
-            return channels
-        multiple = self.values_per_group // max(1, images * tokens * self.channels_per_group)
-        return self.channels_per_group * max(1, multiple)
+    def _spectra(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """k^ (C, J, H, W // 2 + 1) and k2^ (C, H, W // 2 + 1) as complex numbers with parts of this precision."""
+        kernel, readout = (torch.view_as_complex(k.to(dtype).squeeze(2)) for k in (self.kernel, self.kernel2))
+        return kernel, readout.squeeze(1)
 
-    def _groups(self, v: Tensor) -> Iterator[tuple[Tensor, Kernels, Tensor]]:
-        """Split v and the parameters into groups of channels: v (B, N, c), kernels, L (c,).
-
-        Channels do not interact, and all that the dynamics need of a group stays in the processor's cache, which is
-        worth a factor on a CPU; other devices take all channels at once.
-        """
-        size = self._group_size(v)
-        kernels, bounds = self.kernel.to(v.dtype).split(size), self.L.to(v.dtype).split(size)
-        for part, kernel, bound in zip(v.split(size, -1), kernels, bounds, strict=True):
-            # (c, J, 1, H, W', 2) to (2, J, 1, 1, H, W', c)
-            real, imag = kernel.permute(5, 1, 2, 3, 4, 0).unsqueeze(2).contiguous().unbind(0)
-            yield part.contiguous(), (real, torch.cat([-imag, imag], dim=2)), bound
-
-    def _transform(self, x: Tensor) -> Tensor:
-        """Spectra (J, B, 2, H, W', c) of J maps (J, B, N, c)."""
-        return self.fourier(x.flatten(0, 1)).unflatten(0, (self.num_maps, -1))
-
-    def _inverse(self, s: Tensor) -> Tensor:
-        """J maps (J, B, N, c) of spectra (J, B, 2, H, W', c)."""
-        return self.fourier.inverse(s.flatten(0, 1)).unflatten(0, (self.num_maps, -1))
-
-    def _dynamics(
-        self, target: Tensor, drive: Tensor, kernels: Kernels, bound: Tensor, steps: int
-    ) -> Iterator[Kernels]:
-        """Yield, for the code after 0 to ``steps`` steps, ``L u`` (J, B, N, c) and ``sum_j conj(k^_j) u^_j``.
-
-        ``target`` is the spectrum of v, ``drive`` d (J, B, N, c).
-        """
-        scaled = bound * shrink(drive, self.sparsity, self.shrinkage)
-        for step in range(steps + 1):
-            spectra = self._transform(scaled)
-            analysis = analyze(kernels, spectra) / bound
-            yield scaled, analysis
-            if step < steps:
-                scaled = self._inverse(synthesize(kernels, target - analysis, onto=spectra))
-                if self.shrinkage == "soft":  # L S_{lambda / L}(x / L) = S_lambda(x)
-                    scaled = shrink(scaled, self.sparsity, "soft")
-                else:
-                    scaled = bound * shrink(scaled / bound, self.sparsity / bound, self.shrinkage)
+    def _codes(self, v: Tensor, steps: int) -> tuple[Convolutions, Iterator[Tensor]]:
+        """The templates, and the codes (B, C, J, H, W) of maps v (B, C, H, W) after 0 to ``steps`` steps."""
+        templates = Convolutions(self._spectra(v.dtype)[0], self.grid)
+        return templates, templates.codes(v, self.L.to(v.dtype), self.sparsity, Dynamics(steps, self.shrinkage))
 
     def trajectory(self, x: Tensor, steps: int | None = None) -> Trajectory:
         """The dynamics on tokens ``x`` (B, N, C), for ``steps`` steps (None: as many as forward does).
@@ -300,55 +181,26 @@ class VARSStatic(nn.Module):
         Returns:
             Codes (T + 1, B, C, J, N) and objectives (T + 1, B, C).
         """
-        steps = self.steps if steps is None else steps
-        groups = [self._trajectory(*group, steps) for group in self._groups(self._input(x))]
-        return Trajectory(*(torch.cat(part, dim=2) for part in zip(*groups, strict=True)))
-
-    def _trajectory(self, v: Tensor, kernels: Kernels, bound: Tensor, steps: int) -> Trajectory:
-        def by_channel(maps: Tensor) -> Tensor:
-            return maps.permute(1, 3, 0, 2)
-
-        target = self.fourier(v)
-        drive = self._inverse(synthesize(kernels, target))
-        energy = v.square().sum(dim=1)
-        codes, objectives = [], []
-        for scaled, analysis in self._dynamics(target, drive, kernels, bound, steps):
-            code = by_channel(scaled / bound)
-            gram_code = by_channel(self._inverse(synthesize(kernels, analysis)))
-            codes.append(code)
-            objectives.append(objective(code, gram_code, by_channel(drive), energy, self.sparsity))
-        return Trajectory(torch.stack(codes), torch.stack(objectives))
-
-    def _spectrum(self, v: Tensor) -> Tensor:
-        """The spectrum of the reconstruction of v, (B, 2, H, W', C), with what no real map has."""
-        found = []
-        for part, kernels, bound in self._groups(v):
-            target = self.fourier(part)
-            # The backward pass of soft shrinkage is written out and starts from the spectra.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.shrinkage != "soft"):
-                drive = self._inverse(synthesize(kernels, target))
-            found.append(self._analysis(target, kernels, drive, bound))
-        return torch.cat(found, dim=-1)
-
-    def _analysis(self, target: Tensor, kernels: Kernels, drive: Tensor, bound: Tensor) -> Tensor:
-        """``sum_j conj(k^_j) u^_j``, (B, 2, H, W', c), after the last step."""
-        if torch.is_grad_enabled() and self.shrinkage == "soft":
-            return _SoftAnalysis.apply(target, *kernels, drive, bound, self.sparsity, self.steps, self.fourier)
-        *_, (_, analysis) = self._dynamics(target, drive, kernels, bound, self.steps)
-        return analysis
+        v = to_maps(self._input(x), self.grid)
+        templates, found = self._codes(v, self.steps if steps is None else steps)
+        codes = list(found)
+        lateral = torch.stack([templates.lateral(code) for code in codes])
+        code, gram_code, drive = (part.flatten(-2) for part in (torch.stack(codes), lateral, templates.drive(v)))
+        energy = v.square().sum(dim=(-2, -1))
+        return Trajectory(code, objective(code, gram_code, drive, energy, self.sparsity))
 
     def _reconstruct(self, v: Tensor) -> Tensor:
         """The reconstruction of v, filtered with k2, (B, N, C)."""
-        if static_compiled.serves(v, self.shrinkage):
-            parameters = (part.to(v.dtype) for part in (self.kernel, self.kernel2, self.L))
-            return static_compiled.reconstruct(v, *parameters, self.grid, self.steps, self.sparsity)
-        spectrum = self.fourier.real_part(self._spectrum(v))
-        real, imag = self.kernel2[:, 0, 0].to(v.dtype).permute(3, 1, 2, 0).unbind(0)
-        return self.fourier.inverse(real * spectrum + torch.stack([-imag, imag]) * spectrum.flip(1))
+        if self.shrinkage == "soft" and fast.allowed():
+            settings = self.steps, self.sparsity, self.fourier
+            return fast_static.reconstruct(v, self.kernel, self.kernel2, self.L, *settings)
+        dynamics = Dynamics(self.steps, self.shrinkage)
+        return vars_s(v, *self._spectra(v.dtype), self.L.to(v.dtype), self.sparsity, dynamics, self.grid)
 
     def attention_map(self, x: Tensor) -> Tensor:
         """The share of the reconstruction's energy on each token: (B, N, C) -> (B, 1, N), summing to 1."""
-        return token_energy(self.fourier.inverse(self._spectrum(self._input(x)))).unsqueeze(1)
+        templates, (*_, code) = self._codes(to_maps(self._input(x), self.grid), self.steps)
+        return token_energy(templates.maps(templates.analysis(code)).flatten(-2).mT).unsqueeze(1)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend; ``x`` has shape (B, N, C). Masks are refused."""

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import native
-from papers.vars import dynamic_compiled as compiled
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
-from papers.vars.lateral import ByFactors, ByMatrix, Lateral
+from papers.vars.fast import dynamic
+from papers.vars.fast import dynamic_compiled as compiled
+from papers.vars.fast.lateral import ByFactors, ByMatrix, Lateral
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C compiler")
 
@@ -57,7 +58,7 @@ def results(attention: VARSDynamic, x: Tensor) -> dict[str, Tensor]:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, form: type[Lateral]) -> None:
-    monkeypatch.setattr(VARSDynamic, "_form", lambda self, tokens, channels: form)
+    monkeypatch.setattr(dynamic, "fewer_operations", lambda *_: form)
 
 
 @pytest.mark.parametrize("form", FORMS)

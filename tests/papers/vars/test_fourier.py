@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from papers.vars.fourier import FourierTransform
+from papers.vars.fast.fourier import FourierTransform
 
 GRIDS = ((14, 14), (7, 7), (5, 8), (3, 2), (4, 1), (1, 6))
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
-from papers.vars.lateral import ByFactors, ByMatrix
+from papers.vars.fast import dynamic
+from papers.vars.fast.lateral import ByFactors, ByMatrix, fewer_operations
 from papers.vars.static import VARSStatic
 
 ATTENTIONS = {"vars_d": VARSDynamic, "vars_sd": VARSStaticDynamic, "vars_s": VARSStatic}
@@ -48,14 +49,14 @@ def test_both_forms_of_the_lateral_connections_are_one_computation(
     nn.init.normal_(attention.learned_k, std=0.3)  # not symmetric, so that K and its transpose are told apart
     results = []
     for form in (ByMatrix, ByFactors):
-        monkeypatch.setattr(attention, "_form", lambda *_, form=form: form)
+        monkeypatch.setattr(dynamic, "fewer_operations", lambda *_, form=form: form)
         x = tokens.clone().requires_grad_()
         attention.zero_grad()
         y = attention(x)
         y.square().sum().backward()
         with torch.no_grad():
-            found = [attention(tokens), *attention.trajectory(tokens)]
-        results.append([y.detach(), x.grad, *found, *(p.grad for p in attention.parameters() if p.requires_grad)])
+            found = attention(tokens)
+        results.append([y.detach(), x.grad, found, *(p.grad for p in attention.parameters() if p.requires_grad)])
     torch.testing.assert_close(*results)
 
 
@@ -69,14 +70,15 @@ def test_lateral_connections_and_row_sums_are_those_of_the_whole_product(form: t
     templates = templates.flatten(0, 1)
     gram, code = templates.mT @ templates, torch.randn(6, 7, 2, dtype=torch.float64)
     connections, row_sums, _ = form.connect(templates, columns, weights)
-    lateral = form(connections, torch.ones(1, 1, 1, dtype=torch.float64))
+    lateral = form(connections, torch.full((1, 1, 1), 0.5, dtype=torch.float64))
     torch.testing.assert_close(row_sums, gram.abs().sum(dim=-1))
-    torch.testing.assert_close(lateral.product(code), weights @ gram @ weights @ code)
+    expected = code - 0.5 * weights @ gram @ weights @ code
+    torch.testing.assert_close(lateral.forward(code.mT, 0), expected.mT)
 
 
 @pytest.mark.parametrize(("tokens", "form"), [(196, ByMatrix), (49, ByFactors)])
 def test_the_form_of_fewer_operations_is_taken(tokens: int, form: type) -> None:
-    assert VARSStaticDynamic(192, 6, grid=(14, 14))._form(tokens, 32) is form
+    assert fewer_operations(tokens, templates=128, channels=32, steps=5) is form
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

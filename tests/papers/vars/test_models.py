@@ -19,8 +19,9 @@ from common.training.recipe import load_recipe
 from papers.rvt.layers import Downsample
 from papers.rvt.patch_augmentation import PatchAugmentation
 from papers.rvt.training import hooks
+from papers.vars.attention import random_features
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
-from papers.vars.kernelized import KernelizedAttention, random_features
+from papers.vars.kernelized import KernelizedAttention
 from papers.vars.model import ATTENTIONS, VARIANTS
 from papers.vars.static import VARSStatic
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.checkpoints import load_released
 from papers.rvt.layers import TokenBatchNorm, TokenMlp
 from papers.rvt.model import Block
+from papers.vars import fast
 from papers.vars.dynamic import VARSDynamic, VARSStaticDynamic
 from papers.vars.model import checkpoint_filter_fn
 from papers.vars.static import VARSStatic
@@ -71,6 +72,13 @@ def settings(key: str) -> tuple[float, int]:
     return float(sparsity), int(steps)
 
 
+@pytest.fixture(params=["1", "0"], ids=["fast", "definition"])
+def _forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the fast forms and by the equations."""
+    monkeypatch.setenv(fast.SWITCH, request.param)
+
+
+@pytest.mark.usefixtures("_forms")
 @pytest.mark.parametrize("variant", ["block_vars_d", "block_vars_d_unit", "block_vars_sd", "block_vars_sd_unit"])
 def test_dynamic_attention_matches_the_release_at_every_step(variant: str) -> None:
     fixture = Fixture.load("vars", variant)
@@ -93,6 +101,7 @@ def test_dynamic_attention_matches_the_release_at_every_step(variant: str) -> No
     check_gradients(norms(attention), fixture)
 
 
+@pytest.mark.usefixtures("_forms")
 @pytest.mark.parametrize("variant", ["block_vars_s", "block_vars_s_normk"])
 def test_static_attention_matches_the_release_at_every_step(variant: str) -> None:
     fixture = Fixture.load("vars", variant)

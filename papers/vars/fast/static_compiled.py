@@ -1,6 +1,6 @@
 """VARS-S by compiled loops on a CPU, from v to the filtered reconstruction; differentiable once.
 
-Equations, and the same in torch: static.py. The loops: static.c.
+Equations: papers/vars/attention.py. The same in torch: static.py. The loops: static.c.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from common.native import call, library, plain
-from papers.vars.kernelized import Grid
+from papers.vars.attention import Grid
 from papers.vars.precision import plain_backward
-from papers.vars.sparse import Shrinkage
 
 SOURCE = Path(__file__).with_name("static.c")
 
@@ -36,9 +35,9 @@ class _Problem(ctypes.Structure):
     )
 
 
-def serves(v: Tensor, shrinkage: Shrinkage) -> bool:
-    """Whether :func:`reconstruct` can take ``v``: soft shrinkage of float32 on a CPU, where C could be compiled."""
-    return shrinkage == "soft" and plain(v) and library(SOURCE) is not None
+def serves(v: Tensor) -> bool:
+    """Whether :func:`reconstruct` can take ``v``: float32 on a CPU, where C could be compiled."""
+    return plain(v) and library(SOURCE) is not None
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,6 @@
 """VARS-D and VARS-SD by compiled loops on a CPU, from q and v to the reconstruction; differentiable once.
 
-Equations, and the same in torch: dynamic.py. The loops: dynamic.c.
+Equations: papers/vars/attention.py. The same in torch: dynamic.py. The loops: dynamic.c.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from common.native import call, library, plain
-from papers.vars.lateral import ByFactors, Lateral
+from papers.vars.attention import Dynamics
+from papers.vars.fast.lateral import ByFactors, Lateral
 from papers.vars.precision import plain_backward
-from papers.vars.sparse import Dynamics
 
 SOURCE = Path(__file__).with_name("dynamic.c")
 
@@ -133,7 +133,7 @@ def reconstruct(
         projection: of each head, (h, d, m - k); has no gradient.
         static: templates, (h, N, k), or None for k = 0.
         weights: K, (m, m).
-        scale: of the step size, see :func:`papers.vars.reconstruction.step_size`.
+        scale: of the step size, see :func:`papers.vars.fast.reconstruction.step_size`.
         sparsity: lambda, (1,).
         dynamics: which; at least one step.
         form: in which the lateral connections are computed.

@@ -42,12 +42,21 @@ class FourierTransform(nn.Module):
             )
             # The first transform leaves (H, 2, W // 2 + 1), so a row's two parts are neighbours there.
             forward_rows = forward_rows.permute(0, 1, 3, 2).reshape(2 * height, 2 * height)
-        real = torch.get_default_dtype()
         # Constants, recreated at construction: they are not part of the state.
-        self.register_buffer("columns", torch.cat([columns.real, columns.imag]).to(real), persistent=False)
-        self.register_buffer("rows", forward_rows.to(real), persistent=False)
-        self.register_buffer("inverse_rows", forward_rows.T.contiguous().to(real), persistent=False)
-        self.register_buffer("inverse_columns", inverse.contiguous().to(real), persistent=False)
+        self._exact = {
+            "columns": torch.cat([columns.real, columns.imag]),
+            "rows": forward_rows,
+            "inverse_rows": forward_rows.T.contiguous(),
+            "inverse_columns": inverse.contiguous(),
+        }
+        for name, exact in self._exact.items():
+            self.register_buffer(name, torch.empty(exact.shape), persistent=False)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Give the constants their values, in the precision and on the device that they have."""
+        for name, exact in self._exact.items():
+            self._buffers[name] = exact.to(self._buffers[name])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Move the constants with the model, but keep their precision where it goes to half of it."""
@@ -56,7 +65,9 @@ class FourierTransform(nn.Module):
             there = fn(constant)
             return there if there.dtype not in (torch.float16, torch.bfloat16) else constant.to(there.device)
 
-        return super()._apply(moved, recurse)
+        super()._apply(moved, recurse)
+        self._fill()  # from float64, which constants in float32 cannot be taken to
+        return self
 
     def _to_spectrum(self, x: Tensor, columns: Tensor) -> Tensor:
         (height, width), (batch, _, channels) = self.grid, x.shape

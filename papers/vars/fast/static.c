@@ -1,6 +1,6 @@
 /* VARS-S on a processor, from v to the filtered reconstruction, and its gradient. static_compiled.py calls it.
 
-   Equations: static.py. What is computed is the same; what differs is where it stays. No two pairs of an image and a
+   Equations: ../attention.py. What is computed is the same; what differs is where it stays. No two pairs of an image and a
    channel interact, so LANES channels of one image are carried from the first transform to the last within the cache,
    channel beside channel in the lanes of a vector register. torch would write each of some hundred intermediate
    results to memory.

@@ -1,6 +1,6 @@
 /* VARS-D and VARS-SD from queries and values to the reconstruction, and its gradient. dynamic_compiled.py calls it.
 
-   Equations, and the same in torch: dynamic.py, sparse.py, lateral.py. What differs is where things stay: each problem,
+   Equations: ../attention.py. The same in torch: dynamic.py, lateral.py. What differs is where things stay: each problem,
    an image of a head, is taken from its templates to its reconstruction within the cache. The gradient is written out.
 
    Of a problem with N tokens, d channels, `own` dynamic and `fixed` static templates and a learned K:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from papers.vars.lateral import Lateral
+from papers.vars.attention import Dynamics
+from papers.vars.fast.descent import Descent, code_unit, descend, differentiate, iterate
+from papers.vars.fast.lateral import Lateral
 from papers.vars.precision import plain_backward
-from papers.vars.sparse import Descent, Dynamics, code_unit, descend, differentiate, iterate
 
 
 def step_size(row_sums: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor | None]:
@@ -41,7 +42,7 @@ class _Reconstruction(torch.autograd.Function):
         connections, row_sums, parts = form.connect(templates, static, weights)
         step, inverse = step_size(row_sums, scale)
         drive = value.mT @ templates
-        lateral = form(connections, step, form.memory(drive, value.shape[1], dynamics.steps), overwrite=True)
+        lateral = form(connections, step, form.memory(drive, value.shape[1], dynamics.steps))
         drive, codes, last, states = descend(lateral, drive, sparsity, dynamics)
         code = last * code_unit(step, dynamics.shrinkage)
         ctx.save_for_backward(
@@ -80,7 +81,7 @@ def reconstruct(
     dynamics: Dynamics,
     form: type[Lateral],
 ) -> Tensor:
-    """``P u_T``, (n, N, d), after the dynamics of :func:`papers.vars.sparse.iterate`; differentiable (once).
+    """``P u_T``, (n, N, d), after the dynamics of :func:`papers.vars.fast.descent.iterate`; differentiable (once).
 
     Args:
         templates: P, (n, N, m).
@@ -96,7 +97,7 @@ def reconstruct(
         return _Reconstruction.apply(templates, value, static, weights, scale, sparsity, dynamics, form)
     connections, row_sums, _ = form.connect(templates, static, weights)
     step, _ = step_size(row_sums, scale)
-    lateral = form(connections, step, overwrite=True)
+    lateral = form(connections, step)
     for _, code in iterate(lateral, value.mT @ templates, sparsity, dynamics):  # noqa: B007 (the last)
         pass
     return templates @ (code * code_unit(step, dynamics.shrinkage)).mT

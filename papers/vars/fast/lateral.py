@@ -43,18 +43,16 @@ class ByMatrix:
     """X as it is.
 
     Args:
-        connections: X, (n, m, m).
+        connections: X, (n, m, m); its memory is taken.
         step: s, (n, 1, 1) or (1, 1, 1).
         kept: ``I - s X``, where it is known.
-        overwrite: whether it may take the memory of X, the largest tensor of the dynamics.
     """
 
-    def __init__(self, connections: Tensor, step: Tensor, kept: Tensor | None = None, overwrite: bool = False) -> None:
-        self.connections, self.step = connections, step
+    def __init__(self, connections: Tensor, step: Tensor, kept: Tensor | None = None) -> None:
         if kept is None:
-            kept = torch.mul(connections, -step, out=connections if overwrite else None)
+            kept = connections.mul_(-step)  # X is the largest tensor of the dynamics, and not needed any more
             kept.diagonal(dim1=-2, dim2=-1).add_(1)
-        self.kept = kept
+        self.kept, self.step = kept, step
 
     @classmethod
     def restored(cls, parts: tuple[Tensor, ...], step: Tensor, kept: Tensor) -> ByMatrix:
@@ -143,10 +141,6 @@ class ByMatrix:
         d_step = (dot(d_kept, self.kept) - trace) / self.step
         return d_kept.mul_(-self.step), d_step
 
-    def product(self, code: Tensor) -> Tensor:
-        """``X u`` of codes that are columns: (..., n, m, d)."""
-        return self.connections @ code
-
 
 class ByFactors:
     """X by its factors; the methods do what those of :class:`ByMatrix` do.
@@ -155,10 +149,9 @@ class ByFactors:
         connections: ``P K`` and ``P K^T`` side by side, (n, N, 2 m).
         step: s, (n, 1, 1) or (1, 1, 1).
         kept: where :meth:`forward` writes, and :meth:`backward` reads, ``-s P K w_t``, (n, N, T, d); None for nowhere.
-        overwrite: nothing is overwritten.
     """
 
-    def __init__(self, connections: Tensor, step: Tensor, kept: Tensor | None = None, overwrite: bool = False) -> None:
+    def __init__(self, connections: Tensor, step: Tensor, kept: Tensor | None = None) -> None:
         self.left, self.right = connections.chunk(2, dim=-1)
         self.step, self.kept = step, kept
         self.returned: list[Tensor] = []
@@ -216,10 +209,6 @@ class ByFactors:
         d_connections[..., m:] = forth @ gradients.flatten(1, 2)
         return d_connections, -dot(forth, back) / self.step.square()
 
-    def product(self, code: Tensor) -> Tensor:
-        """``X u`` of codes that are columns: (..., n, m, d)."""
-        return self.right.mT @ (self.left @ code)
-
 
 def _row_sums(templates: Tensor, static: Tensor | None) -> Tensor:
     """``sum_j |P^T P|_ij`` without P^T P: dynamic templates are positive, so that their sum takes the place of many."""
@@ -235,3 +224,8 @@ def _row_sums(templates: Tensor, static: Tensor | None) -> Tensor:
 
 #: X in either form.
 Lateral = ByMatrix | ByFactors
+
+
+def fewer_operations(tokens: int, templates: int, channels: int, steps: int) -> type[Lateral]:
+    """The form of the lateral connections that takes fewer operations."""
+    return min(ByMatrix, ByFactors, key=lambda form: form.operations(tokens, templates, channels, steps))

@@ -1,72 +1,23 @@
-"""Sparse reconstruction: shrinkage, objective, trajectory; shared by all VARS modules.
+"""The dynamics of VARS-D and VARS-SD in few passes over memory, and their gradient, written out.
 
-The attractor dynamics of VARS (Shi et al., ICML 2022, arXiv 2204.10962) are iterative shrinkage-thresholding on the
-LASSO
-
-    E(u) = 1/2 ||v - P u||^2 + lambda ||u||_1                                                             (objective)
-    u_0 = S_lambda(P^T v),    u_{t+1} = S_{lambda s}(u_t - s (P^T P u_t - P^T v))                         (dynamics)
-
-with templates ``P`` (a column a template), input ``v``, code ``u``, step size ``s`` and soft threshold
-``S_a(x) = sign(x) max(|x| - a, 0)``. The output is the reconstruction ``P u``. For ``s <= 1 / ||P^T P||`` the objective
-never rises.
+Codes are rows here, (n, d, m) for n problems of d channels and m templates, for which products are faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.sparse_coding import soft_threshold
-from papers.vars.lateral import Lateral, dot
-
-Shrinkage = Literal["soft", "gelu"]
-SHRINKAGES: tuple[Shrinkage, ...] = ("soft", "gelu")
-
-
-class Dynamics(NamedTuple):
-    """Which dynamics.
-
-    Attributes:
-        steps: T.
-        shrinkage: see :func:`shrink`.
-        from_zero: whether u_0 is zero instead of ``S_lambda(P^T v)``.
-    """
-
-    steps: int
-    shrinkage: Shrinkage
-    from_zero: bool
-
-
-class Trajectory(NamedTuple):
-    """The dynamics, step by step.
-
-    Attributes:
-        codes: (T + 1, B, ...): the code ``u`` after 0 to T steps, 0 being the initial one.
-        objective: (T + 1, B, ...): the objective of each code, per image and head (VARS-S: per image and channel).
-    """
-
-    codes: Tensor
-    objective: Tensor
-
-
-def shrink(x: Tensor, threshold: Tensor | float, shrinkage: Shrinkage) -> Tensor:
-    """Shrink ``x`` towards zero.
-
-    ``soft`` is the publication's threshold, ``sign(x) max(|x| - threshold, 0)``; ``gelu`` the form released for
-    VARS-D and VARS-SD, ``sign(x) GELU(|x| - threshold)``, which is smooth but leaves values below the threshold
-    non-zero. ``threshold`` is not negative, a number or broadcasts against ``x``.
-    """
-    if shrinkage == "gelu":
-        return F.gelu(x.abs() - threshold) * x.sign()
-    return soft_threshold(x, threshold)
+from papers.vars.attention import Dynamics, Shrinkage
+from papers.vars.fast.lateral import Lateral, dot
 
 
 def _shrink_into(out: Tensor | None, x: Tensor, threshold: Tensor, shrinkage: Shrinkage) -> Tensor:
-    """:func:`shrink` in few passes, without gradient; ``out`` may be ``x``."""
+    """:func:`papers.vars.attention.shrink` in few passes, without gradient; ``out`` may be ``x``."""
     if shrinkage == "gelu":
         sign = x.sign()
         size = (x.abs_() if out is x else x.abs()).sub_(threshold)
@@ -183,26 +134,3 @@ def differentiate(
         d_sparsity = d_sparsity - dot(gradient, drive.sign()).sum()
         d_drive = gradient.add_(d_drive)
     return d_connections, d_drive, d_step, d_sparsity.expand_as(sparsity)
-
-
-def objective(code: Tensor, gram_code: Tensor, drive: Tensor, energy: Tensor, sparsity: Tensor | float) -> Tensor:
-    """``1/2 u^T G u - u^T d + 1/2 ||v||^2 + lambda ||u||_1`` over the last two dimensions.
-
-    It is the objective of the module's docstring where ``G = P^T P`` and ``d = P^T v``, and remains what the dynamics
-    minimise where ``G`` is another symmetric matrix (learned lateral connections).
-
-    Args:
-        code: u, (..., m, d).
-        gram_code: G u, the shape of ``code``.
-        drive: P^T v, the shape of ``code``.
-        energy: ||v||^2, (...).
-        sparsity: lambda.
-    """
-    quadratic = (code * (0.5 * gram_code - drive)).sum(dim=(-2, -1))
-    return quadratic + 0.5 * energy + sparsity * code.abs().sum(dim=(-2, -1))
-
-
-def token_energy(x: Tensor) -> Tensor:
-    """The share of squared norm that each token holds: (..., N, d) -> (..., N), non-negative, summing to 1."""
-    energy = x.square().sum(dim=-1)
-    return energy / energy.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
