@@ -68,7 +68,6 @@ def _machine(console: Console) -> None:
     import torch
 
     from common import provenance
-    from papers.vars.fast import in_use
 
     console.print(Text("Machine", style="bold"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
