@@ -13,6 +13,7 @@ from typing import Any
 
 import timm
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from timm.models import group_parameters, is_model
@@ -20,10 +21,10 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.checkpoints import choose, load_strictly, ours_resized, read, take_form, unwrap
 from common.errors import UserError
 from common.measurement import WeightsChoice
 from common.shapes import shapes_only
-from downstream.checkpoints import load_pretrained
 
 
 @MODELS.register_module()
@@ -121,7 +122,31 @@ class TimmFeatures(BaseModule):
     def init_weights(self) -> None:
         """Load ``checkpoint``; without one, keep the initialisation of the model itself."""
         if self.checkpoint is not None:
-            load_pretrained(self, self.checkpoint, self.checkpoint_weights)
+            self.load_classifier(self.checkpoint, self.checkpoint_weights)
+
+    def load_classifier(self, source: str | Path, weights: WeightsChoice | None = None) -> None:
+        """Load a classifier's weights, of a release or of our own training.
+
+        Tensors that are tied to the size of the images (position embeddings, relative biases, VARS's learned
+        templates) are resized to the model's, which the log says. The classifier, and what follows the last map, is
+        left out.
+
+        Args:
+            source: the file.
+            weights: which ones of a file that has both.
+
+        Raises:
+            UserError: names the first tensor that is missing, unexpected or of another shape.
+        """
+        content, what = choose(read(source), weights, source)
+        if what:
+            print_log(f"Of {source}, the {what} are taken.", logger="current")
+        state, changed = ours_resized(unwrap(content), self.model, trained="step" in content)
+        if changed:
+            print_log(f"Resized to the model's grid of tokens: {changed}.", logger="current")
+        needed = {name: value for name, value in state.items() if name not in self.left_out}
+        load_strictly(self.model, needed, str(source))
+        take_form(self.model, content)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The chosen maps of images (B, 3, H, W), finest first."""

@@ -1,4 +1,4 @@
-"""Loading weights into backbones, detectors and segmenters: strictly, by the names of the released classifiers.
+"""Loading weights into detectors and segmenters: strictly, by the names of the released classifiers.
 
 Released detectors and segmenters keep the backbone under ``backbone.`` with the names that its classifier was released
 with. The same conversion serves both: the one beside the class of the model (timm's, or the paper's).
@@ -9,45 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from common.checkpoints import choose, from_released, load_strictly, ours_resized, read, take_form, unwrap
-from common.measurement import WeightsChoice
-
-if TYPE_CHECKING:
-    from downstream.backbone import TimmFeatures
+from common.checkpoints import from_released, load_strictly, read, take_form, unwrap
+from downstream.backbone import TimmFeatures, find_backbones
 
 #: What the adapter adds to a model, named as in the released detectors.
 _OF_ADAPTER = re.compile(r"(norm\d+|learnable_downsample)\.")
-
-
-def load_pretrained(backbone: TimmFeatures, source: str | Path, weights: WeightsChoice | None = None) -> None:
-    """Load a classifier's weights, of a release or of our own training, into a backbone.
-
-    Tensors that are tied to the size of the images (position embeddings, relative biases, VARS's learned templates)
-    are resized to the backbone's, which the log says. The classifier, and what follows the last map, is left out.
-
-    Args:
-        backbone: to load into.
-        source: the file.
-        weights: which ones of a file that has both.
-
-    Raises:
-        UserError: names the first tensor that is missing, unexpected or of another shape.
-    """
-    model = backbone.model
-    content, what = choose(read(source), weights, source)
-    if what:
-        print_log(f"Of {source}, the {what} are taken.", logger="current")
-    state, changed = ours_resized(unwrap(content), model, trained="step" in content)
-    if changed:
-        print_log(f"Resized to the model's grid of tokens: {changed}.", logger="current")
-    load_strictly(model, {name: value for name, value in state.items() if name not in backbone.left_out}, str(source))
-    take_form(model, content)
 
 
 def load_finetuned(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
@@ -60,8 +31,6 @@ def load_finetuned(model: nn.Module, source: str | Path | Mapping[str, Any]) -> 
     Raises:
         UserError: names the first tensor that is missing, unexpected or of another shape; the model is unchanged then.
     """
-    from downstream.backbone import find_backbones
-
     inner: Any = model.module if is_model_wrapper(model) else model
     where = str(source) if isinstance(source, (str, Path)) else "The state dict"
     content = source if isinstance(source, Mapping) else read(source)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.checkpoints import read
+from common.declaration import Paper
 from common.errors import UserError, nearest
 from common.measurement import Measurement, Result, Weights
 from common.profiling.counting import parameters
@@ -44,20 +45,21 @@ class _Opened(NamedTuple):
 _opened: dict[tuple[Path, str], _Opened] = {}
 
 
-def choose(slug: str, dataset: str, wanted: str | None) -> str:
+def choose(paper: Paper, dataset: str, wanted: str | None) -> str:
     """The name of the config of a paper for a data set.
 
     Raises:
         UserError: the paper has none for it, or not the one that the user names.
     """
-    own = [name for name in settings(slug) if name.endswith(f"_{dataset}")]
+    own = [name for name in settings(paper) if name.endswith(f"_{dataset}")]
     if not own:
-        raise UserError(f"{slug} has no setting for {dataset}; its settings are {', '.join(settings(slug)) or 'none'}.")
+        have = ", ".join(settings(paper)) or "none"
+        raise UserError(f"{paper.slug} has no setting for {dataset}; its settings are {have}.")
     if wanted is None:
         return next((name for name in _PREFERRED if name in own), own[0])
     if wanted not in own:
         raise UserError(
-            f"{slug} has no setting {wanted!r} for {dataset}.{nearest(wanted, own)} It has {', '.join(own)}."
+            f"{paper.slug} has no setting {wanted!r} for {dataset}.{nearest(wanted, own)} It has {', '.join(own)}."
         )
     return wanted
 
@@ -77,9 +79,9 @@ def _open(run: Run, dataset: str) -> _Opened:
 
 def _train(run: Run, dataset: str) -> _Opened:
     asked = _settings(run)
-    setting = choose(run.paper.slug, dataset, asked.setting)
+    setting = choose(run.paper, dataset, asked.setting)
     job = Job(
-        config=settings(run.paper.slug)[setting],
+        config=settings(run.paper)[setting],
         data=asked.folders[dataset],
         # Ranks of a distributed run have folders of their own, and one for the training.
         folder=shared_folder(run) / "training" / setting,
@@ -102,7 +104,7 @@ def _train(run: Run, dataset: str) -> _Opened:
         weights = "trained" if "form" in read(asked.weights).get("meta", {}) else "released"
     else:
         training.train()
-    default = choose(run.paper.slug, dataset, None)
+    default = choose(run.paper, dataset, None)
     name = asked.model or str(training.config.model.backbone.name)
     tag = "" if setting == default else f".{setting.removesuffix(f'_{dataset}')}"
     return _Opened(training, f"{name}{tag}", setting, weights)

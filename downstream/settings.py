@@ -14,7 +14,7 @@ class DownstreamSettings(Settings):
     """The settings of any run, and those of detection and segmentation.
 
     Attributes:
-        setting: name of a config in ``downstream/configs/<paper>``, or None for the paper's first of a data set.
+        setting: name of a config in the paper's folder ``downstream``, or None for the paper's first of a data set.
         weights: a detector or segmenter to evaluate, released or our own, instead of training one.
         amp: mixed precision.
         corruptions: measure under corruption as well.

@@ -1,8 +1,8 @@
 """Training and evaluating by mmengine's Runner: a config, made ready for a machine and its data.
 
-A config (``downstream/configs``) holds what a paper says. What the user says goes on top of it here: the model, the
-data, the device, mixed precision. Under torchrun, training and evaluation are distributed; every image of an evaluation
-counts once.
+A config, in ``downstream`` of a paper's folder, holds what the paper says. What the user says goes on top of it here:
+the model, the data, the device, mixed precision. Under torchrun, training and evaluation are distributed; every image
+of an evaluation counts once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from common.data.loading import watched_loaders
+from common.declaration import Paper
 from common.errors import UserError, nearest
 from common.measurement import WeightsChoice
 from common.shapes import shapes_only
@@ -34,6 +35,7 @@ from downstream.backbone import TimmFeatures
 from downstream.checkpoints import load_finetuned
 from downstream.corruption import corrupt_pipeline
 
+#: Configs that papers share, and those of the embedded composition.
 CONFIGS = Path(__file__).with_name("configs")
 
 #: Our name of a measure, mmengine's, and the factor to per cent.
@@ -93,9 +95,13 @@ class Job:
     verbose: bool = False
 
 
-def settings(slug: str) -> dict[str, Path]:
+def settings(paper: Paper) -> dict[str, Path]:
     """The configs of a paper by their names."""
-    return {path.stem: path for path in sorted((CONFIGS / slug).glob("*.py"))}
+    return _configs(paper.folder / "downstream")
+
+
+def _configs(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
 def load_config(path: Path) -> Config:
@@ -105,7 +111,7 @@ def load_config(path: Path) -> Config:
         UserError: the file is missing.
     """
     if not path.is_file():
-        known = settings(path.parent.name)
+        known = _configs(path.parent)
         raise UserError(f"There is no setting {path.stem!r}.{nearest(path.stem, known)} There are {', '.join(known)}.")
     loaded = Config.fromfile(path)
     # A Runner logs and keeps its config several times; laying it out as tidy Python would take seconds each time.

@@ -21,7 +21,7 @@ from common.errors import UserError
 EXTENSION = "mmcv._ext"
 
 #: Where each operator is: modules of this package, named like those of ``mmcv.ops``, and the functions that mmcv calls.
-#: They are what the configs in ``downstream/configs`` reach.
+#: They are what the configs in ``downstream/configs`` and ``papers/<slug>/downstream`` reach.
 PROVIDED: dict[str, tuple[str, ...]] = {
     "focal_loss": ("sigmoid_focal_loss_forward", "sigmoid_focal_loss_backward"),
     "info": ("get_compiler_version", "get_compiling_cuda_version"),

@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser, paper: Paper) -> None:
     parser.add_argument("--coco", type=existing_folder, metavar="DIR", help="COCO 2017")
     parser.add_argument("--ade20k", type=existing_folder, metavar="DIR", help="ADEChallengeData2016")
     parser.add_argument("--cityscapes", type=existing_folder, metavar="DIR", help="Cityscapes, prepared as mmseg says")
-    parser.add_argument("--setting", metavar="NAME", help="a config in downstream/configs/SLUG (--list names them)")
+    parser.add_argument("--setting", metavar="NAME", help="one of the paper's configs (--list names them)")
     parser.add_argument("--list", action="store_true", help="list the paper's settings and end")
     parser.add_argument("--model", metavar="NAME", help="timm name of the backbone (default: the setting's)")
     parser.add_argument("--checkpoint", type=existing_file, metavar="FILE", help="classifier that training starts from")
@@ -136,7 +136,7 @@ def _check_options(paper: Paper, args: Namespace, folders: dict[str, Path]) -> N
     from downstream.measure import choose
     from downstream.training import settings
 
-    known = settings(paper.slug)
+    known = settings(paper)
     if args.setting is not None and args.setting not in known:
         have = f"It has {', '.join(known)}." if known else "It has none."
         raise UserError(f"{paper.slug} has no setting {args.setting!r}.{nearest(args.setting, known)} {have}")
@@ -151,13 +151,13 @@ def _check_options(paper: Paper, args: Namespace, folders: dict[str, Path]) -> N
     if args.weights and of_training:
         raise UserError(f"--weights is evaluated as it is, and --{of_training[0]} is for training; leave one out.")
     for name in folders:
-        choose(paper.slug, name, args.setting)
+        choose(paper, name, args.setting)
 
 
 def _list(paper: Paper) -> int:
     from downstream.training import load_config, settings
 
-    for name, path in settings(paper.slug).items():
+    for name, path in settings(paper).items():
         print(f"{name:32} {load_config(path).model.backbone.name}")
     return 0
 

@@ -14,11 +14,11 @@ from mmengine.registry import DATASETS, METRICS, init_default_scope
 from PIL import Image
 
 import downstream  # noqa: F401  (before anything of OpenMMLab)
-import papers  # noqa: F401  (registers the models)
+import papers
 from common.errors import UserError
 from downstream.checks import _is_box, _is_mask, check
 from downstream.composition import GARMENTS
-from downstream.training import CONFIGS, Job, prepare
+from downstream.training import CONFIGS, Job, prepare, settings
 
 
 def _note(number: int, **changes: object) -> dict[str, object]:
@@ -160,7 +160,9 @@ def test_labels_of_cityscapes_that_were_not_made_are_explained(tmp_path: Path) -
         for part, end in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
             (tmp_path / part / split / "bonn").mkdir(parents=True)
             Image.new("L", (8, 8)).save(tmp_path / part / split / "bonn" / f"bonn_000000_000019_{end}.png")
-    config = prepare(Job(config=CONFIGS / "fan/all-mlp_160k_cityscapes.py", data=tmp_path, folder=tmp_path / "run/x"))
+    config = prepare(
+        Job(config=settings(papers.find("fan"))["all-mlp_160k_cityscapes"], data=tmp_path, folder=tmp_path / "run/x")
+    )
     with pytest.raises(UserError, match=r"gtFine/train has no files \*_gtFine_labelTrainIds\.png; .*TrainIdLabelImgs"):
         check(config)
 

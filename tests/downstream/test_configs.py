@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +13,15 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import downstream  # noqa: F401  (before anything of OpenMMLab)
-import papers  # noqa: F401  (registers the models)
+import papers
 from common.shapes import shapes_only
 from downstream.backbone import TimmFeatures, find_backbones
 from downstream.layer_decay import LayerDecay
 from downstream.operators.registration import PROVIDED
-from downstream.training import CONFIGS, Job, build_model, load_config, prepare
+from downstream.training import CONFIGS, Job, build_model, load_config, prepare, settings
 
-_OWN = ("shared", "embedded")
-ALL = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name not in _OWN)
+ALL = [path for paper in papers.all_papers().values() for path in settings(paper).values()]
+SWIN, FAN, VARS = (papers.find(slug).folder / "downstream" for slug in ("swin", "fan", "vars"))
 
 #: Printed parameters in millions: github.com/microsoft/Swin-Transformer README.md @f82860b, COCO and ADE20K tables;
 #: READMEs of github.com/IBM/RegionViT @77000c2 and github.com/hustvl/MSG-Transformer @068da56, COCO tables.
@@ -30,7 +31,7 @@ PRINTED = {
     "swin/upernet_160k_ade20k": 60,
     "regionvit/mask-rcnn_1x_coco": 50,
     "regionvit/retinanet_1x_coco": 41,
-    "msg-transformer/cascade-mask-rcnn_3x_coco": 83,
+    "msg_transformer/cascade-mask-rcnn_3x_coco": 83,
     "hornet/cascade-mask-rcnn_3x_coco": 80,
     "hornet/upernet_160k_ade20k": 52,
     "hornet/upernet_160k_large_ade20k": 232,
@@ -69,7 +70,11 @@ def test_operators_are_those_that_configs_reach() -> None:
 
 
 def _name(path: Path) -> str:
-    return f"{path.parent.name}/{path.stem}"
+    return f"{_package(path)}/{path.stem}"
+
+
+def _package(path: Path) -> str:
+    return path.parents[1].name
 
 
 @pytest.mark.parametrize("path", ALL, ids=_name)
@@ -86,30 +91,25 @@ def test_a_config_builds_its_model(path: Path) -> None:
         assert round(millions) == PRINTED[_name(path)]
 
 
-@pytest.mark.parametrize("path", [path for path in ALL if path.parent.name == "vars"], ids=_name)
+@pytest.mark.parametrize("path", [path for path in ALL if _package(path) == "vars"], ids=_name)
 def test_a_kept_config_is_the_one_that_was_read(path: Path) -> None:
     config = load_config(path)
     assert config.to_dict() == Config.fromfile(path).to_dict()
     assert Config.fromstring(config.pretty_text, ".py").to_dict() == config.to_dict()
 
 
-#: Narrow models; all have maps like those of the configs' own.
-_NARROW = {
-    "swin": {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)},
-    "fan": {"embed_dim": 16, "depth": 2, "num_heads": 2},
-    "rvt": {"embed_dims": (16,), "depths": (1,), "num_heads": (2,)},
-    "vars": {"embed_dims": (16,), "depths": (1,), "num_heads": (2,)},
-    "regionvit": {"embed_dim": 32, "depths": (1, 1, 1, 1)},
-    "msg-transformer": {"embed_dim": 32, "depths": (1, 1, 1, 1)},
-    "hornet": {"base_dim": 16, "depths": (1, 1, 1, 1)},
-}
+def narrow(package: str) -> dict[str, object]:
+    """``NARROW`` of ``tests/papers/PACKAGE/downstream.py``, where there is one: arguments for small backbones."""
+    if not (Path(__file__).parents[1] / "papers" / package / "downstream.py").is_file():
+        return {}
+    return importlib.import_module(f"tests.papers.{package}.downstream").NARROW
 
 
 @pytest.mark.parametrize("path", ALL, ids=_name)
 def test_backbone_and_neck_can_be_distributed(path: Path) -> None:
     """DistributedDataParallel stops at a parameter without a gradient, unless it is told to look for them."""
-    job = Job(config=path, data=Path("x"), folder=Path("y/z"), model_args=_NARROW[path.parent.name])
-    prepared = prepare(dataclasses.replace(job, img_size=64) if path.parent.name in ("rvt", "vars") else job)
+    job = Job(config=path, data=Path("x"), folder=Path("y/z"), model_args=narrow(_package(path)))
+    prepared = prepare(dataclasses.replace(job, img_size=64) if "img_size" in load_config(path).model.backbone else job)
     prepared.model.backbone.drop_path_rate = 0.0
     init_default_scope(prepared.default_scope)
     parts = [MODELS.build(prepared.model[part]) for part in ("backbone", "neck") if prepared.model.get(part)]
@@ -121,13 +121,13 @@ def test_backbone_and_neck_can_be_distributed(path: Path) -> None:
 
 
 def test_what_a_source_sets_for_another_backbone_is_taken() -> None:
-    job = Job(config=CONFIGS / "swin/cascade-mask-rcnn_3x_coco.py", data=Path("x"), folder=Path("y/z"))
+    job = Job(config=SWIN / "cascade-mask-rcnn_3x_coco.py", data=Path("x"), folder=Path("y/z"))
     rates = [
         prepare(dataclasses.replace(job, model=f"swin_{size}_patch4_window7_224")).model.backbone.drop_path_rate
         for size in ("tiny", "small", "base")
     ]
     assert rates == [0.2, 0.2, 0.3]
-    job = Job(config=CONFIGS / "fan/all-mlp_160k_cityscapes.py", data=Path("x"), folder=Path("y/z"))
+    job = Job(config=FAN / "all-mlp_160k_cityscapes.py", data=Path("x"), folder=Path("y/z"))
     large = prepare(dataclasses.replace(job, model="fan_large_16_p4_hybrid"))
     with shapes_only():
         backbone = MODELS.build(large.model.backbone)
@@ -136,7 +136,7 @@ def test_what_a_source_sets_for_another_backbone_is_taken() -> None:
 
 
 def test_what_a_source_sets_beside_the_backbone_is_taken() -> None:
-    job = Job(config=CONFIGS / "hornet/upernet_160k_ade20k.py", data=Path("x"), folder=Path("y/z"))
+    job = Job(config=papers.find("hornet").folder / "downstream" / "upernet_160k_ade20k.py", data=Path("x"), folder=Path("y/z"))
     own, wider = prepare(job), prepare(dataclasses.replace(job, model="hornet_base_gf"))
     assert own.optim_wrapper.get("clip_grad") is None
     assert wider.optim_wrapper.clip_grad == {"max_norm": 1.0}
@@ -158,16 +158,14 @@ def test_what_a_source_sets_beside_the_backbone_is_taken() -> None:
 
 @pytest.mark.parametrize("model", ["vars_s_rvt_small", "vars_sd_rvt_small", "rvt_small_plus", "performer_deit_tiny"])
 def test_every_attention_fits_the_same_config(model: str) -> None:
-    config = prepare(
-        Job(config=CONFIGS / "vars" / "upernet_160k_ade20k.py", data=Path("data"), folder=Path("run/x"), model=model)
-    )
+    config = prepare(Job(config=VARS / "upernet_160k_ade20k.py", data=Path("data"), folder=Path("run/x"), model=model))
     with shapes_only():
         build_model(config)
 
 
 def test_channels_are_those_of_the_named_backbone() -> None:
     job = Job(
-        config=CONFIGS / "swin" / "upernet_160k_ade20k.py",
+        config=SWIN / "upernet_160k_ade20k.py",
         data=Path("data"),
         folder=Path("run/x"),
         model="swin_base_patch4_window7_224",

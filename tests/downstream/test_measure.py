@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,10 +40,14 @@ model = dict(
 def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Canvases as ADE20K, a paper's only setting for it, and a short list of corruptions."""
     write(tmp_path / "canvases", Canvases(train=8, val=5))
-    (tmp_path / "configs" / "vars").mkdir(parents=True)
+    paper = papers.find("vars")
+    own = dataclasses.replace(paper, folder=tmp_path / "vars")
+    (own.folder / "downstream").mkdir(parents=True)
     base = training.CONFIGS / "embedded" / "upernet.py"
-    (tmp_path / "configs" / "vars" / "upernet_160k_ade20k.py").write_text(_CONFIG.format(base=base))
-    monkeypatch.setattr(training, "CONFIGS", tmp_path / "configs")
+    (own.folder / "downstream" / "upernet_160k_ade20k.py").write_text(_CONFIG.format(base=base))
+    shutil.copy(paper.manifest, own.manifest)
+    known = {**papers.all_papers(), "vars": own}
+    monkeypatch.setattr(papers, "all_papers", lambda: known)
     monkeypatch.setitem(corruption.SETS, "few", (("contrast",), (1, 5)))
     return tmp_path
 
@@ -127,13 +133,13 @@ def test_bad_data_stops_before_training(ready: Path) -> None:
 
 
 def test_settings_are_chosen_by_data_set() -> None:
-    assert measure.choose("vars", "coco", None) == "mask-rcnn_1x_coco"
-    assert measure.choose("fan", "coco", None) == "cascade-mask-rcnn_3x_coco"
-    assert measure.choose("fan", "cityscapes", None) == "all-mlp_160k_cityscapes"
+    assert measure.choose(papers.find("vars"), "coco", None) == "mask-rcnn_1x_coco"
+    assert measure.choose(papers.find("fan"), "coco", None) == "cascade-mask-rcnn_3x_coco"
+    assert measure.choose(papers.find("fan"), "cityscapes", None) == "all-mlp_160k_cityscapes"
     with pytest.raises(UserError, match="Did you mean mask-rcnn_3x_coco"):
-        measure.choose("vars", "coco", "mask-rcnn_3x_cocoo")
+        measure.choose(papers.find("vars"), "coco", "mask-rcnn_3x_cocoo")
     with pytest.raises(UserError, match="no setting for ade20k"):
-        measure.choose("nothing", "ade20k", None)
+        measure.choose(papers.find("unrolling"), "ade20k", None)
 
 
 def test_the_command_picks_claims_by_what_is_given() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 import downstream  # noqa: F401  (before anything of OpenMMLab)
-import papers  # noqa: F401  (registers the models)
+import papers
 from common.checkpoints import to_released
 from common.errors import UserError
 from downstream import pictures
@@ -26,6 +26,7 @@ from downstream.operators import registration
 from downstream.training import CONFIGS, Job, Training, build_model, prepare
 from papers.rvt.claims import MINI
 
+SWIN = papers.find("swin").folder / "downstream"
 _HOST = {name: value for name, value in MINI.items() if name not in ("img_size", "num_classes")}
 
 
@@ -175,7 +176,7 @@ def test_two_processes_train_one_model_and_count_every_image_once(
 
 
 def test_iterations_shorten_a_schedule_that_counts_epochs() -> None:
-    job = Job(config=CONFIGS / "swin/mask-rcnn_3x_coco.py", data=Path("x"), folder=Path("y/z"), iterations=360)
+    job = Job(config=SWIN / "mask-rcnn_3x_coco.py", data=Path("x"), folder=Path("y/z"), iterations=360)
     config = prepare(job)
     assert config.train_cfg.max_iters == 360
     warmup, steps = config.param_scheduler
@@ -183,7 +184,7 @@ def test_iterations_shorten_a_schedule_that_counts_epochs() -> None:
     assert (steps.end, steps.milestones) == (360, [270, 330])
     assert not warmup.by_epoch
     assert not steps.by_epoch
-    job = Job(config=CONFIGS / "swin/upernet_160k_ade20k.py", data=Path("x"), folder=Path("y/z"), iterations=1600)
+    job = Job(config=SWIN / "upernet_160k_ade20k.py", data=Path("x"), folder=Path("y/z"), iterations=1600)
     warmup, decay = prepare(job).param_scheduler
     assert (warmup.end, decay.begin, decay.end) == (15, 15, 1600)
 
@@ -207,7 +208,7 @@ def test_released_names_of_a_detector_are_those_of_its_classifier(canvases: Path
 
 def test_swin_detectors_load_by_their_released_names() -> None:
     """The release puts a downsampling at the end of a stage, timm at the start of the next one."""
-    config = prepare(Job(config=CONFIGS / "swin/mask-rcnn_1x_coco.py", data=Path("x"), folder=Path("y/z")))
+    config = prepare(Job(config=SWIN / "mask-rcnn_1x_coco.py", data=Path("x"), folder=Path("y/z")))
     config.model.backbone.model_args = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
     config.model.neck.in_channels = [16, 32, 64, 128]
     model, other = build_model(config), build_model(config)

@@ -278,7 +278,7 @@ def test_global_attention_is_one_window() -> None:
 
 def test_manifest_has_a_configuration_for_the_detectors_that_are_measured() -> None:
     printed = load_manifest(Path(claims.__file__).with_name("expected.csv"))
-    configs = Path(claims.__file__).parents[2] / "downstream" / "configs" / "swin"
+    configs = Path(claims.__file__).with_name("downstream")
     rows = printed[printed["dataset"].isin(("coco-val2017", "ade20k-val"))]
     tags = {name.partition(".")[2].removesuffix(".moby") for name in rows["model"] if not name.startswith("swin.")}
     without = {"mask-reppoints-v2_3x", "reppoints-v2_3x"}

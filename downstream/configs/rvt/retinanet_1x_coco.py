@@ -1,4 +1,0 @@
-# As for VARS, with self-attention.
-_base_ = "../vars/retinanet_1x_coco.py"
-
-model = dict(backbone=dict(name="rvt_small"))

@@ -1,4 +1,0 @@
-# As for VARS, with self-attention.
-_base_ = "../vars/semantic-fpn_80k_ade20k.py"
-
-model = dict(backbone=dict(name="rvt_small"))

@@ -1,0 +1,4 @@
+# As RVT's, with VARS-D: VARS's own downstream settings could not be read.
+_base_ = "../../rvt/downstream/retinanet_1x_coco.py"
+
+model = dict(backbone=dict(name="vars_d_rvt_small"))

@@ -1,0 +1,4 @@
+# As RVT's, with VARS-D: VARS's own downstream settings could not be read.
+_base_ = "../../rvt/downstream/semantic-fpn_80k_ade20k.py"
+
+model = dict(backbone=dict(name="vars_d_rvt_small"))
