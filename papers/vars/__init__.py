@@ -37,7 +37,7 @@ PAPER = Paper(
   booktitle = {International Conference on Machine Learning},
   year      = {2022}
 }""",
-    builds_on=("rvt",),
+    builds_on=("rvt", "fan"),
     models=(
         *(Model(name=host, released=f"{host}_self_att", defined_by="rvt") for host in _RVT),
         *(Model(name=f"{host}_patch16_224", released=f"{host}_patch16_224", defined_by="timm") for host in _DEIT),
