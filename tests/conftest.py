@@ -1,4 +1,4 @@
-"""Several processes on the CPU, forked so that nothing has to be imported again."""
+"""Several processes on the CPU, forked so that nothing has to be imported again; ``--papers``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,45 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from common.declaration import Paper
+
 # On a GPU convolutions in float32 would otherwise be computed with 10 bits.
 torch.backends.cudnn.allow_tf32 = False
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--papers", metavar="SLUG,...", help="of tests with parameters, the cases of these papers only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--papers"):
+        return
+    import papers
+
+    chosen = [papers.find(slug) for slug in config.getoption("--papers").split(",")]
+    kept = [item for item in items if any(_concerns(item, paper) for paper in chosen)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def _concerns(item: pytest.Item, paper: Paper) -> bool:
+    """Whether a test is among the paper's, or has it, a file, a model or a command of it as a parameter."""
+    if paper.package.partition(".")[2] == item.path.parent.name and item.path.parts[-3] == "papers":
+        return True
+    words = {paper.slug, *(model.name for model in paper.models)}
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return any(
+        value == paper
+        or (isinstance(value, Path) and paper.folder in value.parents)
+        or (isinstance(value, str) and not words.isdisjoint(value.split()))
+        for value in values
+    )
 
 
 @pytest.fixture
