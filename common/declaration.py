@@ -20,15 +20,6 @@ from typing import Literal
 
 from common.needs import NEEDS, Need
 
-PaperKind = Literal[
-    "architecture",
-    "label mixing",
-    "augmentation",
-    "adversarial training",
-    "self-supervision",
-    "analysis",
-    "survey",
-]
 ClaimKind = Literal["numbers", "identity", "ordering", "cost", "deviation"]
 
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -120,7 +111,8 @@ class Paper:
     Attributes:
         slug: the name of its folder, with ``-`` where the folder has ``_``.
         title, authors, venue, year: as published.
-        kind: what sort of contribution it makes.
+        kind: what sort of contribution it makes, in the field's words: architecture, attention, label mixing,
+            augmentation, adversarial training, self-supervision, analysis, survey, ...; it is shown, nothing else.
         arxiv: arXiv identifier, or empty.
         summary: what the paper claims, one sentence.
         bibtex: the entry to cite.
@@ -143,7 +135,7 @@ class Paper:
     authors: tuple[str, ...]
     venue: str
     year: int
-    kind: PaperKind
+    kind: str
     summary: str
     bibtex: str
     arxiv: str = ""

@@ -11,15 +11,15 @@ from argparse import ArgumentParser, Namespace
 from datetime import date
 from pathlib import Path
 from string import Template
-from typing import get_args
 
 from common.arguments import whole_number
-from common.declaration import PaperKind
-from common.errors import UserError
+from common.errors import UserError, nearest
 from common.files import write_atomic
 
 PAPERS = Path(__file__).resolve().parents[1]
 SKELETON = Path(__file__).with_name("skeleton")
+#: The model on which a method is shown until its paper's are declared.
+EXAMPLE = "deit_tiny_patch16_224"
 _SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -35,9 +35,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--kind",
         default="architecture",
-        choices=get_args(PaperKind),
-        help="an architecture gets a model.py, everything else a method.py (default: architecture)",
+        help="of its contribution, e.g. augmentation; an architecture gets a model.py, everything else a method.py "
+        "(default: architecture)",
     )
+    parser.add_argument(
+        "--timm", nargs="+", default=[], metavar="NAME", help="its models, where timm has them: no model.py is written"
+    )
+    parser.add_argument("--repository", default="", metavar="URL", help="the released code")
+    parser.add_argument("--commit", default="", help="of the released code, with which is compared")
+    parser.add_argument("--licence", default="", help="of the released code; 'none stated' where it has none")
 
 
 def run(args: Namespace) -> int:
@@ -45,14 +51,21 @@ def run(args: Namespace) -> int:
     folder = PAPERS / args.slug.replace("-", "_")
     _check_slug(args.slug, folder)
     values = _values(args)
-    for part in ("every", "model" if args.kind == "architecture" else "method"):
+    kind = "model" if args.kind == "architecture" else "method"
+    for part in ("every", "timm" if args.timm and kind == "model" else kind):
         for template in sorted((SKELETON / part).glob("*.template")):
             text = Template(template.read_text(encoding="utf-8")).substitute(values)
             write_atomic(folder / template.name.removesuffix(".template"), text)
-    _format(folder)
+    tests = PAPERS.parent / "tests" / "papers" / folder.name
+    template = Template((SKELETON / "tests" / f"{kind}.template").read_text(encoding="utf-8"))
+    write_atomic(tests / f"test_{folder.name}.py", template.substitute(values))
+    _format(folder, tests)
     names = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
-    print(f"Wrote {folder}: {names}.")
-    print(f"Fill them in, from __init__.py on; ./reproduce.sh {args.slug} measures, ./reproduce.sh test checks.")
+    print(f"Wrote {folder}: {names}; and tests in {tests}.")
+    print(
+        f"Fill them in, from __init__.py on; ./reproduce.sh {args.slug} measures, ./reproduce.sh readme writes the "
+        f"tables, ./reproduce.sh test {args.slug} checks."
+    )
     return 0
 
 
@@ -72,9 +85,12 @@ def _check_slug(slug: str, folder: Path) -> None:
 def _values(args: Namespace) -> dict[str, object]:
     authors = args.author or ["First Author"]
     title = args.title or args.slug.replace("-", " ").capitalize()
-    for text in (title, args.venue, args.arxiv, *authors):
+    for text in (title, args.kind, args.venue, args.arxiv, args.repository, args.commit, args.licence, *authors):
         if re.search(r'["\\\n]', text):
             raise UserError(f"{text!r}: leave out double quotes, backslashes and line ends; mend it in the files.")
+    if args.repository and not (args.commit and args.licence):
+        raise UserError("--repository: give the commit that is compared with, and the licence, by --commit, --licence.")
+    _check_timm(args.timm)
     name = args.slug.replace("-", "_")
     return {
         "slug": args.slug,
@@ -85,11 +101,25 @@ def _values(args: Namespace) -> dict[str, object]:
         "venue": args.venue,
         "year": args.year,
         "arxiv": args.arxiv,
+        "repository": args.repository,
+        "commit": args.commit,
+        "licence": args.licence,
+        "timm_models": ", ".join(f'Model(name="{each}", defined_by="timm")' for each in args.timm or [EXAMPLE]),
         "kind": args.kind,
         "key": f"{re.sub(r'[^a-z]', '', authors[0].split()[-1].lower())}{args.year}{name.partition('_')[0]}",
     }
 
 
-def _format(folder: Path) -> None:
+def _check_timm(names: list[str]) -> None:
+    if not names:
+        return
+    from timm.models import is_model, list_models
+
+    unknown = [name for name in names if not is_model(name)]
+    if unknown:
+        raise UserError(f"timm has no model {unknown[0]!r}.{nearest(unknown[0], list_models())}")
+
+
+def _format(*folders: Path) -> None:
     """Set the line breaks that long titles and many authors need, where ruff is installed."""
-    subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", str(folder)], capture_output=True, check=False)
+    subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", *folders], capture_output=True, check=False)

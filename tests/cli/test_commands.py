@@ -20,7 +20,8 @@ from common.errors import UserError
 from common.manifest import load_manifest
 from common.training.recipe import load_recipe, settings
 from papers.__main__ import main
-from papers._commands import COMMANDS, HELP, OF_PAPER, bench, new, readme, reproduce
+from papers._commands import COMMANDS, HELP, OF_PAPER, bench, compare, new, readme, reproduce
+from papers._commands import test as checks
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -219,20 +220,35 @@ def test_readme_mistakes(
     assert (toy / "README.md").read_text() == text
 
 
-@pytest.mark.parametrize("kind", ["architecture", "augmentation"])
+@pytest.mark.parametrize(
+    ("kind", "timm_names"), [("architecture", []), ("architecture", ["resnet18", "resnet34"]), ("augmentation", [])]
+)
 def test_skeleton_passes_the_checks(
-    kind: str, more_papers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    timm_names: list[str],
+    more_papers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(new, "PAPERS", more_papers)
     slug, name = f"fresh-{kind}", f"fresh_{kind}"
     title = "Attention, Robustness and Other Things That Vision Models Have or Have Not: A Study"
     authors = [word for number in range(9) for word in ("--author", f"Author Number {number}")]
-    assert main(["new", slug, "--kind", kind, "--title", title, *authors]) == 0
+    assert (
+        main(
+            ["new", slug, "--kind", kind, "--title", title, *authors, *(["--timm", *timm_names] if timm_names else [])]
+        )
+        == 0
+    )
     folder = more_papers / name
-    code = "model.py" if kind == "architecture" else "method.py"
+    code = ["model.py"] if kind == "architecture" else ["method.py"]
     assert {path.name for path in folder.iterdir() if path.is_file()} == {
-        *("__init__.py", "README.md", "claims.py", "expected.csv", "recipe.toml", code)
+        *("__init__.py", "README.md", "claims.py", "expected.csv", "recipe.toml", *([] if timm_names else code))
     }
+    tests = tmp_path / "tests" / "papers" / name
+    assert [path.name for path in tests.iterdir()] == [f"test_{name}.py"]
+    compile((tests / f"test_{name}.py").read_text(), name, "exec")
     for check in (["check"], ["format", "--check"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *check, "--config", str(CHECKOUT / "pyproject.toml"), str(folder)],
@@ -248,13 +264,19 @@ def test_skeleton_passes_the_checks(
     for setting in settings(paper.recipe):
         for quick in (False, True):
             load_recipe(paper.recipe, setting, model=paper.models[0].name, quick=quick)
-    assert main([slug, "--output", str(tmp_path / "run")]) == 0
+    assert {claim.primary for claim in paper.claims if claim.needs} == {f"vit_mini > vit_mini.{name}: top1"}
+    with torch.no_grad():
+        for contender in compare.contenders(paper):
+            assert contender.build().eval()(torch.zeros(2, 3, 28, 28)).shape == (2, 10)
+    assert main([slug, "--claims", paper.claims[0].name, "--output", str(tmp_path / "run")]) == 0
     assert main(["cite", slug]) == 0
     _only(slug, more_papers, monkeypatch)
     assert main(["readme"]) == 0
     assert paper.claims[0].statement in (folder / "README.md").read_text()
 
-    if kind == "architecture":
+    if timm_names:
+        assert [model.name for model in paper.models] == timm_names
+    elif kind == "architecture":
         model = timm.create_model(paper.models[0].name, num_classes=7, img_size=32)
         assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
         features = timm.create_model(paper.models[0].name, features_only=True, img_size=32)
@@ -305,8 +327,6 @@ def test_a_method_setting_without_hooks_is_refused(
 
 
 def test_checks_run_all_and_fail_honestly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from papers._commands import test as checks
-
     ran: list[str] = []
     failing: set[str] = set()
 
@@ -326,6 +346,44 @@ def test_checks_run_all_and_fail_honestly(monkeypatch: pytest.MonkeyPatch, capsy
     ran.clear()
     assert main(["test", "--", "-k", "nothing"]) == 0
     assert ran == ["pytest"]
+
+
+def test_checks_of_a_paper_are_of_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(checks, "_python", lambda module, processes=1: ran.append(module) or 0)
+    assert main(["test", "intriguing-vit"]) == 0
+    assert [words[0] for words in ran] == ["ruff", "ruff", "papers", "pytest"]
+    assert ran[0][2:] == ["papers/intriguing_vit", "tests/papers/intriguing_vit"]
+    assert "intriguing-vit" in ran[-1]
+    assert not [path for path in ran[-1] if "downstream" in path]
+    assert main(["test", "swin"]) == 0
+    assert "tests/downstream/test_configs.py" in ran[-1]
+    assert all((CHECKOUT / path).exists() for path in checks.OF_EACH)
+
+
+def test_changes_concern_papers_and_what_builds_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.concerned([]) == []
+    assert checks.concerned(["papers/simclr/method.py", "tests/papers/simclr/test_simclr.py"]) == ["simclr"]
+    assert {"rvt", "vars", "unrolling"} <= set(checks.concerned(["results/reference/rvt.csv"]) or ())
+    assert "hornet" in (checks.concerned(["papers/deit/recipe.toml"]) or ()), "its recipe is based on DeiT's"
+    for file in ("common/run.py", "papers/__init__.py", "papers/rvts/model.py", "papers/_commands/new.py"):
+        assert checks.concerned(["papers/simclr/method.py", file]) is None
+
+
+def test_changes_are_those_since_a_branch_parted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tests").mkdir()
+    who = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q", "-b", "main"], [*who, "commit", "-q", "--allow-empty", "-m", "start"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(checks, "CHECKOUT", tmp_path)
+    assert main(["test", "--changed"]) == 0
+    assert "Nothing differs from main." in capsys.readouterr().out
+    (tmp_path / "new.txt").write_text("not committed")
+    assert checks.changed_files("main") == ["new.txt"]
+    assert main(["test", "--changed", "nowhere"]) == 2
+    assert "There is no commit 'nowhere'" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_sentence(
