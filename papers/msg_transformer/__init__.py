@@ -87,7 +87,7 @@ PAPER = Paper(
                 "parameters, as Cascade Mask R-CNN has with MSG-T"
             ),
             ours="Cascade Mask R-CNN for 36 epochs as Swin's, stochastic depth as for ImageNet",
-            switch="the config downstream/configs/msg-transformer/cascade-mask-rcnn_3x_coco.py",
+            switch="the config downstream/cascade-mask-rcnn_3x_coco.py",
             effect="Shows only in full-scale training.",
         ),
     ),
