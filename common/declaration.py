@@ -16,11 +16,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from common.needs import NEEDS, Need
-
-ClaimKind = Literal["numbers", "identity", "ordering", "cost", "deviation"]
 
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
@@ -71,7 +68,6 @@ class Claim:
     Attributes:
         name: the function in ``claims.py`` that measures it; a Python identifier.
         statement: the claim in one sentence.
-        kind: what its outcome looks like.
         needs: names from ``common.needs.NEEDS``; empty where nothing is needed.
         takes: needs without which it is measured only in part.
         settles: ``(dataset, metric)`` of the manifest rows that it measures; ``*`` matches any.
@@ -82,7 +78,6 @@ class Claim:
 
     name: str
     statement: str
-    kind: ClaimKind
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     settles: tuple[tuple[str, str], ...] = ()

@@ -46,7 +46,6 @@ CLAIMS: tuple[Claim, ...] = tuple(
     Claim(
         name=name,
         statement=statement,
-        kind="numbers",
         needs=("downstream", *needs),
         settles=tuple((dataset, metric) for metric in metrics),
         measured_by=f"downstream.measure:{name}",
@@ -59,14 +58,12 @@ EMBEDDED: tuple[Claim, ...] = (
     Claim(
         name="embedded_detection",
         statement="Small backbones carry Mask R-CNN: trained ones beat untrained ones on canvases of garments.",
-        kind="ordering",
         needs=("downstream", "embedded"),
         measured_by="downstream.embedded:detection",
     ),
     Claim(
         name="embedded_segmentation",
         statement="Small backbones carry UPerNet: trained ones beat untrained ones on canvases of garments.",
-        kind="ordering",
         needs=("downstream", "embedded"),
         measured_by="downstream.embedded:segmentation",
     ),

@@ -356,7 +356,6 @@ def _claims(run: Run, findings: pd.DataFrame) -> pd.DataFrame:
             {
                 "claim": claim.name,
                 "statement": claim.statement,
-                "kind": claim.kind,
                 "state": state.state,
                 "reason": state.reason,
                 "seconds": state.seconds,
@@ -364,7 +363,7 @@ def _claims(run: Run, findings: pd.DataFrame) -> pd.DataFrame:
                 "verdict": primary["standing"].iloc[0] if claim.primary and len(primary) else "",
             }
         )
-    columns = ["claim", "statement", "kind", "state", "reason", "seconds", "command", "verdict"]
+    columns = ["claim", "statement", "state", "reason", "seconds", "command", "verdict"]
     return pd.DataFrame(records, columns=columns)
 
 

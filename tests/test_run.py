@@ -24,7 +24,6 @@ def paper_of(*names: str, needs: dict[str, tuple[str, ...]] | None = None) -> Pa
         Claim(
             name=name,
             statement=f"{name}.",
-            kind="numbers",
             measured_by=f"claims_of_a_test:{name}",
             needs=(needs or {}).get(name, ()),
         )

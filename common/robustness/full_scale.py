@@ -63,7 +63,6 @@ def _claims(sets: tuple[tuple[str, str, str, tuple[str, ...], str], ...], module
         Claim(
             name=name,
             statement=statement,
-            kind="numbers",
             needs=(need, "checkpoint"),
             settles=tuple((dataset, metric) for metric in metrics),
             measured_by=f"common.robustness.{module}:{name}",

@@ -101,7 +101,6 @@ def declaration(chosen: Sequence[Paper], *, quick: bool, epochs: int | None) -> 
             Claim(
                 name="side_by_side",
                 statement=f"Small models: {title} at equal budget.",
-                kind="ordering",
                 needs=("embedded",),
                 measured_by=f"{__name__}:side_by_side",
             ),

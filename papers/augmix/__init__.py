@@ -62,7 +62,6 @@ PAPER = Paper(
         Claim(
             name="operations",
             statement="On the device, a batch gets what Pillow gives image by image, to the last bit.",
-            kind="identity",
             primary="operations",
         ),
         Claim(
@@ -71,40 +70,34 @@ PAPER = Paper(
                 "The consistency term is 0 where predictions agree and at most log 3, which it reaches where three "
                 "predictions share nothing."
             ),
-            kind="identity",
             primary="divergence",
         ),
         Claim(
             name="normaliser",
             statement="The released code divides corruption errors by the errors of AlexNet that this suite has.",
-            kind="identity",
             primary="errors_of_alexnet",
         ),
         Claim(
             name="robustness",
             statement="At equal budget AugMix lowers the error under corruption.",
-            kind="ordering",
             needs=("embedded",),
             primary="resnet_mini+augmix > resnet_mini: corruption_top1",
         ),
         Claim(
             name="calibration",
             statement="At equal budget AugMix lowers the calibration error under corruption.",
-            kind="ordering",
             needs=("embedded",),
             primary="resnet_mini+augmix > resnet_mini: corruption_rms_calibration_error",
         ),
         Claim(
             name="cost",
             statement="Augmenting a batch of CIFAR's size at once takes less time than image by image with Pillow.",
-            kind="cost",
             primary="batched_at_32",
         ),
         *FULL_SCALE,
         Claim(
             name="corruption_cells",
             statement="Top-1 accuracy under each corruption and severity of ImageNet-C.",
-            kind="numbers",
             needs=("imagenet-c", "checkpoint"),
             settles=tuple(
                 (f"imagenet-c/{name}/{severity}", "top1") for name in _CORRUPTIONS for severity in range(1, 6)

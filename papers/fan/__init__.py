@@ -49,21 +49,18 @@ PAPER = Paper(
         Claim(
             name="size",
             statement="Parameters of every variant are the printed ones; multiply-adds beside them.",
-            kind="numbers",
             settles=(("-", "params"), ("-", "flops")),
             measured_by="common.profiling.size:size",
         ),
         Claim(
             name="channel_attention",
             statement="At equal budget attention over channels is more robust than a plain MLP.",
-            kind="ordering",
             needs=("embedded",),
             primary="fan_mini > fan_mini.mlp: corruption_top1",
         ),
         Claim(
             name="visual_grouping",
             statement="Clusters of tokens resemble objects more with attention over channels than with a plain MLP.",
-            kind="ordering",
             needs=("embedded",),
             primary="fan_mini > fan_mini.mlp: grouping_ari",
         ),

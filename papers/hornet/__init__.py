@@ -43,20 +43,17 @@ PAPER = Paper(
         Claim(
             name="size",
             statement="Parameters and multiply-adds of every variant are the printed ones.",
-            kind="numbers",
             settles=(("-", "params"), ("-", "flops")),
             measured_by="common.profiling.size:size",
         ),
         Claim(
             name="degree",
             statement="A gated convolution of order n multiplies features of n + 1 places with each other.",
-            kind="identity",
             primary="degree",
         ),
         Claim(
             name="bound",
             statement="The order costs little: all orders stay below one bound on multiply-adds.",
-            kind="cost",
             primary="bound",
         ),
         Claim(

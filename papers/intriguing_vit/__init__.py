@@ -51,41 +51,35 @@ PAPER = Paper(
         Claim(
             name="permutation_invariance",
             statement="Without position embedding a vision transformer does not notice that its patches are shuffled.",
-            kind="identity",
             primary="same_logits",
         ),
         Claim(
             name="occlusion",
             statement="At equal budget a ViT is more accurate than a ResNet when patches are dropped.",
-            kind="ordering",
             needs=("embedded",),
             primary="vit_mini > resnet_mini: random_drop_top1",
         ),
         Claim(
             name="shuffling",
             statement="At equal budget a ViT is more accurate than a ResNet when patches are shuffled.",
-            kind="ordering",
             needs=("embedded",),
             primary="vit_mini > resnet_mini: shuffle_top1",
         ),
         Claim(
             name="shape",
             statement="At equal budget a ViT decides more by shape, and less by texture, than a ResNet.",
-            kind="ordering",
             needs=("embedded",),
             primary="vit_mini > resnet_mini: shape_bias",
         ),
         Claim(
             name="shape_training",
             statement="Trained on images whose texture says nothing of the class, a ViT decides more by shape.",
-            kind="ordering",
             needs=("embedded",),
             primary="vit_mini+shape > vit_mini: shape_bias",
         ),
         Claim(
             name="segmentation",
             statement="The attention of a ViT that was trained to classify segments objects.",
-            kind="ordering",
             needs=("embedded",),
             primary="vit_mini > whole_canvas: jaccard",
         ),
@@ -96,7 +90,6 @@ PAPER = Paper(
                 "Top-1 accuracy on ImageNet's validation set with patches shuffled, dropped at random and, with "
                 "DINO's weights (--dino DIR), by salience."
             ),
-            kind="numbers",
             needs=("imagenet", "checkpoint"),
             takes=(_DINO,),
             settles=(("imagenet-1k", "random_drop_top1/0.8"),),
@@ -104,14 +97,12 @@ PAPER = Paper(
         Claim(
             name="cue_conflict",
             statement="Shape bias on images whose shape and texture are of different categories.",
-            kind="numbers",
             needs=("cue-conflict", "checkpoint"),
             measured_by="common.robustness.full_scale_measures:cue_conflict",
         ),
         Claim(
             name="pascal_voc",
             statement="Jaccard index of the last attention's best head with the objects of PASCAL VOC 2012.",
-            kind="numbers",
             needs=(_PASCAL_VOC, "checkpoint"),
             settles=(("pascal-voc-2012", "jaccard"),),
         ),

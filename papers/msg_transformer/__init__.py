@@ -32,27 +32,23 @@ PAPER = Paper(
         Claim(
             name="size",
             statement="Parameters and multiply-adds of every variant are the printed ones.",
-            kind="numbers",
             settles=(("-", "params"), ("-", "flops")),
             measured_by="common.profiling.size:size",
         ),
         Claim(
             name="reach",
             statement="Shuffling messengers connects the windows of a region, and costs nothing.",
-            kind="identity",
             primary="reach",
         ),
         Claim(
             name="messengers",
             statement="At equal budget windows that exchange messengers by shuffling give a better network.",
-            kind="ordering",
             needs=("embedded",),
             primary="msg_mini > msg_mini.no_exchange: top1",
         ),
         Claim(
             name="manipulation",
             statement="Shuffling messengers is better than giving all of a region their mean.",
-            kind="ordering",
             needs=("embedded",),
             primary="msg_mini > msg_mini.averaged: top1",
         ),

@@ -44,7 +44,6 @@ PAPER = Paper(
         Claim(
             name="size",
             statement="Parameters and multiply-adds of every variant are the printed ones.",
-            kind="numbers",
             settles=(("-", "params"), ("-", "flops")),
             measured_by="common.profiling.size:size",
         ),
@@ -54,7 +53,6 @@ PAPER = Paper(
                 "Convolution in the feed-forward network, no position embedding and mean pooling make a vision "
                 "transformer more robust to corruption."
             ),
-            kind="ordering",
             needs=("embedded",),
             primary="rvt_mini > vit_mini: corruption_top1",
         ),
@@ -64,7 +62,6 @@ PAPER = Paper(
                 "Patch-wise augmentation makes a network more robust; as released, where the gradient of the "
                 "augmented loss is discarded, it can only act through batch statistics."
             ),
-            kind="deviation",
             needs=("embedded",),
             primary="rvt_mini+patch_augmentation > rvt_mini: corruption_top1",
         ),

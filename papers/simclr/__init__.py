@@ -49,13 +49,11 @@ PAPER = Paper(
         Claim(
             name="loss",
             statement="NT-Xent is the mean over views of Eq. 1, and depends on directions and pairs alone.",
-            kind="identity",
             primary="definition",
         ),
         Claim(
             name="size",
             statement="Networks are of the printed sizes.",
-            kind="numbers",
             settles=(("-", "params"), ("-", "flops")),
             measured_by="common.profiling.size:size",
         ),
@@ -65,14 +63,12 @@ PAPER = Paper(
                 "Under a linear probe, features learnt without labels are better than random ones; those learnt with "
                 "all labels stand beside them."
             ),
-            kind="ordering",
             needs=("embedded",),
             primary="resnet_mini.simclr > resnet_mini.random: linear_probe_top1/10pct",
         ),
         Claim(
             name="augmentation_composition",
             statement="Crops or distortion of colours alone give no features as good as their composition.",
-            kind="ordering",
             needs=("embedded",),
             primary="resnet_mini.simclr > resnet_mini.simclr_crop: linear_probe_top1/10pct",
         ),

@@ -83,26 +83,22 @@ PAPER = Paper(
         Claim(
             name="size",
             statement="Parameters and multiply-adds of every variant are the printed ones.",
-            kind="numbers",
             settles=(("-", "params"), ("-", "flops")),
             measured_by="common.profiling.size:size",
         ),
         Claim(
             name="cyclic_shift",
             statement="A cyclic shift with a mask computes shifted windows, which connect what plain ones keep apart.",
-            kind="identity",
             primary="cyclic_shift",
         ),
         Claim(
             name="complexity",
             statement="With windows the cost is linear in the image's area; with global attention it is not.",
-            kind="cost",
             primary="linear",
         ),
         Claim(
             name="shifted_windows",
             statement="At equal budget shifted windows give better networks than plain windows.",
-            kind="ordering",
             needs=("embedded",),
             primary="swin_mini > swin_mini.plain_windows: top1",
         ),

@@ -29,38 +29,32 @@ PAPER = Paper(
         Claim(
             name="convergence",
             statement="ISTA converges as 1/k and FISTA as 1/k^2, to the solution of coordinate descent.",
-            kind="identity",
             primary="bound_of_ista",
         ),
         Claim(
             name="analytic_weights",
             statement="ALISTA's weights, computed without data, are less coherent with the dictionary than itself.",
-            kind="identity",
             primary="coherence",
         ),
         Claim(
             name="vars_is_unrolled",
             statement="The attention of VARS is an unrolled solver: its steps are steps of ISTA.",
-            kind="identity",
             primary="vars_d",
         ),
         Claim(
             name="gaussian",
             statement="What four layers of TiLISTA reach on synthetic codes takes ISTA ten times as many steps.",
-            kind="ordering",
             primary="tilista_4_layers",
         ),
         Claim(
             name="patches",
             statement="What four layers of TiLISTA reach on image patches takes ISTA ten times as many steps.",
-            kind="ordering",
             needs=("embedded",),
             primary="tilista_4_layers",
         ),
         Claim(
             name="speed",
             statement="At equal error a learned network, TiLISTA, is faster than FISTA.",
-            kind="cost",
             needs=("embedded",),
             primary="gaussian_tilista",
         ),

@@ -23,9 +23,9 @@ PAPER = Paper(
     summary="Toys hold.",
     bibtex="@article{author2026toy, title = {A Toy}, author = {Author, A.}, year = {2026}}",
     claims=(
-        Claim(name="first", statement="The first holds.", kind="identity"),
-        Claim(name="second", statement="The second holds.", kind="identity"),
-        Claim(name="third", statement="The third needs data.", kind="numbers", needs=("imagenet",)),
+        Claim(name="first", statement="The first holds."),
+        Claim(name="second", statement="The second holds."),
+        Claim(name="third", statement="The third needs data.", needs=("imagenet",)),
     ),
 )
 """

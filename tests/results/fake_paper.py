@@ -56,8 +56,8 @@ class Fake:
         path.write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
 
     def paper(self, **changes) -> Paper:
-        def claim(name: str, statement: str, kind: str, **rest) -> Claim:
-            return Claim(name=name, statement=statement, kind=kind, measured_by=f"fake_claims:{name}", **rest)
+        def claim(name: str, statement: str, **rest) -> Claim:
+            return Claim(name=name, statement=statement, measured_by=f"fake_claims:{name}", **rest)
 
         declared = {
             "slug": "fake",
@@ -73,20 +73,18 @@ class Fake:
             "bibtex": "@inproceedings{author2022,\n  title = {Attention to Detail},\n}",
             "models": (Model(name="net_tiny"), Model(name="net_small")),
             "claims": (
-                claim("size", "Parameters and FLOPs are as printed.", "numbers", settles=(("-", "*"),)),
-                claim("identity", "One step is the ordinary layer.", "identity"),
-                claim("robustness", "Attention to detail is more robust.", "ordering", needs=("embedded",)),
+                claim("size", "Parameters and FLOPs are as printed.", settles=(("-", "*"),)),
+                claim("identity", "One step is the ordinary layer."),
+                claim("robustness", "Attention to detail is more robust.", needs=("embedded",)),
                 claim(
                     "accuracy",
                     "ImageNet accuracy is as printed.",
-                    "numbers",
                     needs=("imagenet", "checkpoint"),
                     settles=(("imagenet-1k", "top1"),),
                 ),
                 claim(
                     "corruptions",
                     "The corruption error is as printed.",
-                    "numbers",
                     needs=("imagenet-c", "checkpoint"),
                     settles=(("imagenet-c", "*"),),
                 ),

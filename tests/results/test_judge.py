@@ -156,7 +156,7 @@ def test_claims_that_nobody_asked_for_do_not_fail_the_run(fake: Fake):
 def test_a_run_that_measured_nothing_could_not_run(fake: Fake):
     run = Run(fake.paper(), Settings(), fake.folder / "empty")
     assert judgement(run).exit_status == 2
-    paper = fake.paper(claims=(Claim(name="accuracy", statement="s", kind="numbers", needs=("imagenet",)),))
+    paper = fake.paper(claims=(Claim(name="accuracy", statement="s", needs=("imagenet",)),))
     assert judgement(fake.run(paper=paper, name="nothing")).exit_status == 2
 
 
