@@ -143,7 +143,6 @@ def test_the_terminal_never_needs_more_than_its_lines(fake: Fake) -> None:
         Claim(
             name=f"claim_{place}",
             statement=f"Claim {place} holds.",
-            kind="identity",
             measured_by="fake_claims:identity",
         )
         for place in range(30)
