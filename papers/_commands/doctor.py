@@ -87,13 +87,10 @@ def _machine(console: Console) -> None:
 def _fast(compiler: str) -> str:
     """Which form of the parts that have two is in use."""
     import papers
+    from papers.vars.fast import in_use
 
     compiled = [slug for slug, paper in papers.all_papers().items() if any(paper.folder.rglob("*.c"))]
-    parts = f"fast parts of {', '.join(compiled)}"
-    if compiler == "none":
-        remedy = "Install a C compiler (cc, gcc, clang) or name one by CC: VARS trains up to twice as fast."
-        return f"{parts}: in torch; C compiler none. {remedy}"
-    return f"{parts}: compiled; C compiler {compiler}"
+    return f"fast parts of {', '.join(compiled)}; C compiler {compiler}. {in_use()}"
 
 
 def _data(console: Console, folders: dict[str, Path]) -> None:

@@ -59,21 +59,18 @@ PAPER = Paper(
         Claim(
             name="gated_convolution",
             statement="At equal parameters gated convolutions are better than attention, and than plain ones.",
-            kind="ordering",
             needs=("embedded",),
             primary="pyramid_mini+gated_convolution > pyramid_mini: top1",
         ),
         Claim(
             name="interactions",
             statement="At equal parameters gated convolutions of higher order are better.",
-            kind="ordering",
             needs=("embedded",),
             primary="pyramid_mini+gated_convolution > pyramid_mini+gated_convolution.order_1: top1",
         ),
         Claim(
             name="global_filters",
             statement="At equal parameters global filters are better than 7x7 convolutions, at other sizes, too.",
-            kind="ordering",
             needs=("embedded",),
             primary="pyramid_mini+gated_convolution.global_filters > pyramid_mini+gated_convolution: top1",
         ),

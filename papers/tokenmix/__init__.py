@@ -34,27 +34,23 @@ PAPER = Paper(
         Claim(
             name="identity",
             statement="An even activation gives the label by area, and a region has several separate parts.",
-            kind="identity",
             primary="even",
         ),
         Claim(
             name="token_mixing",
             statement="At equal budget TokenMix gives better networks than CutMix, and more robust ones to occlusion.",
-            kind="ordering",
             needs=("embedded",),
             primary="vit_mini+tokenmix > vit_mini+cutmix: top1",
         ),
         Claim(
             name="teacher_labels",
             statement="Labels by the teacher's activation give better networks than labels by area.",
-            kind="ordering",
             needs=("embedded",),
             primary="vit_mini+tokenmix > vit_mini+tokenmix.area: top1",
         ),
         Claim(
             name="foreground_attention",
             statement="With TokenMix more of the attention falls on the object than with CutMix.",
-            kind="ordering",
             needs=("embedded",),
             primary="vit_mini+tokenmix > vit_mini+cutmix: attention_on_object",
         ),
@@ -62,7 +58,6 @@ PAPER = Paper(
         Claim(
             name="imagenet_occlusion",
             statement="Top-1 accuracy on ImageNet's validation set with patches dropped and shuffled.",
-            kind="numbers",
             needs=("imagenet", "checkpoint"),
             measured_by="common.robustness.full_scale_measures:imagenet_occlusion",
         ),

@@ -136,7 +136,11 @@ def test_what_a_source_sets_for_another_backbone_is_taken() -> None:
 
 
 def test_what_a_source_sets_beside_the_backbone_is_taken() -> None:
-    job = Job(config=papers.find("hornet").folder / "downstream" / "upernet_160k_ade20k.py", data=Path("x"), folder=Path("y/z"))
+    job = Job(
+        config=papers.find("hornet").folder / "downstream" / "upernet_160k_ade20k.py",
+        data=Path("x"),
+        folder=Path("y/z"),
+    )
     own, wider = prepare(job), prepare(dataclasses.replace(job, model="hornet_base_gf"))
     assert own.optim_wrapper.get("clip_grad") is None
     assert wider.optim_wrapper.clip_grad == {"max_norm": 1.0}

@@ -1,5 +1,5 @@
 # mmseg-v0.11/configs/sem_fpn/hire_mlp_small_512x512_ade20k.py; 4 crops a GPU, of how many is not printed.
-_base_ = "../shared/semantic-fpn_80k_ade20k.py"
+_base_ = "../../../downstream/configs/shared/semantic-fpn_80k_ade20k.py"
 
 model = dict(backbone=dict(name="hire_mlp_small", drop_path_rate=0.1))
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05))

@@ -1,7 +1,7 @@
 # github.com/raoyongming/HorNet @ac9e210, semantic_segmentation/configs/hornet. Learning rates decay by stages, all
 # projections between which are one layer; the first stage is 6 layers before the heads in HorNet-T, 12 in the others.
 # Global filters are stored for 384 pixels, and gradients of networks with them are clipped.
-_base_ = "../shared/upernet_160k_ade20k.py"
+_base_ = "../../../downstream/configs/shared/upernet_160k_ade20k.py"
 
 model = dict(
     backbone=dict(name="hornet_tiny_7x7", drop_path_rate=0.4, output_norm=True),

@@ -1,6 +1,6 @@
 # github.com/raoyongming/HorNet @ac9e210, object_detection/configs/hornet. Learning rates decay over 12 layers, as where
 # the release fine-tunes classifiers.
-_base_ = ["../shared/mask-rcnn_3x_coco.py", "../shared/cascade.py"]
+_base_ = ["../../../downstream/configs/shared/mask-rcnn_3x_coco.py", "../../../downstream/configs/shared/cascade.py"]
 
 model = dict(
     type="CascadeRCNN",

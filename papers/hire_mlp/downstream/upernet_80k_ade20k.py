@@ -1,5 +1,5 @@
 # mmseg-v0.11/configs/upernet/hire_mlp_small_512x512_ade20k.py; 4 crops a GPU, of how many is not printed.
-_base_ = "../shared/upernet_160k_ade20k.py"
+_base_ = "../../../downstream/configs/shared/upernet_160k_ade20k.py"
 
 model = dict(
     backbone=dict(name="hire_mlp_small", drop_path_rate=0.2, model_args=dict(map_norms=True)),
