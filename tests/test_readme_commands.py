@@ -263,7 +263,7 @@ def trains_detectors(place: Place) -> None:
 
 #: Pattern of a command after ``./reproduce.sh``: how it is run.
 EXERCISES: dict[str, Callable[[Place], None]] = {
-    r"test": exists_only,
+    r"test( [\w-]+)?": exists_only,
     r"list|doctor|cite \w+": prints,
     rf"{SLUG} recipe \w+": prints,
     r"readme": renews,

@@ -80,7 +80,8 @@ def watched_loaders() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         for child in multiprocessing.active_children():
-            child.kill()
+            if type(child).__module__.startswith("multiprocessing"):  # not joblib's workers, which load no images
+                child.kill()
         raise UserError(
             f"A process that loads images was killed by the system, most often for want of shared memory "
             f"({SHARED_MEMORY}; Docker: --shm-size 8g or --ipc host) or of memory: give more, or take fewer --workers."

@@ -57,8 +57,8 @@ def run(args: Namespace) -> int:
             text = Template(template.read_text(encoding="utf-8")).substitute(values)
             write_atomic(folder / template.name.removesuffix(".template"), text)
     tests = PAPERS.parent / "tests" / "papers" / folder.name
-    template = Template((SKELETON / "tests" / f"{kind}.template").read_text(encoding="utf-8"))
-    write_atomic(tests / f"test_{folder.name}.py", template.substitute(values))
+    of_tests = Template((SKELETON / "tests" / f"{kind}.template").read_text(encoding="utf-8"))
+    write_atomic(tests / f"test_{folder.name}.py", of_tests.substitute(values))
     _format(folder, tests)
     names = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
     print(f"Wrote {folder}: {names}; and tests in {tests}.")

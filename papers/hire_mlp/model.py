@@ -266,7 +266,7 @@ class HireMLPNet(nn.Module):
                 raise UserError(f"Hire-MLP pools by 'avg' or not at all (''), not by {global_pool!r}.")
             self.global_pool = global_pool
         self.num_classes = num_classes
-        like = self.norm.weight
+        like = next(self.parameters())
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         self.head.to(device=like.device, dtype=like.dtype)
 

@@ -24,6 +24,7 @@ PAPER = Paper(
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   year      = {2023}
 }""",
+    builds_on=("transmix",),
     models=(
         Model(name="smmix_deit_tiny_patch16_224", released="vit_deit_tiny_patch16_224"),
         Model(name="smmix_deit_small_patch16_224", released="vit_deit_small_patch16_224"),

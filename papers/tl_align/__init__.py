@@ -24,6 +24,7 @@ PAPER = Paper(
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   year      = {2023}
 }""",
+    builds_on=("transmix",),
     models=(
         Model(name="deit_tiny_patch16_224", defined_by="timm"),
         Model(name="deit_small_patch16_224", defined_by="timm"),

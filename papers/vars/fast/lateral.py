@@ -228,4 +228,5 @@ Lateral = ByMatrix | ByFactors
 
 def fewer_operations(tokens: int, templates: int, channels: int, steps: int) -> type[Lateral]:
     """The form of the lateral connections that takes fewer operations."""
-    return min(ByMatrix, ByFactors, key=lambda form: form.operations(tokens, templates, channels, steps))
+    matrix, factors = (form.operations(tokens, templates, channels, steps) for form in (ByMatrix, ByFactors))
+    return ByMatrix if matrix <= factors else ByFactors

@@ -1,5 +1,5 @@
 """What the Python of the README takes for granted; see ``tests.readmes``."""
 
-from tests.readmes import Snippet
+from tests.readmes import Snippet, images
 
-SNIPPETS = {0: Snippet(files=(("hire_mlp_small.pth", "hire_mlp_small"),))}
+SNIPPETS = {0: Snippet(images, (("hire_mlp_small.pth", "hire_mlp_small"),))}
