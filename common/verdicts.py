@@ -67,13 +67,6 @@ def difference_finding(
     return _finding(statement, of_difference(estimate, smallest), estimate, seeds, unit, name, over)
 
 
-def equivalence_finding(
-    statement: str, estimate: Estimate, seeds: int, *, name: str = "", over: Over = "seeds"
-) -> Finding:
-    """The finding that a difference over seeds is less than one point either way."""
-    return _finding(statement, of_equivalence(estimate), estimate, seeds, "points", name, over)
-
-
 def mean_measurement(values: Sequence[float], **fields: Any) -> Measurement:
     """The mean over seeds with its t interval, of numbers that a claim measured by itself.
 
