@@ -60,6 +60,12 @@ PAPER = Paper(
     ),
     claims=(
         Claim(
+            name="robustness",
+            statement="At equal budget AugMix lowers the error under corruption.",
+            needs=("embedded",),
+            primary="resnet_mini+augmix > resnet_mini: corruption_top1",
+        ),
+        Claim(
             name="operations",
             statement="On the device, a batch gets what Pillow gives image by image, to the last bit.",
             primary="operations",
@@ -76,12 +82,6 @@ PAPER = Paper(
             name="normaliser",
             statement="The released code divides corruption errors by the errors of AlexNet that this suite has.",
             primary="errors_of_alexnet",
-        ),
-        Claim(
-            name="robustness",
-            statement="At equal budget AugMix lowers the error under corruption.",
-            needs=("embedded",),
-            primary="resnet_mini+augmix > resnet_mini: corruption_top1",
         ),
         Claim(
             name="calibration",

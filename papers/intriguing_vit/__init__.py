@@ -49,15 +49,15 @@ PAPER = Paper(
     ),
     claims=(
         Claim(
-            name="permutation_invariance",
-            statement="Without position embedding a vision transformer does not notice that its patches are shuffled.",
-            primary="same_logits",
-        ),
-        Claim(
             name="occlusion",
             statement="At equal budget a ViT is more accurate than a ResNet when patches are dropped.",
             needs=("embedded",),
             primary="vit_mini > resnet_mini: random_drop_top1",
+        ),
+        Claim(
+            name="permutation_invariance",
+            statement="Without position embedding a vision transformer does not notice that its patches are shuffled.",
+            primary="same_logits",
         ),
         Claim(
             name="shuffling",

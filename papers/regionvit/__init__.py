@@ -30,6 +30,12 @@ PAPER = Paper(
     models=tuple(Model(name=f"regionvit_{size}", released=f"regionvit_{size}") for size in _SIZES),
     claims=(
         Claim(
+            name="regional_attention",
+            statement="At equal budget attention among regional tokens gives a better network.",
+            needs=("embedded",),
+            primary="regionvit_mini > regionvit_mini.no_regional_attention: top1",
+        ),
+        Claim(
             name="size",
             statement="Parameters and multiply-adds of every variant are the printed ones.",
             settles=(("-", "params"), ("-", "flops")),
@@ -49,12 +55,6 @@ PAPER = Paper(
             name="cost",
             statement="Attention costs what local attention costs, and little more for the regional tokens.",
             primary="closed_form",
-        ),
-        Claim(
-            name="regional_attention",
-            statement="At equal budget attention among regional tokens gives a better network.",
-            needs=("embedded",),
-            primary="regionvit_mini > regionvit_mini.no_regional_attention: top1",
         ),
         Claim(
             name="position_bias",

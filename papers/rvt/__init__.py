@@ -42,12 +42,6 @@ PAPER = Paper(
     ),
     claims=(
         Claim(
-            name="size",
-            statement="Parameters and multiply-adds of every variant are the printed ones.",
-            settles=(("-", "params"), ("-", "flops")),
-            measured_by="common.profiling.size:size",
-        ),
-        Claim(
             name="components",
             statement=(
                 "Convolution in the feed-forward network, no position embedding and mean pooling make a vision "
@@ -55,6 +49,12 @@ PAPER = Paper(
             ),
             needs=("embedded",),
             primary="rvt_mini > vit_mini: corruption_top1",
+        ),
+        Claim(
+            name="size",
+            statement="Parameters and multiply-adds of every variant are the printed ones.",
+            settles=(("-", "params"), ("-", "flops")),
+            measured_by="common.profiling.size:size",
         ),
         Claim(
             name="patch_augmentation",

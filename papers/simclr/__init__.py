@@ -47,6 +47,15 @@ PAPER = Paper(
     ),
     claims=(
         Claim(
+            name="pretraining",
+            statement=(
+                "Under a linear probe, features learnt without labels are better than random ones; those learnt with "
+                "all labels stand beside them."
+            ),
+            needs=("embedded",),
+            primary="resnet_mini.simclr > resnet_mini.random: linear_probe_top1/10pct",
+        ),
+        Claim(
             name="loss",
             statement="NT-Xent is the mean over views of Eq. 1, and depends on directions and pairs alone.",
             primary="definition",
@@ -56,15 +65,6 @@ PAPER = Paper(
             statement="Networks are of the printed sizes.",
             settles=(("-", "params"), ("-", "flops")),
             measured_by="common.profiling.size:size",
-        ),
-        Claim(
-            name="pretraining",
-            statement=(
-                "Under a linear probe, features learnt without labels are better than random ones; those learnt with "
-                "all labels stand beside them."
-            ),
-            needs=("embedded",),
-            primary="resnet_mini.simclr > resnet_mini.random: linear_probe_top1/10pct",
         ),
         Claim(
             name="augmentation_composition",

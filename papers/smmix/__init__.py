@@ -32,6 +32,12 @@ PAPER = Paper(
     ),
     claims=(
         Claim(
+            name="self_motivation",
+            statement="At equal budget of images SMMix gives better networks than CutMix and TransMix.",
+            needs=("embedded",),
+            primary="vit_mini+smmix > vit_mini+cutmix: top1",
+        ),
+        Claim(
             name="size",
             statement="Parameters and multiply-adds of every variant; none are printed.",
             settles=(("-", "params"), ("-", "flops")),
@@ -41,12 +47,6 @@ PAPER = Paper(
             name="identity",
             statement="The regions are those of most and of least attention, and the losses have their known values.",
             primary="regions",
-        ),
-        Claim(
-            name="self_motivation",
-            statement="At equal budget of images SMMix gives better networks than CutMix and TransMix.",
-            needs=("embedded",),
-            primary="vit_mini+smmix > vit_mini+cutmix: top1",
         ),
         Claim(
             name="parts",

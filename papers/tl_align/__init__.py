@@ -35,6 +35,12 @@ PAPER = Paper(
     ),
     claims=(
         Claim(
+            name="label_alignment",
+            statement="At equal budget TL-Align gives better networks than CutMix and TransMix.",
+            needs=("embedded",),
+            primary="vit_mini+tl_align > vit_mini+cutmix: top1",
+        ),
+        Claim(
             name="size",
             statement="Parameters and multiply-adds of every variant are the printed ones.",
             settles=(("-", "params"), ("-", "flops")),
@@ -44,12 +50,6 @@ PAPER = Paper(
             name="identity",
             statement="Labels of tokens stay distributions, mixed by the product of the attention matrices.",
             primary="product",
-        ),
-        Claim(
-            name="label_alignment",
-            statement="At equal budget TL-Align gives better networks than CutMix and TransMix.",
-            needs=("embedded",),
-            primary="vit_mini+tl_align > vit_mini+cutmix: top1",
         ),
         Claim(
             name="token_fluctuation",

@@ -34,6 +34,12 @@ PAPER = Paper(
     converts=("timm.models.tnt",),
     claims=(
         Claim(
+            name="inner_transformer",
+            statement="At equal multiply-adds a transformer with an inner transformer is more accurate.",
+            needs=("embedded",),
+            primary="tnt_mini > vit_mini: top1",
+        ),
+        Claim(
             name="size",
             statement="Parameters and multiply-adds of every variant are the printed ones.",
             settles=(("-", "params"), ("-", "flops")),
@@ -53,12 +59,6 @@ PAPER = Paper(
             name="cost",
             statement="The inner transformer costs little beside the outer one.",
             primary="closed_form",
-        ),
-        Claim(
-            name="inner_transformer",
-            statement="At equal multiply-adds a transformer with an inner transformer is more accurate.",
-            needs=("embedded",),
-            primary="tnt_mini > vit_mini: top1",
         ),
         Claim(
             name="inner_positions",

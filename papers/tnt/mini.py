@@ -57,8 +57,9 @@ def tnt_mini(positions: bool = True) -> TNT:
     model.pixel_embed = Words()
     hosts.initialise(model)
     for block in model.blocks:
-        # What the hosts have at the ends of their residual branches; what is added to the patches is one, too.
-        for last in (block.attn_in.proj, block.mlp_in.fc2, block.norm2_proj, block.attn_out.proj, block.mlp.fc2):
+        # As in vit_mini: the last layers of residual branches start at zero, those of attention as PyTorch has them.
+        # What words add to their patch is a residual branch, too.
+        for last in (block.mlp_in.fc2, block.norm2_proj, block.mlp.fc2):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
     if not positions:

@@ -33,15 +33,15 @@ PAPER = Paper(
     ),
     claims=(
         Claim(
-            name="identity",
-            statement="An even activation gives the label by area, and a region has several separate parts.",
-            primary="even",
-        ),
-        Claim(
             name="token_mixing",
             statement="At equal budget TokenMix gives better networks than CutMix, and more robust ones to occlusion.",
             needs=("embedded",),
             primary="vit_mini+tokenmix > vit_mini+cutmix: top1",
+        ),
+        Claim(
+            name="identity",
+            statement="An even activation gives the label by area, and a region has several separate parts.",
+            primary="even",
         ),
         Claim(
             name="teacher_labels",

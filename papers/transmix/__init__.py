@@ -35,15 +35,15 @@ PAPER = Paper(
     ),
     claims=(
         Claim(
-            name="identity",
-            statement="Even attention gives CutMix's label, attention on one image alone gives that image's label.",
-            primary="even",
-        ),
-        Claim(
             name="label_mixing",
             statement="At equal budget TransMix gives better and more robust networks than CutMix.",
             needs=("embedded",),
             primary="vit_mini+transmix > vit_mini+cutmix: top1",
+        ),
+        Claim(
+            name="identity",
+            statement="Even attention gives CutMix's label, attention on one image alone gives that image's label.",
+            primary="even",
         ),
         Claim(
             name="visible_objects",
