@@ -12,6 +12,8 @@ import io
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from rich.text import Text
+
 import papers
 from common import bench, provenance
 from common.arguments import whole_number
@@ -61,7 +63,7 @@ def run(args: Namespace) -> int:
     if args.shard:
         return _train_share(chosen, settings, folder, *args.shard)
     for paper in chosen:
-        console.rule(f"[bold]{paper.slug}[/bold]", align="left", style="dim")
+        console.rule(Text(paper.slug, style="bold"), align="left", style="dim")
         measured = Run(paper, settings, folder / paper.slug)
         try:
             measured.execute()
