@@ -3,10 +3,8 @@
 Conversion is a pure function beside the architecture: the module that defines a model's class has
 ``checkpoint_filter_fn(state_dict, model)`` (timm's convention), from released names to the model's, and
 ``released_state_dict(state_dict, model)``, its inverse. For classes of timm, both are looked for in the module that a
-paper declares before timm's own. A module of a model that has state which follows from other state lists it in
-``derived`` (names of its own parameters and buffers) and sets it in ``recompute_derived()``; such tensors may be absent
-from a file. A module whose release computes something else than its publication says has ``use_released_form()``,
-which is called when released weights have been loaded.
+paper declares before timm's own. What a module may offer for loading is in :mod:`common.protocols`: state that follows
+from other state and may be absent from a file, and another form that it has with released weights.
 
 Files of our own training loop carry the identity of their run, by which they are told from released ones, and the
 form in which the weights were trained.
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from common.conversions import CONVERSIONS, fits
 from common.errors import UserError
 from common.measurement import WeightsChoice
+from common.protocols import HasDerivedState, HasReleasedForm
 from common.resizing import resized
 from common.tensor_files import check_sums, read_tensors
 
@@ -165,13 +164,14 @@ def _conversion(model: nn.Module, function: str) -> Callable[[Mapping[str, Tenso
     return found or (lambda state_dict, model: dict(state_dict))
 
 
-def _derived(model: nn.Module) -> dict[str, nn.Module]:
-    """State names that a file may lack, each with the module that recomputes it."""
-    found = {}
-    for prefix, module in model.named_modules():
-        for name in getattr(module, "derived", ()):
-            found[f"{prefix}.{name}" if prefix else name] = module
-    return found
+def _derived(model: nn.Module) -> set[str]:
+    """State names that a file may lack, since their modules recompute them."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, HasDerivedState)
+        for name in module.derived
+    }
 
 
 def load_released(
@@ -285,7 +285,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> 
         MisfitError: as :func:`load_released`.
     """
     own, derived = model.state_dict(), _derived(model)
-    optional = {name for name in own if name.endswith("num_batches_tracked")} | set(derived)
+    optional = {name for name in own if name.endswith("num_batches_tracked")} | derived
     counters = {name for name in state if name.endswith("num_batches_tracked")}
 
     missing = [name for name in own if name not in state and name not in optional]
@@ -314,15 +314,14 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> 
             count,
         )
     model.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
-    lacking = {id(module): module for name, module in derived.items() if name not in state}
-    for module in lacking.values():
-        before = {name: value.clone() for name, value in module.state_dict().items()}
-        recompute: Callable[[], None] = getattr(module, "recompute_derived")  # noqa: B009  (not every module has it)
-        recompute()
-        prefix = next(name for name, owner in derived.items() if owner is module).rpartition(".")[0]
-        own_derived: tuple[str, ...] = getattr(module, "derived")  # noqa: B009
-        kept = {name for name in own_derived if f"{prefix}.{name}".lstrip(".") in state}
-        module.load_state_dict({name: before[name] for name in kept}, strict=False)
+    for prefix, module in model.named_modules():
+        if not isinstance(module, HasDerivedState):
+            continue
+        given = {name: state[f"{prefix}.{name}" if prefix else name] for name in module.derived
+                 if (f"{prefix}.{name}" if prefix else name) in state}  # fmt: skip
+        if len(given) < len(module.derived):
+            module.recompute_derived()
+            module.load_state_dict(given, strict=False)
 
 
 def is_trained(content: Mapping[str, Any]) -> bool:
@@ -340,9 +339,8 @@ def take_form(model: nn.Module, content: Mapping[str, Any]) -> None:
     if is_trained(content) and content["form"] == "publication":
         return
     for module in model.modules():
-        change: Callable[[], None] | None = getattr(module, "use_released_form", None)
-        if change is not None:
-            change()
+        if isinstance(module, HasReleasedForm):
+            module.use_released_form()
     setattr(model, "has_released_form", True)  # noqa: B010  (nn.Module is annotated to hold tensors and modules only)
 
 

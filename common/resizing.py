@@ -1,6 +1,7 @@
 """Weights that are tied to a grid of tokens, for images of another size: what fine-tuning at 384 pixels asks for.
 
-What a paper's layers have of this kind is resized by ``resize_grid(state_dict, model)`` beside the class of its model.
+What a paper's layers have of this kind is resized by ``resize_grid`` beside the class of its model, a
+:class:`common.protocols.Conversion`.
 Position embeddings of one vector a place are resized here, for every vision transformer.
 """
 

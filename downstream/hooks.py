@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from common.checkpoints import form_of
 from common.progress import SECONDS_BETWEEN_LINES, console
+from common.protocols import ListensToSteps
 from downstream.backbone import find_backbones
 
 
@@ -89,9 +90,8 @@ class OwnStep(Hook):
     ) -> None:
         """After every iteration."""
         for module in runner.model.modules():
-            step = getattr(module, "on_optimizer_step", None)
-            if step is not None:
-                step(runner.iter)
+            if isinstance(module, ListensToSteps):
+                module.on_optimizer_step(runner.iter)
 
     def before_val(self, runner: Runner) -> None:
         """Before a validation."""

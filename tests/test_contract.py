@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +15,8 @@ import timm
 import torch
 
 import papers
-from common import bench
+from common import bench, protocols
+from common.checkpoints import from_released, to_released
 from common.declaration import Paper
 from common.manifest import load_manifest
 from common.needs import NEEDS
@@ -106,10 +109,45 @@ def test_deviations_say_where_their_effect_is_seen(paper: Paper) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({m.name for paper in papers.all_papers().values() for m in paper.models}))
-def test_every_declared_model_builds(name: str) -> None:
+def test_every_declared_model_builds_and_keeps_to_the_protocols(name: str) -> None:
+    """Also, its released names and shapes lead back to its own; values are compared in the papers' parity tests."""
     with shapes_only():
         model = timm.create_model(name)
+        returned = from_released(to_released(model), model)
     assert model.num_classes == 1000
+    for module in {type(module): module for module in model.modules()}.values():
+        _keeps_to(module, protocols.OF_MODULES)
+    own = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    derived = {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in model.named_modules()
+        if isinstance(module, protocols.HasDerivedState)
+        for name in module.derived
+    }
+    assert {key: tensor.shape for key, tensor in returned.items()} | {key: own[key] for key in derived} == own
+
+
+@each_paper
+def test_claims_and_conversions_keep_to_the_protocols(paper: Paper) -> None:
+    _keeps_to(importlib.import_module(f"{paper.package}.claims"), protocols.OF_CLAIMS)
+    for path in paper.folder.glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+            if function.name in protocols.CONVERSIONS:
+                assert [argument.arg for argument in function.args.args] == ["state_dict", "model"], path
+
+
+def _keeps_to(thing: object, offered: tuple[type, ...]) -> None:
+    """Assert that ``thing`` has all of a protocol or nothing of it, with the arguments that the protocol names."""
+    for protocol in offered:
+        members = [name for name in (*vars(protocol), *protocol.__annotations__) if not name.startswith("_")]
+        if not any(hasattr(thing, name) for name in members):
+            continue
+        assert isinstance(thing, protocol), f"{thing!r} lacks one of {', '.join(members)}, see common/protocols.py"
+        for method in (name for name in members if inspect.isfunction(vars(protocol).get(name))):
+            asked = list(inspect.signature(vars(protocol)[method]).parameters)[1:]  # without self
+            found = list(inspect.signature(getattr(thing, method)).parameters)
+            assert found[: len(asked)] == asked, f"{method} of {thing!r} takes {found}, and not {asked}"
 
 
 def test_importing_papers_adds_declarations_only_to_timm() -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from common.bench.contenders import Contender
 from common.training.distillation import with_teacher
-from common.training.hooks import Batch, Hook
-from common.training.loop import Run, train
+from common.training.hooks import Batch, Hook, Training
+from common.training.loop import train
 from common.training.options import Options
 
 #: Beside the reference results, a file a paper: columns contender, step, loss.
@@ -40,11 +40,11 @@ class _Losses(Hook):
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         self.values.append(float(loss.detach()))
         return loss
 
-    def on_step(self, run: Run) -> None:
+    def on_step(self, run: Training) -> None:
         if run.step == STEPS:
             raise _EnoughError
 

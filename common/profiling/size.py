@@ -13,6 +13,7 @@ from torch import nn
 from common.manifest import load_manifest
 from common.measurement import Measurement
 from common.profiling.counting import flops, parameters
+from common.protocols import OffersSizes
 from common.shapes import shapes_only
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ def size(run: Run) -> Iterator[Measurement]:
 
     Names of one model differ in the tag of their weights (``rvt_small_plus.easyrobust``); a model of which nothing is
     printed is counted under its own. Models are built for their shapes alone, so that a quick run counts all, too. A
-    paper that counts otherwise (as its release does, or several forms of a model) offers ``model_size(name)`` in its
-    ``claims.py``, which yields the measurements of one declared model in place of those of ``model_size`` here.
+    paper that counts otherwise (as its release does, or several forms of a model) is
+    :class:`common.protocols.OffersSizes`.
     """
     own = importlib.import_module(f"{run.paper.package}.claims")
-    counted_by = getattr(own, "model_size", model_size)
+    counted_by = own.model_size if isinstance(own, OffersSizes) else model_size
     manifest = load_manifest(run.paper.manifest)
     printed = manifest[(manifest["dataset"] == "-") & manifest["metric"].isin(("params", "flops"))]["model"].unique()
     for declared in run.paper.models:

@@ -16,6 +16,7 @@ from timm.models.cait import ClassAttn
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.protocols import HasAttentionMap
 
 
 class LastAttention:
@@ -25,7 +26,7 @@ class LastAttention:
       of timm's vision transformers (DeiT, ViT), or in class attention (CaiT, XCiT, FAN).
     - Without one: what the patches take from each patch, mean over patches and heads. Where the classifier averages
       patches, as such models do, that is what the average takes. In timm's vision transformers, and in any attention
-      that has a method ``attention_map``: tokens (B, N, C) to shares (B, heads, N).
+      that gives its map, see :class:`common.protocols.HasAttentionMap`.
 
     Maps are detached: no gradient flows through them.
 
@@ -105,7 +106,7 @@ class LastAttention:
 
 
 def _readable(module: nn.Module) -> bool:
-    return isinstance(module, Attention | ClassAttn) or callable(getattr(module, "attention_map", None))
+    return isinstance(module, Attention | ClassAttn | HasAttentionMap)
 
 
 def _self_attention(attention: Any, qkv: Tensor, asked: slice) -> Tensor:

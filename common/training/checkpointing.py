@@ -27,6 +27,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "checkpoints").glob("step-*.pt") if _NAME.fullmatch(path.name))
 
 
+def last_good(folder: Path | None) -> str:
+    """Say which checkpoint is left, as the end of a sentence."""
+    kept = checkpoints(folder) if folder else []
+    return f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint had been written yet"
+
+
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write the state after ``step`` steps, then remove all but the newest two checkpoints.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +13,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.figures import COLOURS, figure, to_svg
 from common.measurement import Picture
-from common.training.hooks import Batch, Hook
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
+from common.training.hooks import Batch, Hook, Training
 
 #: A row an epoch (or a part of one), as ``history.csv`` has them.
 History = Sequence[Mapping[str, float]]
@@ -42,14 +39,14 @@ class LossCurve(Hook):
         self._losses: list[Tensor] = []
         self._right: list[Tensor] = []
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Note the loss, and what is right where the model classifies."""
         self._losses.append(loss.detach())
         if batch.logits is not None and batch.logits.shape == (len(batch.labels), run.recipe.num_classes):
             self._right.append((batch.logits.detach().argmax(dim=1) == batch.labels).float().mean())
         return loss
 
-    def on_step(self, run: Run) -> None:
+    def on_step(self, run: Training) -> None:
         """Take the mean over the last part of the training when it is complete."""
         if run.step * POINTS // run.total_steps > (run.step - 1) * POINTS // run.total_steps:
             row = {"epoch": run.step / run.steps_per_epoch, "train_loss": float(torch.stack(self._losses).mean())}

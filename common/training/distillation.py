@@ -7,7 +7,6 @@ arXiv 2012.12877, section 4 (equations 2 and 3).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -15,11 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.training.hooks import Batch, Hook
+from common.training.hooks import Batch, Hook, Training
 from common.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 
 class Distillation(Hook):
@@ -44,16 +40,16 @@ class Distillation(Hook):
         """As a recipe says, from this teacher."""
         return cls(teacher, recipe.distillation, recipe.distillation_alpha, recipe.distillation_temperature)
 
-    def on_model(self, run: Run, model: nn.Module) -> None:
+    def on_model(self, run: Training, model: nn.Module) -> None:
         """Have the model return the outputs of both its heads in training, where it has two."""
         if hasattr(model, "set_distilled_training"):
             model.set_distilled_training(True)  # type: ignore[operator]
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         """Put the teacher on the run's device, frozen."""
         self.teacher.to(run.device).eval().requires_grad_(False)
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Return the weighted sum."""
         student = batch.outputs[1] if isinstance(batch.outputs, tuple | list) else batch.logits
         with torch.no_grad(), run.accelerator.autocast():

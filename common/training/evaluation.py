@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +10,6 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.outputs import logits_of
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 
 @torch.no_grad()
@@ -65,29 +61,19 @@ def evaluate(
     return metrics
 
 
-def evaluate_run(run: Run, model: nn.Module) -> dict[str, float]:
-    """Measure ``model`` on the validation set of a run, each process on its share; call on every process."""
-
-    def total(sums: Tensor) -> Tensor:
-        return run.accelerator.reduce(sums.to(run.device), "sum").cpu() if run.plan.world > 1 else sums
-
-    batches = run.data.validation_batches(run.recipe, run.plan)
-    if run.options.fsdp:
-        batches = _in_step(batches, run, total)
-    images = run.identity["data"].get("validation_images", 0)
-    with run.accelerator.autocast():
-        return evaluate(
-            model, batches, run.prepare.normalise, classes=run.recipe.num_classes, images=images, total=total
-        )
-
-
-def _in_step(
-    batches: Iterable[tuple[Tensor, Tensor]], run: Run, total: Callable[[Tensor], Tensor]
+def in_step(
+    batches: Iterable[tuple[Tensor, Tensor]],
+    padding: tuple[Tensor, Tensor],
+    total: Callable[[Tensor], Tensor],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield as many batches on every process, as a model needs that is sharded over them; label -1 pads."""
+    """Yield as many batches on every process, as a model needs that is sharded over them.
+
+    Args:
+        batches: of this process; none at all, perhaps.
+        padding: a batch of label -1 for a process that has no more.
+        total: sums of this process to those of all processes.
+    """
     own = iter(batches)
-    shape = (1, len(run.recipe.mean), run.recipe.input_size, run.recipe.input_size)
-    padding = torch.zeros(shape, dtype=torch.uint8, device=run.device), torch.tensor([-1], device=run.device)
     while True:
         batch = next(own, None)
         if not total(torch.tensor([batch is not None], dtype=torch.float64)).any():

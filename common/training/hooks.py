@@ -1,37 +1,50 @@
 """How a paper changes a training step without touching the loop.
 
 A paper derives from `Hook` and overrides what it needs; the loop calls the hooks of a run in the order given. A
-module of the model needs no hook to be told of an optimizer step: each module that has a method
-``on_optimizer_step(step: int)`` is called after every step (steps count from 1), which works alike for a plain and
-for a distributed model.
+module of the model needs no hook to be told of an optimizer step, see :class:`common.protocols.ListensToSteps`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.training.mixing import Mixed
+from common.training.batch import Batch
+from common.training.data import Plan
+from common.training.preparation import Preparation
+from common.training.recipe import Recipe
 
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
+class Training(Protocol):
+    """What a hook sees of the training that calls it."""
 
-@dataclass
-class Batch:
-    """One forward pass of the training loop; hooks change it in place."""
+    recipe: Recipe
+    plan: Plan
+    device: torch.device
+    accelerator: Accelerator
+    plain_model: nn.Module  # as it was given
+    model: nn.Module  # wrapped for several devices
+    optimizer: torch.optim.Optimizer
+    criterion: nn.Module  # logits and targets to a scalar
+    prepare: Preparation  # images as the data has them to a batch
+    step: int  # steps done
+    steps_per_epoch: int
+    total_steps: int
 
-    images: Tensor  # (B, C, H, W), normalised; mixed where the recipe mixes; (B, views, C, H, W) of several views
-    labels: Tensor  # (B,), class indices before mixing
-    targets: Tensor  # (B,) class indices, or (B, classes) probabilities after mixing
-    mixed: Mixed | None = None  # what was mixed with what, where the recipe mixes
-    outputs: Any = None  # what the model returned
-    logits: Any = None  # (B, classes); the first element of ``outputs`` where that is a tuple
+    @property
+    def epoch(self) -> int:
+        """The current epoch, from 0."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Run the model on a batch and return the loss, a scalar; fills in ``outputs`` and ``logits``."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss``, weighted for accumulation and scaled for the precision."""
 
 
 class Hook:
@@ -46,26 +59,26 @@ class Hook:
     views: int = 1
     copies: int = 1
 
-    def on_model(self, run: Run, model: nn.Module) -> None:
+    def on_model(self, run: Training, model: nn.Module) -> None:
         """Before the model is put on its devices and has an optimizer: freeze or convert modules, in place."""
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         """Before the first step of this process: ``run.model`` and ``run.device`` are ready."""
 
-    def on_batch(self, run: Run, batch: Batch) -> None:
+    def on_batch(self, run: Training, batch: Batch) -> None:
         """Before the forward pass: change images and targets (mixing, an adversarial inner loop, an extra pass)."""
 
-    def on_output(self, run: Run, batch: Batch) -> None:
+    def on_output(self, run: Training, batch: Batch) -> None:
         """After the forward pass and before the loss: change logits or targets (labels mixed by attention)."""
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Return the loss to be minimised, a scalar (a consistency or distillation term added)."""
         return loss
 
-    def on_step(self, run: Run) -> None:
+    def on_step(self, run: Training) -> None:
         """After each step of the optimizer; ``run.step`` is the number of steps done."""
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Training) -> None:
         """After the last step of this process, also where the run was interrupted or failed."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,7 +105,7 @@ class ExtraPass(Hook):
         self.change = change
         self.gradient = gradient
 
-    def on_batch(self, run: Run, batch: Batch) -> None:
+    def on_batch(self, run: Training, batch: Batch) -> None:
         """Make the extra pass."""
         images = self.change(batch.images)
         if self.gradient == "discarded":

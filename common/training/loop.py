@@ -21,19 +21,29 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from common.checkpoints import form_of, to_released
 from common.data.loading import watched_loaders
 from common.errors import UserError
 from common.locks import held
 from common.outputs import logits_of
 from common.progress import track
+from common.protocols import ListensToSteps
+from common.training.batch import Batch
 from common.training.batch_norm import describe as describe_batch_norm
 from common.training.batch_norm import separate, synchronise
-from common.training.checkpointing import describe_model
+from common.training.checkpointing import (
+    check_same_run,
+    describe_model,
+    last_good,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
 from common.training.data import TrainingData, make_plan
-from common.training.devices import compiling, make_accelerator, release, shard
+from common.training.devices import compiling, make_accelerator, release, restore_state, shard, whole_state
 from common.training.distillation import with_distillation
-from common.training.evaluation import evaluate_run
-from common.training.hooks import Batch, Hook
+from common.training.evaluation import evaluate, in_step
+from common.training.hooks import Hook
 from common.training.interrupts import Interrupts
 from common.training.logs import RunLog
 from common.training.optimisation import Schedule, make_loss, make_optimizer, update
@@ -41,7 +51,6 @@ from common.training.options import Options, TrainingResult
 from common.training.preparation import Preparation
 from common.training.randomness import preserved_global_state, seed_global
 from common.training.recipe import Recipe
-from common.training.resume import last_good, resume, save, save_trained
 
 #: On an accelerator, losses are fetched and checked once in this many steps; on the CPU at each step.
 STEPS_BETWEEN_CHECKS = 20
@@ -80,20 +89,20 @@ def train(
     """
     first = int(os.environ.get("RANK", "0")) == 0
     with held(Path(folder)) if folder is not None and first else nullcontext(), preserved_global_state():
-        run = Run(model, recipe, data, recipe.seed if seed is None else seed, folder, hooks, options or Options())
+        loop = Loop(model, recipe, data, recipe.seed if seed is None else seed, folder, hooks, options or Options())
         try:
-            with compiling(run.options.compile), watched_loaders():
-                return run.finish()
+            with compiling(loop.options.compile), watched_loaders():
+                return loop.finish()
         finally:
-            for hook in run.hooks:
-                hook.finish(run)
-            run.log.close()
-            release(run.accelerator, run.model, model)
+            for hook in loop.hooks:
+                hook.finish(loop)
+            loop.log.close()
+            release(loop.accelerator, loop.model, model)
             separate(model)
 
 
-class Run:
-    """A run in progress; hooks read ``model``, ``device``, ``recipe``, ``accelerator``, ``step`` and ``epoch``."""
+class Loop:
+    """A training in progress; :class:`common.training.hooks.Training` is what hooks see of it."""
 
     def __init__(
         self,
@@ -154,9 +163,8 @@ class Run:
         self.optimizer = make_optimizer(model, recipe, sharded=options.fsdp)
         self.schedule = Schedule(self.optimizer, recipe, self.steps_per_epoch)
         self.criterion, self.prepare = make_loss(recipe), Preparation(recipe, self.device)
-        listeners = (getattr(module, "on_optimizer_step", None) for module in model.modules())
-        self._listeners = [listener for listener in listeners if callable(listener)]
-        resume(self)
+        self._listeners = [module for module in model.modules() if isinstance(module, ListensToSteps)]
+        self._resume()
         self.log = RunLog(
             self.folder if self.main else None,
             self.say,
@@ -201,13 +209,13 @@ class Run:
                 self._train_step(batches)
                 if within == self.steps_per_epoch - 1:
                     self._end_epoch((self.step - epoch_first) / (time.perf_counter() - epoch_start))
-                    save(self)
+                    self._save()
                     epoch_first, epoch_start = self.step, time.perf_counter()
                 elif self.options.checkpoint_steps and self.step % self.options.checkpoint_steps == 0:
-                    save(self)
+                    self._save()
                 if self._stopping and self.step < self.total_steps:
                     self._stop()
-        save_trained(self)
+        self._save_trained()
         last = self.history[-1] if self.history else {}
         metrics = {key: last[key] for key in last if key.removeprefix("ema_") in ("top1", "top5", "loss")}
         seconds = time.perf_counter() - start
@@ -251,7 +259,7 @@ class Run:
         if self._listeners:
             seed_global(self.seed, "listeners", self.step)  # alike on all processes
             for listener in self._listeners:
-                listener(self.step)
+                listener.on_optimizer_step(self.step)
         if self.ema is not None:
             self.ema.update(self.plain_model)
         for hook in self.hooks:
@@ -298,9 +306,9 @@ class Run:
         }
         self.loss_sum = 0.0
         if self.epoch % self.recipe.evaluate_every == 0 or self.step == self.total_steps:
-            row |= evaluate_run(self, self.model if self.options.fsdp else self.plain_model)
+            row |= self._evaluate(self.model if self.options.fsdp else self.plain_model)
             if self.ema is not None:
-                row |= {f"ema_{key}": value for key, value in evaluate_run(self, self.ema.module).items()}
+                row |= {f"ema_{key}": value for key, value in self._evaluate(self.ema.module).items()}
         row["images_per_second"] = steps_per_second * self.recipe.total_batch
         self.history.append(row)
         self.log.epoch(self.history)
@@ -308,7 +316,117 @@ class Run:
         self.say(f"epoch {self.epoch}/{self.recipe.total_epochs}: {shown}")
 
     def _stop(self) -> NoReturn:
-        save(self)
+        self._save()
         number = self._interrupts.received
         name = signal.Signals(number).name if number else "a signal to another process"
         raise Interrupted(f"Stopped by {name} after step {self.step}; the same command goes on from there.")
+
+    def _evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Measure ``model`` on the validation set, each process on its share; called on every process."""
+
+        def total(sums: Tensor) -> Tensor:
+            return self.accelerator.reduce(sums.to(self.device), "sum").cpu() if self.plan.world > 1 else sums
+
+        recipe = self.recipe
+        batches = self.data.validation_batches(recipe, self.plan)
+        if self.options.fsdp:
+            shape = (1, len(recipe.mean), recipe.input_size, recipe.input_size)
+            image = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+            batches = in_step(batches, (image, torch.tensor([-1], device=self.device)), total)
+        images = self.identity["data"].get("validation_images", 0)
+        with self.accelerator.autocast():
+            return evaluate(
+                model, batches, self.prepare.normalise, classes=recipe.num_classes, images=images, total=total
+            )
+
+    def _save(self) -> None:
+        """Write a checkpoint; where that fails (a full disk), say so and go on: the last good one is still there.
+
+        Raises:
+            UserError: the parameters are not finite; nothing is written.
+        """
+        if self.folder is None:
+            return
+        self.check_losses()
+        model_state, optimizer_state = self._whole_state()
+        if not all(tensor.isfinite().all() for tensor in model_state.values() if tensor.is_floating_point()):
+            self.stop_diverged("A parameter is no longer finite", self.step, self.last_rate)
+        if not self.main:
+            return
+        scaler = self.accelerator.scaler
+        state: dict[str, Any] = {
+            "run": self.identity,
+            "form": form_of(self.plain_model),
+            "model": model_state,
+            "optimizer": optimizer_state,
+            "ema": self.ema.module.state_dict() if self.ema else {},
+            "scaler": scaler.state_dict() if scaler else {},
+            "hooks": [hook.state_dict() for hook in self.hooks],
+            "history": self.history,
+            "loss_sum": self.loss_sum,
+            "last_rate": self.last_rate,
+        }
+        try:
+            save_checkpoint(self.folder, self.step, state)
+        except OSError as error:
+            reason = error.strerror or error
+            self.say(
+                f"The checkpoint after step {self.step} could not be written ({reason}); {last_good(self.folder)}."
+            )
+
+    def _resume(self) -> None:
+        """Take up the run that the folder holds, if any.
+
+        Raises:
+            UserError: its checkpoint is damaged, or of another recipe, model or data set.
+        """
+        found = load_checkpoint(self.folder, previous=self.options.from_previous) if self.folder else None
+        if found is None:
+            return
+        path, state = found
+        check_same_run(path, state["run"], self.identity)
+        states, sharded = (state["model"], state["optimizer"]), self.options.fsdp
+        restore_state(self.model, self.plain_model, self.optimizer, *states, sharded=sharded)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        for hook, hook_state in zip(self.hooks, state["hooks"], strict=True):
+            hook.load_state_dict(hook_state)
+        self.step, self.history = state["step"], state["history"]
+        self.loss_sum, self.last_rate = state["loss_sum"], state["last_rate"]
+        self.schedule.restore(self.step)
+        self.say(f"Going on from {path}, step {self.step} of {self.total_steps}.")
+
+    def _save_trained(self) -> None:
+        """Write the trained weights as ``model.pt``: ``model`` and, where the recipe averages, ``model_ema``.
+
+        They have the released names; the run's identity tells the file from a released one.
+
+        Raises:
+            UserError: the file could not be written.
+        """
+        if self.folder is None:
+            return
+        trained = self.plain_model
+        if self.whole_model is not None:
+            trained = self.whole_model
+            weights, _ = self._whole_state()
+            if self.main:
+                trained.load_state_dict(weights)
+        if not self.main:
+            return
+        state: dict[str, Any] = {"run": self.identity, "form": form_of(self.plain_model), "model": to_released(trained)}
+        if self.ema is not None:
+            state["model_ema"] = to_released(self.ema.module)
+        try:
+            save_weights(self.folder / "model.pt", state)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder / 'model.pt'} could not be written ({error.strerror or error}): free space and repeat "
+                f"the command; {last_good(self.folder)}."
+            ) from None
+
+    def _whole_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The state of model and optimizer, gathered where they are sharded; called on every process."""
+        return whole_state(self.model, self.plain_model, self.optimizer, sharded=self.options.fsdp)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from common.errors import UserError, nearest
+from common.protocols import HasNoLayerAdaptation
 from common.training.recipe import Recipe
 
 #: timm's names of layer-wise adaptive rates (You et al., "Large Batch Training of Convolutional Networks").
@@ -62,7 +63,8 @@ def _lars_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameters with plain and with adapted rates: timm ties adaptation to weight decay, which may be 0."""
     if recipe.layer_decay != 1:
         raise UserError(f"{recipe.optimizer} sets the rate of each layer by itself: set layer_decay=1.")
-    kept = {name for method in ("no_weight_decay", "no_layer_adaptation") for name in getattr(model, method, set)()}
+    kept = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # timm's
+    kept |= model.no_layer_adaptation() if isinstance(model, HasNoLayerAdaptation) else set()
     plain: list[nn.Parameter] = []
     adapted: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

@@ -8,7 +8,7 @@ import torch
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from common.training.hooks import Batch
+from common.training.batch import Batch
 from common.training.mixing import Mixed, Mixing
 from common.training.optimisation import make_mixing
 from common.training.recipe import Recipe

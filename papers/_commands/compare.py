@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.measurement import Measurement, Picture, Result
 from common.profiling import count
 from common.progress import console
+from common.protocols import OffersContenders
 from common.run import Run
 from papers._commands.reproduce import add_embedded_arguments, command_to_go_on, embedded_settings, open_run
 
@@ -57,8 +58,8 @@ def run(args: Namespace) -> int:
 
 def contenders(paper: Paper) -> list[bench.Contender]:
     """All that ``paper`` trains on the bench: what ``contenders()`` in its ``claims.py`` returns; none without it."""
-    make = getattr(importlib.import_module(f"{paper.package}.claims"), "contenders", None)
-    return [] if make is None else list(make())
+    claims = importlib.import_module(f"{paper.package}.claims")
+    return claims.contenders() if isinstance(claims, OffersContenders) else []
 
 
 def of_papers(chosen: Sequence[Paper]) -> list[bench.Contender]:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.training.hooks import Batch, Hook
+from common.training.hooks import Batch, Hook, Training
 from common.training.recipe import Recipe
 from papers.augmix import pillow
 from papers.augmix.draws import Draws, Settings
 from papers.augmix.method import augment_and_mix, jensen_shannon
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 #: Pixels of an image up to which a CPU augments a batch at once faster than Pillow its images (the claim ``cost``).
 BATCHED_ON_CPU = 40 * 40
@@ -84,11 +80,11 @@ class AugMix(Hook):
         self._mean, self._std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
         self._logits: Tensor | None = None  # (3, B, classes), between the forward pass and the loss
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         """Have the statistics on the run's device."""
         self._mean, self._std = self._mean.to(run.device), self._std.to(run.device)
 
-    def on_batch(self, run: Run, batch: Batch) -> None:
+    def on_batch(self, run: Training, batch: Batch) -> None:
         """Replace images by augmented ones, or add two augmented ones to each."""
         clean = batch.images
         pixels = (clean * self._std + self._mean).round_().clamp_(0, 255).to(torch.uint8)
@@ -108,13 +104,13 @@ class AugMix(Hook):
         mixed = _one_by_one(pixels, draws) if self.per_image or slow else augment_and_mix(pixels, draws)
         return mixed.sub_(self._mean).div_(self._std)
 
-    def on_output(self, run: Run, batch: Batch) -> None:
+    def on_output(self, run: Training, batch: Batch) -> None:
         """Keep the clean images' logits for the loss, and all of them for the consistency term."""
         if self.consistency:
             self._logits = batch.logits.view(3, -1, batch.logits.shape[-1])
             batch.logits = self._logits[0]
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Add the consistency term."""
         if self._logits is None:
             return loss
@@ -137,7 +133,7 @@ class DecayAll(Hook):
     def __init__(self, weight_decay: float) -> None:
         self.weight_decay = weight_decay
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         """Set it in all groups of the optimizer."""
         for group in run.optimizer.param_groups:
             group["weight_decay"] = self.weight_decay

@@ -7,7 +7,7 @@ distillation token. Axes: B images, N tokens, C channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import bench
-from common.training.hooks import Batch, Hook
+from common.training.hooks import Batch, Hook, Training
 from common.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 #: What becomes of the logits of the two heads, (B, classes) each: the ways to classify an image.
 CLASSIFIERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -33,11 +30,11 @@ CLASSIFIERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class SecondClassToken(Hook):
     """The control: the second token learns the labels as the first does, each with half of the loss."""
 
-    def on_model(self, run: Run, model: nn.Module) -> None:
+    def on_model(self, run: Training, model: nn.Module) -> None:
         """Have the model return the outputs of both its heads in training."""
         model.set_distilled_training(True)  # type: ignore[operator]
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Return the mean over the heads."""
         return (loss + run.criterion(batch.outputs[1], batch.targets)) / 2
 

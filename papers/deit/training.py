@@ -7,18 +7,14 @@ Distillation, which is DeiT's own, is a setting of every recipe, see `common.tra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
 from common.errors import UserError, nearest
-from common.training.hooks import Batch, Hook
+from common.training.hooks import Batch, Hook, Training
 from common.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 LOSSES = ("cross_entropy", "binary_cross_entropy")
 DROP_PATHS = ("linear", "constant")
@@ -27,7 +23,7 @@ DROP_PATHS = ("linear", "constant")
 class BinaryCrossEntropy(Hook):
     """A yes or no for each class, mean over images and classes: yes for every class that is mixed into an image."""
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Return this loss in place of the cross-entropy."""
         logits, targets = batch.logits, batch.targets
         shares = F.one_hot(targets, logits.shape[1]) if targets.ndim == 1 else targets
@@ -37,7 +33,7 @@ class BinaryCrossEntropy(Hook):
 class ConstantDropPath(Hook):
     """Drop all residual branches with the recipe's rate, where timm's rates rise from 0 to it over the blocks."""
 
-    def on_model(self, run: Run, model: nn.Module) -> None:
+    def on_model(self, run: Training, model: nn.Module) -> None:
         """Set the rate of every block."""
         for block in getattr(model, "blocks"):  # noqa: B009  (typed as tensors and modules only)
             block.drop_path1, block.drop_path2 = (DropPath(run.recipe.drop_path_rate) for _ in range(2))
@@ -49,7 +45,7 @@ class InitialLayerScale(Hook):
     def __init__(self, value: float) -> None:
         self.value = value
 
-    def on_model(self, run: Run, model: nn.Module) -> None:
+    def on_model(self, run: Training, model: nn.Module) -> None:
         """Set the scales; a run that is resumed takes its own after that."""
         for module in model.modules():
             if isinstance(module, LayerScale):

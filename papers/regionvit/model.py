@@ -458,7 +458,8 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
         if name in own and own[name].ndim == 1 and value.ndim == 4 and value.numel() == value.shape[1]:
             value = value.flatten()
         elif shared != name and shared in own:
-            if value.flatten().equal(state_dict.get(shared, value).flatten()):
+            halving = state_dict.get(shared, value)
+            if value is halving or value.flatten().equal(halving.flatten()):
                 continue
             raise UserError(f"{name} and {shared} differ; RegionViT halves regional and local tokens alike.")
         ours[name] = value

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError, nearest
 from common.training.batch_norm import synchronise
-from common.training.hooks import Batch, Hook
+from common.training.hooks import Batch, Hook, Training
 from common.training.randomness import generator
 from common.training.recipe import Recipe
 from papers.simclr.augmentation import Draws, Settings, distort
 from papers.simclr.method import nt_xent
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 STAGES = ("pretrain", "linear", "finetune", "supervised")
 
@@ -71,7 +67,7 @@ class Classifying(Hook):
     def __init__(self, frozen: bool, global_batch_norm: bool, zero_classifier: bool) -> None:
         self.frozen, self.global_batch_norm, self.zero_classifier = frozen, global_batch_norm, zero_classifier
 
-    def on_model(self, run: Run, model: nn.Module) -> None:
+    def on_model(self, run: Training, model: nn.Module) -> None:
         """Convert, reset and freeze."""
         if self.global_batch_norm and run.accelerator.num_processes > 1:
             synchronise(model)
@@ -125,7 +121,7 @@ class Contrastive(Classifying):
         """Train everything."""
         model.pretraining = True
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         """Have the statistics on the run's device, and refuse what would leave negatives out."""
         if run.plan.accumulation > 1:
             raise UserError(
@@ -134,11 +130,11 @@ class Contrastive(Classifying):
             )
         self._mean, self._std = self._mean.to(run.device), self._std.to(run.device)
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Training) -> None:
         """Leave a classifier."""
         run.plain_model.pretraining = False
 
-    def on_batch(self, run: Run, batch: Batch) -> None:
+    def on_batch(self, run: Training, batch: Batch) -> None:
         """Distort the views, (B, 2, C, H, W), and put them one after the other, (2 B, C, H, W)."""
         views = []
         for index, images in enumerate(batch.images.unbind(dim=1)):
@@ -155,6 +151,6 @@ class Contrastive(Classifying):
         draws = Draws.sample(total, self.settings, random).select(own, images.device)
         return distort(images, draws, self.settings)
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Add the contrastive loss to that of the classifier, which shares no parameter with it."""
         return loss + self.weight * nt_xent(batch.outputs[1], self.temperature)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.training.attention import LastAttention
-from common.training.hooks import Batch, Hook
+from common.training.hooks import Batch, Hook, Training
 from common.training.mixing import Mixed, require_cutmix
 from common.training.recipe import Recipe
 from papers.smmix.method import (
@@ -24,9 +24,6 @@ from papers.smmix.method import (
     random_corners,
     window_attention,
 )
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 
 class SMMix(Hook):
@@ -53,7 +50,7 @@ class SMMix(Hook):
         self._tokens: Tensor | None = None
         self._handles: list[Any] = []
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         """Listen to attention and patches, and put this mixing in place of the recipe's."""
         model: Any = run.plain_model
         if self.fine_grained and not (hasattr(model, "token_head") and hasattr(model, "norm")):
@@ -102,7 +99,7 @@ class SMMix(Hook):
             source = target = random_corners(attention, side)
         return paste(images, source, target, side, grid)
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Add both terms for a batch that was mixed by regions."""
         if hasattr(self._model, "token_head"):
             # So that a distributed run finds a gradient of every parameter in every step.
@@ -122,7 +119,7 @@ class SMMix(Hook):
             loss = loss + consistency_loss(batch.logits.float(), unmixed, batch.mixed.share)
         return loss
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Training) -> None:
         """Leave the model as it was."""
         if hasattr(self, "_attention"):
             self._attention.close()

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from common import bench, figures
 from common.measurement import Picture
 from common.run import Run
-from common.training.hooks import Batch, Hook
-from common.training.loop import Run as TrainingRun
+from common.training.hooks import Batch, Hook, Training
 from common.training.loop import train
 from common.training.mixing import Mixing
 from common.training.optimisation import make_mixing
@@ -65,7 +64,7 @@ class _Gaps(Hook):
         self.alignment = alignment
         self.values: list[float] = []
 
-    def on_output(self, run: TrainingRun, batch: Batch) -> None:
+    def on_output(self, run: Training, batch: Batch) -> None:
         """Compare the share that TL-Align has just taken with the area."""
         mixed, aligned = batch.mixed, self.alignment.share
         if mixed is not None and aligned is not None and float(mixed.mask.max()) > 0:

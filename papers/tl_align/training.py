@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from common.errors import UserError, nearest
-from common.training.hooks import Batch, Hook
+from common.training.hooks import Batch, Hook, Training
 from common.training.mixing import Mixing, require_cutmix
 from common.training.optimisation import make_mixing
 from common.training.recipe import Recipe
 from papers.tl_align.method import TokenBoxes, TokenLabels, token_labels
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 LABEL_MIXING = ("aligned", "area")
 
@@ -40,21 +36,21 @@ class TLAlign(Hook):
         self.share: Tensor | None = None
         self._labels: TokenLabels | None = None
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         """Listen to the model's attention, and put this mixing in place of the recipe's."""
         self._labels = token_labels(run.plain_model) if self.aligned else None
         mixup = make_mixing(run.recipe, partial(TokenBoxes, grid=(self.grid, self.grid)))
         assert mixup is not None, "require_cutmix"
         run.prepare.mixing = Mixing(mixup)
 
-    def on_output(self, run: Run, batch: Batch) -> None:
+    def on_output(self, run: Training, batch: Batch) -> None:
         """Put the aligned labels in place of those by area."""
         if batch.mixed is None or self._labels is None:
             return
         self.share = self._labels.take(batch.mixed.mask)
         batch.targets = batch.mixed.labels(self.share)
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Training) -> None:
         """Leave the model as it was."""
         if self._labels is not None:
             self._labels.close()

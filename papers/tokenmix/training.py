@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -14,14 +14,11 @@ from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from common.errors import UserError, nearest
-from common.training.hooks import Batch, Hook
+from common.training.hooks import Batch, Hook, Training
 from common.training.mixing import Mixed, Mixing, require_cutmix
 from common.training.optimisation import make_mixing
 from common.training.recipe import Recipe
 from papers.tokenmix.method import TokenMixing, activation, mix_labels, visible_scores
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 LABEL_MIXING = ("teacher", "area")
 REGIONS = ("blocks", "scattered")
@@ -82,10 +79,10 @@ class TokenMix(Hook):
         self.settings = settings
         if settings.label_mixing == "teacher":
             self.teacher: nn.Module | None = None
-        self._run: Run | None = None
+        self._run: Training | None = None
         self._mixup: Mixup | None = None
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         """Put this mixing in place of the recipe's, and the teacher on the run's device, frozen."""
         settings, grid = self.settings, (self.settings.grid, self.settings.grid)
         kind = partial(
@@ -115,7 +112,7 @@ class TokenMix(Hook):
             targets = mix_labels(labels, *scores, self._mixup.num_classes, self._mixup.label_smoothing)
         return images, targets, mixed
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Return the loss of the settings."""
         if self.settings.loss == "cross_entropy":
             return loss

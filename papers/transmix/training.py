@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from common.errors import UserError, nearest
 from common.training.attention import LastAttention
-from common.training.hooks import Batch, Hook
+from common.training.hooks import Batch, Hook, Training
 from common.training.recipe import Recipe
 from papers.transmix.method import mix_labels
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 LABEL_MIXING = ("attention", "area")
 
@@ -33,18 +29,18 @@ class TransMix(Hook):
         self.area_share = area_share
         self._attention: LastAttention | None = None
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         """Listen to the model's last attention."""
         self._attention = LastAttention(run.plain_model)
 
-    def on_output(self, run: Run, batch: Batch) -> None:
+    def on_output(self, run: Training, batch: Batch) -> None:
         """Put the labels in place of those by area."""
         if batch.mixed is None or self._attention is None:
             return
         attention = self._attention.take(*batch.images.shape[-2:])
         batch.targets = mix_labels(batch.mixed, attention, self.area_share)
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Training) -> None:
         """Leave the model as it was."""
         if self._attention is not None:
             self._attention.close()

@@ -29,9 +29,9 @@ from timm.loss import LabelSmoothingCrossEntropy
 from torch import nn
 
 from common.training.data import TensorData, epoch_order, make_plan
-from common.training.hooks import Hook
+from common.training.hooks import Hook, Training
 from common.training.images import ImageData, Source
-from common.training.loop import Run, train
+from common.training.loop import train
 from common.training.options import Options
 from common.training.preparation import Preparation
 from common.training.recipe import Recipe, load_recipe
@@ -77,11 +77,11 @@ class Turns(Hook):
         self.other, self.device, self.block = other, device, 1 if device == "cpu" else GPU_STEPS
         self.times = Ratios()
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         self.steps = self.other()
         self.began = clock(self.device)
 
-    def on_step(self, run: Run) -> None:
+    def on_step(self, run: Training) -> None:
         if run.step % self.block:
             return
         ended = clock(self.device)
