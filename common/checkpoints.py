@@ -315,10 +315,10 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> 
         )
     model.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
     for prefix, module in model.named_modules():
-        if not isinstance(module, HasDerivedState):
+        if not isinstance(module, HasDerivedState) or not isinstance(module, nn.Module):
             continue
-        given = {name: state[f"{prefix}.{name}" if prefix else name] for name in module.derived
-                 if (f"{prefix}.{name}" if prefix else name) in state}  # fmt: skip
+        names = {f"{prefix}.{name}".lstrip("."): name for name in module.derived}
+        given = {own: state[name] for name, own in names.items() if name in state}
         if len(given) < len(module.derived):
             module.recompute_derived()
             module.load_state_dict(given, strict=False)

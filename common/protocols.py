@@ -51,6 +51,14 @@ class HasAttentionMap(Protocol):
 
 
 @runtime_checkable
+class HasNoWeightDecay(Protocol):
+    """A model with parameters that are not decayed beside biases and norms; timm's convention."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Their names."""
+
+
+@runtime_checkable
 class HasNoLayerAdaptation(Protocol):
     """A model with parameters whose learning rate LARS does not adapt."""
 
@@ -90,6 +98,6 @@ class OffersSizes(Protocol):
 
 
 #: What is looked for on modules and models.
-OF_MODULES = (HasDerivedState, HasReleasedForm, ListensToSteps, HasAttentionMap, HasNoLayerAdaptation)
+OF_MODULES = (HasDerivedState, HasReleasedForm, ListensToSteps, HasAttentionMap, HasNoWeightDecay, HasNoLayerAdaptation)
 #: What is looked for in the ``claims.py`` of a paper.
 OF_CLAIMS = (OffersContenders, OffersSizes)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from common.errors import UserError, nearest
-from common.protocols import HasNoLayerAdaptation
+from common.protocols import HasNoLayerAdaptation, HasNoWeightDecay
 from common.training.recipe import Recipe
 
 #: timm's names of layer-wise adaptive rates (You et al., "Large Batch Training of Convolutional Networks").
@@ -63,7 +63,7 @@ def _lars_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameters with plain and with adapted rates: timm ties adaptation to weight decay, which may be 0."""
     if recipe.layer_decay != 1:
         raise UserError(f"{recipe.optimizer} sets the rate of each layer by itself: set layer_decay=1.")
-    kept = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # timm's
+    kept = set(model.no_weight_decay()) if isinstance(model, HasNoWeightDecay) else set()
     kept |= model.no_layer_adaptation() if isinstance(model, HasNoLayerAdaptation) else set()
     plain: list[nn.Parameter] = []
     adapted: list[nn.Parameter] = []

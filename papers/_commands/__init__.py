@@ -54,7 +54,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "new": Command("papers._commands.new", "Write the skeleton of a new paper."),
     "bench": Command("papers._commands.bench", "Measure our speed against released implementations.", models=True),
-    "readme": Command("papers._commands.readme", "Write the generated sections of the READMEs from data."),
+    "readme": Command("papers._commands.readme", "Write the generated sections of the READMEs from data.", models=True),
     "reference": Command(
         "papers._commands.reference", "Measure papers with six seeds and keep the results as reference.", models=True
     ),

@@ -16,6 +16,7 @@ import pandas as pd
 from common.declaration import Paper
 from common.errors import UserError, nearest
 from common.files import write_atomic
+from papers._commands import training_cost
 from results.measured import each
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -84,7 +85,17 @@ def sections_of(paper: Paper) -> dict[str, Callable[[], str]]:
         "numbers": lambda: numbers_table(paper),
         "findings": lambda: findings_table(paper),
         "deviations": lambda: deviations_table(paper),
+        "training": lambda: training_table(paper),
     }
+
+
+def training_table(paper: Paper) -> str:
+    """One row a model that the paper defines: what its training on ImageNet takes."""
+    found = training_cost.rows(paper)
+    if not found:
+        return "The paper defines no model that its recipe trains on ImageNet."
+    end = "Estimated from multiply-adds as [docs/training-cost.md](../../docs/training-cost.md) tells; not timed."
+    return f"{_table(training_cost.HEADER, found)}\n\n{end}"
 
 
 def papers_table(papers: Iterable[Paper]) -> str:
