@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -21,10 +22,10 @@ from papers.sequencer.training import LinearDropPath, hooks
 from tests.parity import check_model, images
 
 RECIPE = Path(sequences.__file__).with_name("recipe.toml")
-SMALL = {"layers": (2, 1, 2, 1), "embed_dims": (16, 32, 32, 32), "hidden_sizes": (4, 8, 8, 8), "num_classes": 7}
+SMALL: dict[str, Any] = {"layers": (2, 1, 2, 1), "embed_dims": (16, 32, 32, 32), "hidden_sizes": (4, 8, 8, 8), "num_classes": 7}
 
 
-def small(**kwargs: object) -> nn.Module:
+def small(**kwargs: Any) -> Any:
     torch.manual_seed(0)
     return timm.create_model("sequencer2d_s", **{**SMALL, **kwargs})
 
@@ -99,9 +100,10 @@ def test_the_small_network_starts_as_its_stem_and_differs_from_the_vit_in_what_m
         assert isinstance(model, Sequencer2d)
         pooled = model.eval().norm(model.stem(x)).mean(dim=(1, 2))
         torch.testing.assert_close(model(x), model.head.fc(pooled))
-    vit = pooled_vit_mini().eval()
+    vit: Any = pooled_vit_mini().eval()
     assert vit.cls_token is None
-    block, other = vit.blocks[0], networks[0].stages[0].blocks[0]
+    stages: Any = networks[0].stages
+    block, other = vit.blocks[0], stages[0].blocks[0]
     assert block.mlp.fc1.weight.shape == other.mlp_channels.fc1.weight.shape
     torch.testing.assert_close(vit(x), vit.head(vit.forward_features(x).mean(dim=1)))
 
@@ -126,26 +128,27 @@ def test_accuracy_at_other_sizes_is_that_of_the_same_images(monkeypatch: pytest.
     labels = torch.tensor([0, 1, 0]).repeat(20, 1)  # the third is never right
     monkeypatch.setattr(bench, "test_set", lambda quick: bench.TestSet(pixels, labels, pixels, pixels))
     recipe = bench.host("vit_mini").settings(quick=True)
-    measured = resolution.measure(Centre(failing=56), recipe, True)
+    measured: Any = resolution.measure(Centre(failing=56), recipe, True)
     assert measured["top1"].mean() == pytest.approx(2 / 3)
     by_size = {size: measured[f"resolution_top1/{size}"] for size in resolution.SIZES}
     assert by_size == {size: pytest.approx(1 / 3 if size == 56 else 2 / 3) for size in resolution.SIZES}
     assert measured["resolution_loss"].mean() == pytest.approx((1 / 3) / len(resolution.SIZES))
-    scores = bench.Scores({("a", 0): measured, ("b", 0): resolution.measure(Centre(), recipe, True)})
+    other: Any = resolution.measure(Centre(), recipe, True)
+    scores = bench.Scores({("a", 0): measured, ("b", 0): other})
     assert scores.mean("b", "resolution_loss") == 0
     assert resolution.curve(scores).svg.count("<path") > 4
 
 
 def test_positions_of_a_vit_are_resized_and_other_networks_stay() -> None:
-    model = pooled_vit_mini().eval()
-    larger = resolution.for_size(model, 56)
+    model: Any = pooled_vit_mini().eval()
+    larger: Any = resolution.for_size(model, 56)
     assert (model.pos_embed.shape[1], larger.pos_embed.shape[1]) == (49, 196)
     assert larger(images(1, 3, 56, 56)).shape == (1, 10)
     assert torch.equal(resolution.for_size(model, 28)(images(1, 3, 28, 28)), model(images(1, 3, 28, 28)))
     plain = sequencer_mini()
     assert resolution.for_size(plain, 56) is plain
-    classified = bench.hosts.vit_mini()
-    assert resolution.for_size(classified, 20).pos_embed.shape[1] == 26
+    smaller: Any = resolution.for_size(bench.hosts.vit_mini(), 20)
+    assert smaller.pos_embed.shape[1] == 26
 
 
 def test_a_wrong_course_of_stochastic_depth_is_one_sentence() -> None:
