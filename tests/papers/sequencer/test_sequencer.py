@@ -22,7 +22,8 @@ from papers.sequencer.training import LinearDropPath, hooks
 from tests.parity import check_model, images
 
 RECIPE = Path(sequences.__file__).with_name("recipe.toml")
-SMALL: dict[str, Any] = {"layers": (2, 1, 2, 1), "embed_dims": (16, 32, 32, 32), "hidden_sizes": (4, 8, 8, 8), "num_classes": 7}
+WIDTHS = {"embed_dims": (16, 32, 32, 32), "hidden_sizes": (4, 8, 8, 8)}
+SMALL: dict[str, Any] = {"layers": (2, 1, 2, 1), **WIDTHS, "num_classes": 7}
 
 
 def small(**kwargs: Any) -> Any:
