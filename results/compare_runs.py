@@ -63,7 +63,7 @@ def read(path: Path) -> Side:
     return Side(str(path), load(path / MEASURED), claims)
 
 
-def compare(old: Side, new: Side) -> pd.DataFrame:
+def changes(old: Side, new: Side) -> pd.DataFrame:
     """Join two tables and say what moved.
 
     Counts (parameters, FLOPs) and exact findings must be equal. Other numbers may differ within the 95 % interval
@@ -139,7 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare, print, and return the exit status."""
     old, new = read(args.old), read(args.new)
-    table = compare(old, new)
+    table = changes(old, new)
     show(table, old, new)
     if args.output is not None:
         write_atomic(args.output, table.to_csv(index=False, lineterminator="\n"))

@@ -214,7 +214,7 @@ def tolerance(metric: str, weights: str, text: str, own: float) -> Tolerance:
     return Tolerance(half_unit(text) if width == "half unit" else max(float(width), half_unit(text)), reason)
 
 
-def compare(
+def compare_value(
     printed: float,
     value: float,
     tolerance: float,
@@ -287,7 +287,7 @@ def _assess(joined: pd.DataFrame, reference: pd.DataFrame | None) -> pd.DataFram
         if row.measured_unit != row.unit:
             outcome, why = "failed", f"measured in {row.measured_unit!r}, printed in {row.unit!r}"
         else:
-            outcome = compare(row.printed, row.measured, allowed.width, interval, sampled=sampled or once)
+            outcome = compare_value(row.printed, row.measured, allowed.width, interval, sampled=sampled or once)
             whose = {"none": "", "released": "released weights: ", "trained": "our training: "}[row.weights]
             why = whose + _explain(outcome, difference, allowed, interval, once)
             if outcome == "off" and row.known:

@@ -97,7 +97,7 @@ class FashionMNIST:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Found:
     """What is on this machine, without any download.
 
     Attributes:
@@ -154,7 +154,7 @@ def load_fashion_mnist(folder: Path | None = None) -> FashionMNIST:
     )
 
 
-def find_fashion_mnist(folder: Path | None = None) -> Finding:
+def find_fashion_mnist(folder: Path | None = None) -> Found:
     """Say where Fashion-MNIST is on this machine, or what is missing; downloads and writes nothing."""
     folder = Path(folder) if folder is not None else data_folder()
     damaged = []
@@ -166,8 +166,8 @@ def find_fashion_mnist(folder: Path | None = None) -> Finding:
         except NotHereError:
             pass
         else:
-            return Finding(place, f"Fashion-MNIST is in {place}; the check sums are right.")
-    return Finding(
+            return Found(place, f"Fashion-MNIST is in {place}; the check sums are right.")
+    return Found(
         None,
         f"Fashion-MNIST is neither in {folder} nor installed as Debian's package {PACKAGE}; {''.join(damaged)}"
         "it is fetched on first use.",

@@ -27,7 +27,7 @@ _BITS_PER_SAMPLE = 258
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableImage:
     """In place of an image; an exception would bring the traceback of a loader process with it.
 
     Args:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Subset
 
 from common.checkpoints import taken_weights
 from common.data.loading import collation, received, watched_loaders
-from common.data.pixels import Unreadable
+from common.data.pixels import UnreadableImage
 from common.data.preprocessing import Preprocessing
 from common.errors import UserError
 from common.files import write_atomic
@@ -245,7 +245,7 @@ class Evaluation:
         flushed = time.monotonic()
         try:
             for batch in map(received, track(loader, label) if self.processes.index == 0 else loader):
-                if isinstance(batch, Unreadable):
+                if isinstance(batch, UnreadableImage):
                     raise UserError(
                         f"{batch.name} cannot be read ({batch.reason}); restore this file and run the same command "
                         "again, it goes on where it stopped."
@@ -263,7 +263,7 @@ class Evaluation:
     def _batch_bytes(self, pictures: Pictures | Videos, position: int) -> int:
         """Of a batch of pictures like the one at ``position``."""
         sample = pictures[position]
-        if isinstance(sample, Unreadable):
+        if isinstance(sample, UnreadableImage):
             return 0
         return sample[1].nbytes * (1 if isinstance(pictures, Videos) else self.batch_size)
 

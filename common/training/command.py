@@ -65,7 +65,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
     machine = parser.add_argument_group("execution")
-    machine.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, mps or auto (auto)")
+    machine.add_argument(
+        "--device", default="auto", metavar="NAME", help="cpu, cuda, mps or auto: cuda where there is one (auto)"
+    )
     machine.add_argument(
         "--device-batch",
         type=whole_number(1),

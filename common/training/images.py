@@ -25,7 +25,7 @@ from torchvision import transforms
 
 from common.data.folders import ImageFiles
 from common.data.loading import collation, received
-from common.data.pixels import READ_ERRORS, Unreadable, eight_bits, read_image
+from common.data.pixels import READ_ERRORS, UnreadableImage, eight_bits, read_image
 from common.errors import UserError, nearest
 from common.training.data import Plan, epoch_order, epoch_steps, validation_order
 from common.training.randomness import derive_seed, generator, seed_global
@@ -283,7 +283,7 @@ class ImageData:
         self, passes: Iterator[Any], plan: Plan, recipe: Recipe, *, training: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for content in self._read(passes):
-            if isinstance(content, Unreadable):
+            if isinstance(content, UnreadableImage):
                 raise UserError(
                     f"The image {content.name} cannot be read ({content.reason}): repair or replace it, or leave out "
                     "such images in training with --skip-unreadable."
@@ -382,7 +382,7 @@ class _Indexed(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.reader)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[np.ndarray[Any, Any], int] | Unreadable:
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[np.ndarray[Any, Any], int] | UnreadableImage:
         index, epoch, position = key
         for place in range(max(index, 0), max(index, 0) + len(self.reader)):
             try:
@@ -392,12 +392,12 @@ class _Indexed(Dataset[Any]):
                 file_name = self.reader.filename(place % len(self.reader), absolute=True)
                 name = str(file_name or f"number {place % len(self.reader)} of the data set")
                 if not self.skip:
-                    return Unreadable(name, str(error))
+                    return UnreadableImage(name, str(error))
                 _logger.warning("%s cannot be read (%s); the next image takes its place", name, error)
                 continue
             seed_global(self.seed, "sample", epoch, position)
             return _augmented(image, self.transform, self.views), -1 if index < 0 else label
-        return Unreadable("every image", "none could be read")
+        return UnreadableImage("every image", "none could be read")
 
 
 class _StreamTransform:
@@ -412,13 +412,13 @@ class _StreamTransform:
         """Begin an epoch."""
         self._seed, self._count, self._views = derive_seed(seed, "stream", epoch, rank), 0, views
 
-    def __call__(self, image: Image.Image | Unreadable) -> Any:
-        if isinstance(image, Unreadable):
+    def __call__(self, image: Image.Image | UnreadableImage) -> Any:
+        if isinstance(image, UnreadableImage):
             return image
         try:
             image = eight_bits(image, self.mode)
         except READ_ERRORS as error:
-            return Unreadable(f"number {self._count} of the stream", str(error))
+            return UnreadableImage(f"number {self._count} of the stream", str(error))
         worker = get_worker_info()
         seed_global(self._seed, "sample", 0 if worker is None else worker.id, self._count)
         self._count += 1
@@ -452,7 +452,7 @@ def _filled(passes: Iterable[Any], size: int) -> Iterator[Any]:
     """Yield passes of ``size`` images; the incomplete ones with which loader processes end are put together."""
     rest: tuple[Tensor, Tensor] | None = None
     for content in passes:
-        if isinstance(content, Unreadable) or (rest is None and len(content[1]) == size):
+        if isinstance(content, UnreadableImage) or (rest is None and len(content[1]) == size):
             yield content
             continue
         images, labels = content if rest is None else map(torch.cat, zip(rest, content, strict=True))
@@ -462,13 +462,13 @@ def _filled(passes: Iterable[Any], size: int) -> Iterator[Any]:
         rest = (images, labels) if len(labels) else None
 
 
-def _collate(samples: list[tuple[Any, int] | Unreadable]) -> tuple[Tensor, Tensor] | Unreadable:
+def _collate(samples: list[tuple[Any, int] | UnreadableImage]) -> tuple[Tensor, Tensor] | UnreadableImage:
     """Stack samples to uint8 (B, C, H, W), or (B, views, C, H, W), and int64 (B,)."""
     good = []
     for sample in samples:
-        if isinstance(sample, Unreadable):
+        if isinstance(sample, UnreadableImage):
             return sample
-        if isinstance(sample[0], Unreadable):  # of a stream
+        if isinstance(sample[0], UnreadableImage):  # of a stream
             return sample[0]
         good.append(sample)
     images = torch.from_numpy(np.stack([image for image, _ in good]))

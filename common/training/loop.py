@@ -28,6 +28,7 @@ from common.locks import held
 from common.outputs import logits_of
 from common.progress import track
 from common.protocols import ListensToSteps
+from common.training.acceleration import compiling, make_accelerator, release, restore_state, shard, whole_state
 from common.training.batch import Batch
 from common.training.batch_norm import describe as describe_batch_norm
 from common.training.batch_norm import separate, synchronise
@@ -40,7 +41,6 @@ from common.training.checkpointing import (
     save_weights,
 )
 from common.training.data import TrainingData, make_plan
-from common.training.devices import compiling, make_accelerator, release, restore_state, shard, whole_state
 from common.training.distillation import with_distillation
 from common.training.evaluation import evaluate, in_step
 from common.training.hooks import Hook

@@ -25,7 +25,7 @@ class Options:
     crosses the threshold of its shrinkage switches a path of the gradient (see papers/vars/README.md for figures).
     """
 
-    device: str = "auto"  # "cpu", "cuda", "mps" or "auto" (the best there is)
+    device: str = "auto"  # "cpu", "cuda", "mps" or "auto": cuda where there is one
     device_batch: int = 0  # images per device and forward pass; 0: total batch / devices
     compile: str = ""  # backend of torch.compile, e.g. "inductor"; empty: off
     fsdp: bool = False  # shard parameters over the devices

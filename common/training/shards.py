@@ -11,7 +11,7 @@ from typing import Any
 from timm.data.readers.reader_wds import ReaderWds
 
 from common.data.folders import IMAGE_ENDINGS, is_hidden
-from common.data.pixels import READ_ERRORS, Unreadable, eight_bits
+from common.data.pixels import READ_ERRORS, UnreadableImage, eight_bits
 from common.errors import UserError
 
 #: What a tar file ends with: two blocks of zeros.
@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Shards(ReaderWds):
-    """Yields (image, label), and (`Unreadable`, -1) for a sample or the rest of a shard that cannot be read.
+    """Yields (image, label), and (`UnreadableImage`, -1) for a sample or the rest of a shard that cannot be read.
 
     Args:
         root: folder of the shards.
@@ -38,7 +38,7 @@ class Shards(ReaderWds):
         keys = ";".join(ending[1:] for ending in IMAGE_ENDINGS)
         super().__init__(root, "", split=split, input_key=keys, input_img_mode="", **settings)
         self.skip_unreadable = skip_unreadable
-        self._broken: list[Unreadable] = []
+        self._broken: list[UnreadableImage] = []
         if Path(root).is_dir():
             for name in map(str, self.split_info.filenames):
                 self._check_end(Path(root) / name)
@@ -81,7 +81,7 @@ class Shards(ReaderWds):
             reason = f"it has no {error}"
         except READ_ERRORS as error:
             reason = str(error) or type(error).__name__
-        broken = Unreadable(f"{sample['__key__']} in {sample['__url__']}", reason)
+        broken = UnreadableImage(f"{sample['__key__']} in {sample['__url__']}", reason)
         if self._skipped(broken):
             return None
         return {"jpg": broken, "target": -1}
@@ -94,7 +94,7 @@ class Shards(ReaderWds):
                 whole = shard.suffix != ".tar" or file.read() == END
         except OSError as error:
             raise UserError(f"The shard {shard} cannot be read ({error.strerror or error}).") from None
-        if not whole and not self._skipped(Unreadable(f"The end of {shard}", "it is cut short")):
+        if not whole and not self._skipped(UnreadableImage(f"The end of {shard}", "it is cut short")):
             raise UserError(
                 f"The shard {shard} is cut short: get it again, or train on what is left with --skip-unreadable."
             )
@@ -105,12 +105,12 @@ class Shards(ReaderWds):
         shards = {part for part in error.args if isinstance(part, str) and part.endswith(names)}
         if not shards:
             raise error  # within a shard: webdataset then comes back with its name
-        broken = Unreadable(f"in {shards.pop()}", str(error.args[0]).partition(" @ ")[0])
+        broken = UnreadableImage(f"in {shards.pop()}", str(error.args[0]).partition(" @ ")[0])
         if not self._skipped(broken):
             self._broken.append(broken)
         return True
 
-    def _skipped(self, broken: Unreadable) -> bool:
+    def _skipped(self, broken: UnreadableImage) -> bool:
         if self.skip_unreadable:
             _logger.warning("%s cannot be read (%s); it is left out", broken.name, broken.reason)
         return self.skip_unreadable

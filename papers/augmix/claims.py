@@ -21,7 +21,7 @@ from common.robustness.full_scale_measures import imagenet_c
 from common.robustness.metrics.corruption import alexnet
 from common.run import Run
 from papers.augmix import pillow
-from papers.augmix.draws import ALL_OPERATIONS, Draws, Settings, magnitudes
+from papers.augmix.draws import ALL_OPERATIONS, AugMixSettings, Draws, magnitudes
 from papers.augmix.method import augment_and_mix, jensen_shannon
 from papers.augmix.operations import apply
 from papers.augmix.training import hooks
@@ -157,7 +157,7 @@ def cost(run: Run) -> Iterator[Result]:
     try:
         for side, count in ((32, 128), (224, 8)):
             images = _pictures(generator, count, side)
-            draws = Draws.sample(count, Settings(), generator)
+            draws = Draws.sample(count, AugMixSettings(), generator)
             batched, one_by_one = _both(_on(run, images), images, draws)
             rounds = [_seconds(batched, clock) / _seconds(one_by_one, clock) for _ in range(10)]
             yield ratio_finding(

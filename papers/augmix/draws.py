@@ -40,7 +40,7 @@ DEEPEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class AugMixSettings:
     """How images are augmented and mixed; the defaults are the publication's for CIFAR.
 
     Attributes:
@@ -106,7 +106,7 @@ class Draws:
     negative: np.ndarray
 
     @classmethod
-    def sample(cls, count: int, settings: Settings, generator: np.random.Generator) -> Draws:
+    def sample(cls, count: int, settings: AugMixSettings, generator: np.random.Generator) -> Draws:
         """Draw for ``count`` images at once."""
         chains = (count, settings.width)
         steps = (*chains, settings.longest)
@@ -121,7 +121,7 @@ class Draws:
         )
 
     @classmethod
-    def in_released_order(cls, count: int, settings: Settings, random: np.random.RandomState) -> Draws:
+    def in_released_order(cls, count: int, settings: AugMixSettings, random: np.random.RandomState) -> Draws:
         """Draw image by image on NumPy's legacy generator, in the order of the released code.
 
         A generator with the same seed then gives what the released ``augment_and_mix`` draws for these images, one

@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.training.hooks import Batch, Hook, Training
 from common.training.recipe import Recipe
 from papers.augmix import pillow
-from papers.augmix.draws import Draws, Settings
+from papers.augmix.draws import AugMixSettings, Draws
 from papers.augmix.method import augment_and_mix, jensen_shannon
 
 #: Pixels of an image up to which a CPU augments a batch at once faster than Pillow its images (the claim ``cost``).
@@ -25,8 +25,8 @@ def hooks(recipe: Recipe) -> Sequence[Hook]:
     """The hooks of a recipe's method settings.
 
     ``augmix``: whether images are augmented; ``severity``, ``width``, ``depth``, ``alpha``, ``all_operations``: see
-    ``draws.Settings``; ``consistency``: weight of the Jensen-Shannon term, 0 trains on one augmented image in place
-    of each clean one; ``per_image``: augment with Pillow, image by image, in the released order of draws;
+    ``draws.AugMixSettings``; ``consistency``: weight of the Jensen-Shannon term, 0 trains on one augmented image in
+    place of each clean one; ``per_image``: augment with Pillow, image by image, in the released order of draws;
     ``decay_all``: let weight decay act on biases and norms too.
 
     Raises:
@@ -41,7 +41,7 @@ def hooks(recipe: Recipe) -> Sequence[Hook]:
             raise UserError(f"AugMix needs images as they are: set {key}=0, or method.augmix=false.")
     if recipe.distillation != "none":
         raise UserError("AugMix has no form with distillation: set distillation=none, or method.augmix=false.")
-    settings = Settings(
+    settings = AugMixSettings(
         severity=float(method["severity"]),
         width=int(method["width"]),
         depth=int(method["depth"]),
@@ -67,7 +67,7 @@ class AugMix(Hook):
 
     def __init__(
         self,
-        settings: Settings,
+        settings: AugMixSettings,
         consistency: float,
         mean: Sequence[float],
         std: Sequence[float],

@@ -121,7 +121,7 @@ PAPER = Paper(
             publication="not found in what we could read",
             released="pixels marked void count as background; a comparison that should leave them out is always true",
             ours="as released, since the printed numbers come from it; the index without them is in each measurement",
-            switch="the argument counted of common.segmentation.jaccard",
+            switch="the argument counted of common.attention.jaccard",
             effect="pascal_voc",
         ),
         Deviation(

@@ -16,7 +16,7 @@ from common.robustness.evaluation import evaluate
 from common.robustness.full_scale_measures import load_model
 from common.robustness.occlusion import shuffle_tiles
 from common.run import Run
-from papers.intriguing_vit import objects, results
+from papers.intriguing_vit import objects, pictures
 from papers.intriguing_vit import pascal_voc as voc
 from papers.intriguing_vit.experiment import CURVES, GRID, all_conditions, measure, textured_garments
 from papers.intriguing_vit.model import create
@@ -96,8 +96,8 @@ def occlusion(run: Run) -> Iterator[Result]:
     scores, kinds = _scores(run, VIT, RESNET), CURVES[:3]
     yield from bench.measurements(scores, ("top1", *kinds))
     yield from bench.findings(scores, *(f"{VIT} > {RESNET}: {kind}" for kind in kinds))
-    yield results.occlusion_picture(scores)
-    yield results.examples_picture(bench.test_set(run.settings.quick).clean[0], all_conditions())
+    yield pictures.occlusion_picture(scores)
+    yield pictures.examples_picture(bench.test_set(run.settings.quick).clean[0], all_conditions())
 
 
 def shuffling(run: Run) -> Iterator[Result]:
@@ -105,7 +105,7 @@ def shuffling(run: Run) -> Iterator[Result]:
     scores = _scores(run, VIT, RESNET)
     yield from bench.measurements(scores, ("shuffle_top1",))
     yield from bench.findings(scores, f"{VIT} > {RESNET}: shuffle_top1")
-    yield results.shuffling_picture(scores)
+    yield pictures.shuffling_picture(scores)
 
 
 def shape(run: Run) -> Iterator[Result]:
@@ -115,7 +115,7 @@ def shape(run: Run) -> Iterator[Result]:
     metrics = ("shape_bias", "shape_share", "texture_share", "silhouette_top1", "texture_top1")
     yield from bench.measurements(scores, metrics)
     yield from bench.findings(scores, f"{VIT} > {RESNET}: shape_bias")
-    yield results.conflict_picture(run.settings.quick)
+    yield pictures.conflict_picture(run.settings.quick)
 
 
 def shape_training(run: Run) -> Iterator[Result]:
@@ -139,11 +139,11 @@ def segmentation(run: Run) -> Iterator[Result]:
     yield from bench.findings(with_whole, f"{VIT} > {WHOLE}: jaccard", f"{SHAPED} > {VIT}: jaccard")
     # A network before training is no classifier, which the bench would ask of it.
     yield from inference.findings(measured, f"{VIT} > {UNTRAINED}: jaccard")
-    yield results.shares_picture(measured)
+    yield pictures.shares_picture(measured)
     (contender,) = _named(VIT)
     model = bench.trained(run, contender, run.seeds()[0])
     recipe = contender.settings(quick=run.settings.quick, epochs=run.settings.epochs)
-    yield results.objects_picture(model, recipe, run.settings.quick)
+    yield pictures.objects_picture(model, recipe, run.settings.quick)
 
 
 def _named(*names: str) -> list[bench.Contender]:
@@ -174,7 +174,7 @@ def imagenet_occlusion(run: Run) -> Iterator[Result]:
         **options,
     )
     yield from measured
-    yield results.measured_picture(name, measured)
+    yield pictures.measured_picture(name, measured)
 
 
 def pascal_voc(run: Run) -> Iterator[Result]:

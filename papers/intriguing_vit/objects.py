@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from common import bench
+from common.attention import best_head, head_attention, kept_patches, resize_input
 from common.data.composition import Background, Composition, place_on_canvas
-from common.segmentation import best_head, head_attention, kept_patches, resize_input
 from common.training.recipe import Recipe
 from papers.intriguing_vit.experiment import three_channels
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from common.attention import KEPT_SHARE, attention_masks, best_head, resize_input
 from common.checkpoints import taken_weights
 from common.data.preprocessing import Preprocessing
 from common.data.voc import VOID, VOCSegmentation, class_masks
@@ -18,7 +19,6 @@ from common.measurement import Measurement
 from common.progress import track
 from common.robustness.full_scale_measures import load_model
 from common.run import Run
-from common.segmentation import KEPT_SHARE, attention_masks, best_head, resize_input
 from common.statistics import mean_interval
 
 DATASET = "pascal-voc-2012"

@@ -20,7 +20,7 @@ GREY = (0.2989, 0.5870, 0.1140)
 
 
 @dataclass(frozen=True)
-class Settings:
+class AugmentationSettings:
     """How strong and how frequent distortions are.
 
     Attributes:
@@ -69,7 +69,7 @@ class Draws:
     sigma: Tensor
 
     @classmethod
-    def sample(cls, count: int, settings: Settings, generator: torch.Generator) -> Draws:
+    def sample(cls, count: int, settings: AugmentationSettings, generator: torch.Generator) -> Draws:
         """Draw for ``count`` images."""
         spread = 0.8 * settings.strength
         draw = torch.rand(8, count, generator=generator)
@@ -91,7 +91,7 @@ class Draws:
         return Draws(**{field.name: getattr(self, field.name)[index].to(device) for field in fields(self)})
 
 
-def distort(images: Tensor, draws: Draws, settings: Settings) -> Tensor:
+def distort(images: Tensor, draws: Draws, settings: AugmentationSettings) -> Tensor:
     """Distort colours, make grey, blur: float images (N, C, H, W) in [0, 1] to the same, C being 1 or 3."""
     if settings.strength and settings.colour:
         images = torch.where(_each(draws.coloured), _distort_colours(images, draws, settings.additive), images)

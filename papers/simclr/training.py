@@ -12,7 +12,7 @@ from common.training.batch_norm import synchronise
 from common.training.hooks import Batch, Hook, Training
 from common.training.randomness import generator
 from common.training.recipe import Recipe
-from papers.simclr.augmentation import Draws, Settings, distort
+from papers.simclr.augmentation import AugmentationSettings, Draws, distort
 from papers.simclr.method import nt_xent
 
 STAGES = ("pretrain", "linear", "finetune", "supervised")
@@ -25,7 +25,7 @@ def hooks(recipe: Recipe) -> Sequence[Hook]:
     ``global_batch_norm``: batch norm over all processes. ``zero_classifier``: start with a classifier of zeros. Of
     pre-training alone: ``temperature``; ``released_loss``, the sum of both directions in place of the mean over all
     views; ``colour_strength``, ``colour_probability``, ``grey_probability``, ``blur_probability`` and
-    ``additive_brightness``, see ``augmentation.Settings``.
+    ``additive_brightness``, see ``augmentation.AugmentationSettings``.
 
     Raises:
         UserError: a value is out of range, or the recipe asks for what contrastive learning has no form of.
@@ -45,7 +45,7 @@ def hooks(recipe: Recipe) -> Sequence[Hook]:
     temperature = float(method["temperature"])
     if temperature <= 0:
         raise UserError(f"The temperature must be above 0, not {temperature}: set method.temperature.")
-    settings = Settings(
+    settings = AugmentationSettings(
         strength=float(method["colour_strength"]),
         colour=float(method["colour_probability"]),
         grey=float(method["grey_probability"]),
@@ -105,7 +105,7 @@ class Contrastive(Classifying):
 
     def __init__(
         self,
-        settings: Settings,
+        settings: AugmentationSettings,
         temperature: float,
         released_loss: bool,
         mean: Sequence[float],

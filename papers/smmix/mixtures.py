@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from common import bench, figures
+from common.attention import LastAttention
 from common.measurement import Picture
-from common.training.attention import LastAttention
 from common.training.mixing import enlarge
 from common.training.preparation import Preparation
 from common.training.recipe import Recipe

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from timm.data.mixup import mixup_target
 from torch import Tensor, nn
 
+from common.attention import LastAttention
 from common.errors import UserError
-from common.training.attention import LastAttention
 from common.training.hooks import Batch, Hook, Training
 from common.training.mixing import Mixed, require_cutmix
 from common.training.recipe import Recipe

@@ -21,8 +21,8 @@ from timm.layers import Attention
 from timm.models.swin_transformer import SwinTransformer, window_partition, window_reverse
 from torch import Tensor, nn
 
+from common.attention import token_grid
 from common.errors import UserError
-from common.training.attention import token_grid
 from common.training.mixing import TokenMixup
 
 

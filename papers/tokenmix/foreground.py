@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from common import bench
+from common.attention import LastAttention
 from common.bench.canvases import CELLS, CLEAN, DATASET, test_canvases
 from common.data.fashion_mnist import MEAN, STD
-from common.training.attention import LastAttention
 from common.training.recipe import Recipe
 
 __all__ = ["CLEAN", "DATASET", "PROTOCOL", "shares"]

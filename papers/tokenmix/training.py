@@ -26,7 +26,7 @@ LOSSES = ("cross_entropy", "binary_cross_entropy")
 
 
 @dataclass(frozen=True)
-class Settings:
+class TokenMixSettings:
     """The recipe's ``method`` table.
 
     Attributes:
@@ -75,7 +75,7 @@ class TokenMix(Hook):
         UserError: at the start, there is no teacher, or it cannot be loaded.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: TokenMixSettings) -> None:
         self.settings = settings
         if settings.label_mixing == "teacher":
             self.teacher: nn.Module | None = None
@@ -133,14 +133,14 @@ def _pretrained(name: str, classes: int) -> nn.Module:
 
 
 def hooks(recipe: Recipe) -> Sequence[Hook]:
-    """The hook of a recipe's method settings, see `Settings`.
+    """The hook of a recipe's method settings, see `TokenMixSettings`.
 
     Raises:
         UserError: a value is out of range, or the recipe has no CutMix, whose place tokens take.
     """
     method: dict[str, Any] = dict(recipe.method)
     try:
-        settings = Settings(**method)
+        settings = TokenMixSettings(**method)
     except TypeError as error:
         raise UserError(f"The method table of this recipe is not TokenMix's: {error}.") from None
     require_cutmix(recipe, "TokenMix", "train by another paper's recipe")

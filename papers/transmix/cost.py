@@ -11,7 +11,7 @@ from timm.data.mixup import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor
 
-from common.training.attention import LastAttention
+from common.attention import LastAttention
 from common.training.mixing import Mixed, Mixing
 from papers.transmix.method import mix_labels
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common import bench
-from common.training.attention import LastAttention
+from common.attention import LastAttention
 from common.training.preparation import Preparation
 from common.training.randomness import preserved_global_state, seed_global
 from common.training.recipe import Recipe

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.attention import LastAttention
 from common.errors import UserError, nearest
-from common.training.attention import LastAttention
 from common.training.hooks import Batch, Hook, Training
 from common.training.recipe import Recipe
 from papers.transmix.method import mix_labels

@@ -24,7 +24,7 @@ PAPER = Paper(
   year    = {2021}
 }""",
     builds_on=("vars",),
-    recipe_type="papers.unrolling.settings:Settings",
+    recipe_type="papers.unrolling.settings:Experiment",
     claims=(
         Claim(
             name="convergence",

@@ -11,19 +11,19 @@ from common.measurement import Finding, FindingVerdict, Picture, Result
 from common.statistics import Estimate, mean_interval
 from common.verdicts import mean_measurement
 from papers.unrolling.experiment import CLASSICAL, STEPS_A_POINT, Curve, first_below
-from papers.unrolling.settings import Settings
+from papers.unrolling.settings import Experiment
 
 #: The survey's order of magnitude.
 FACTOR = 10.0
 
 
-def dataset(settings: Settings) -> str:
+def dataset(settings: Experiment) -> str:
     """The name of the data in measurements."""
     size = f"{settings.signal_size}x{settings.code_size}"
     return {"gaussian": f"gaussian-{size}", "patches": f"fashion-mnist-patches-{size}"}[settings.data]
 
 
-def results(found: dict[str, list[Curve]], losses: dict[str, list[Curve]], settings: Settings) -> Iterator[Result]:
+def results(found: dict[str, list[Curve]], losses: dict[str, list[Curve]], settings: Experiment) -> Iterator[Result]:
     """Errors at the last layer, factors in steps at a quarter of the layers and at all of them, and figures.
 
     Args:
@@ -81,7 +81,7 @@ def judge(values: list[float], bounded: bool) -> tuple[FindingVerdict, Estimate]
     return "unclear", estimate
 
 
-def _factor(solver: str, layers: int, found: dict[str, list[Curve]], settings: Settings) -> Finding:
+def _factor(solver: str, layers: int, found: dict[str, list[Curve]], settings: Experiment) -> Finding:
     values, bounded = factors(found[solver], found["ista"], layers)
     verdict, estimate = judge(values, bounded)
     interval = (estimate.low, estimate.high) if 0 < estimate.low < estimate.high < np.inf and not bounded else None
@@ -105,7 +105,7 @@ def _factor(solver: str, layers: int, found: dict[str, list[Curve]], settings: S
     )
 
 
-def _classic_figure(found: dict[str, list[Curve]], settings: Settings) -> Picture:
+def _classic_figure(found: dict[str, list[Curve]], settings: Experiment) -> Picture:
     lines = {}
     for solver, of_seeds in found.items():
         mean = np.mean(of_seeds, axis=0)
@@ -126,7 +126,7 @@ def _classic_figure(found: dict[str, list[Curve]], settings: Settings) -> Pictur
     )
 
 
-def _factor_figure(found: dict[str, list[Curve]], settings: Settings) -> Picture:
+def _factor_figure(found: dict[str, list[Curve]], settings: Experiment) -> Picture:
     lines = {}
     for solver in settings.networks:
         reached = range(1, settings.layers + 1)
@@ -145,7 +145,7 @@ def _factor_figure(found: dict[str, list[Curve]], settings: Settings) -> Picture
     )
 
 
-def _training_figure(losses: dict[str, list[Curve]], settings: Settings) -> Picture:
+def _training_figure(losses: dict[str, list[Curve]], settings: Experiment) -> Picture:
     lines = {}
     for solver, of_seeds in losses.items():
         mean = [float(point) for point in np.mean(of_seeds, axis=0)]

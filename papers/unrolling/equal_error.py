@@ -17,7 +17,7 @@ from papers.unrolling.comparison import dataset
 from papers.unrolling.experiment import CLASSICAL, Curve, build, first_below, one_thread
 from papers.unrolling.networks import Unrolled
 from papers.unrolling.problems import problem
-from papers.unrolling.settings import Settings
+from papers.unrolling.settings import Experiment
 
 
 class Truncated(nn.Module):
@@ -39,7 +39,7 @@ class Truncated(nn.Module):
         return code
 
 
-def results(found: dict[str, list[Curve]], settings: Settings, *, quick: bool) -> Iterator[Result]:
+def results(found: dict[str, list[Curve]], settings: Experiment, *, quick: bool) -> Iterator[Result]:
     """Steps, multiply-adds and time of each solver to the setting's error, and the networks' time against FISTA's."""
     error = settings.equal_error
     needed = {solver: [first_below(curve, error) for curve in of_seeds] for solver, of_seeds in found.items()}
@@ -91,7 +91,7 @@ def results(found: dict[str, list[Curve]], settings: Settings, *, quick: bool) -
 
 def _faster(
     solver: str,
-    settings: Settings,
+    settings: Experiment,
     steps: dict[str, int],
     operations: dict[str, int],
     costs: dict[str, Comparison],
@@ -126,7 +126,7 @@ def _faster(
     )
 
 
-def _solver(solver: str, dictionary: Tensor, settings: Settings) -> Callable[[Tensor], Iterator[Tensor]] | Unrolled:
+def _solver(solver: str, dictionary: Tensor, settings: Experiment) -> Callable[[Tensor], Iterator[Tensor]] | Unrolled:
     """The solver; what depends on the dictionary alone is computed beforehand."""
     if solver in CLASSICAL:
         step, sparsity = 1 / lipschitz(dictionary), settings.sparsities[0]

@@ -17,7 +17,7 @@ from common.run import Run
 from common.sparse_coding import fista, ista
 from papers.unrolling.networks import NETWORKS, Unrolled
 from papers.unrolling.problems import Problem, nmse, problem
-from papers.unrolling.settings import Settings
+from papers.unrolling.settings import Experiment
 
 CLASSICAL: dict[str, Callable[..., Iterator[Tensor]]] = {"ista": ista, "fista": fista}
 
@@ -37,7 +37,7 @@ class Job(NamedTuple):
         sparsity: lambda, for the first of these.
     """
 
-    settings: Settings
+    settings: Experiment
     seed: int
     solver: str
     sparsity: float = math.nan
@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
     losses: Curve
 
 
-def curves(run: Run, settings: Settings) -> dict[str, list[Curve]]:
+def curves(run: Run, settings: Experiment) -> dict[str, list[Curve]]:
     """The curve of each solver for each seed; of ISTA and FISTA, at each step that of the best lambda so far.
 
     What an earlier call of the run has measured is taken from there.
@@ -79,7 +79,7 @@ def curves(run: Run, settings: Settings) -> dict[str, list[Curve]]:
     return found
 
 
-def losses(run: Run, settings: Settings) -> dict[str, list[Curve]]:
+def losses(run: Run, settings: Experiment) -> dict[str, list[Curve]]:
     """The curve of each network's training for each seed, after ``curves``."""
     found: dict[str, list[Curve]] = {solver: [] for solver in settings.networks}
     for job in _jobs(run, settings):
@@ -88,7 +88,7 @@ def losses(run: Run, settings: Settings) -> dict[str, list[Curve]]:
     return found
 
 
-def _jobs(run: Run, settings: Settings) -> list[Job]:
+def _jobs(run: Run, settings: Experiment) -> list[Job]:
     return [
         *(
             Job(settings, seed, solver, sparsity)
@@ -117,14 +117,14 @@ def measure(job: Job) -> Outcome:
             return Outcome([nmse(code, posed.codes) for code in network.double().codes(posed.signals)], losses)
 
 
-def build(settings: Settings, name: str, dictionary: Tensor) -> Unrolled:
+def build(settings: Experiment, name: str, dictionary: Tensor) -> Unrolled:
     """The untrained network, with the first lambda of the settings as its threshold."""
     return NETWORKS[name](
         dictionary, settings.layers, settings.sparsities[0], settings.selected, settings.most_selected
     )
 
 
-def train(network: Unrolled, posed: Problem, settings: Settings, seed: int) -> Curve:
+def train(network: Unrolled, posed: Problem, settings: Experiment, seed: int) -> Curve:
     """Train in float32; the loss is the error in dB (up to a factor), averaged over all layers.
 
     Returns:

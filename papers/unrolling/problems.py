@@ -18,7 +18,7 @@ from torch import Tensor
 from common.data.fashion_mnist import load_fashion_mnist
 from common.errors import UserError
 from common.sparse_coding import solve
-from papers.unrolling.settings import Settings
+from papers.unrolling.settings import Experiment
 
 #: Patches whose standard deviation (of pixels in [0, 1]) is below this are background or plain cloth, and left out.
 LEAST_CONTRAST = 0.1
@@ -53,7 +53,7 @@ class Problem:
 
 
 @lru_cache(maxsize=1)
-def problem(settings: Settings, seed: int) -> Problem:
+def problem(settings: Experiment, seed: int) -> Problem:
     """The problem that ``settings`` describe, drawn from ``seed``; the last one is kept, for several solvers."""
     return {"gaussian": _gaussian, "patches": _patches}[settings.data](settings, seed)
 
@@ -63,7 +63,7 @@ def nmse(codes: Tensor, truth: Tensor) -> float:
     return float(10 * torch.log10((codes - truth).square().sum() / truth.square().sum()))
 
 
-def _gaussian(settings: Settings, seed: int) -> Problem:
+def _gaussian(settings: Experiment, seed: int) -> Problem:
     """A Gaussian dictionary with unit columns and Bernoulli-Gaussian codes, without noise (ALISTA, section 5)."""
     generator = torch.Generator().manual_seed(seed)
     dictionary = torch.randn(settings.signal_size, settings.code_size, generator=generator, dtype=torch.float64)
@@ -79,7 +79,7 @@ def _draw(dictionary: Tensor, density: float, size: int, generator: torch.Genera
     return dictionary @ codes, codes
 
 
-def _patches(settings: Settings, seed: int) -> Problem:
+def _patches(settings: Experiment, seed: int) -> Problem:
     """Patches of Fashion-MNIST, a dictionary learned from them, and their LASSO codes, as Gregor and LeCun predict."""
     generator = torch.Generator().manual_seed(seed)
     data = load_fashion_mnist()

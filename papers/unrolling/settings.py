@@ -12,7 +12,7 @@ RECIPE = Path(__file__).with_name("recipe.toml")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Experiment:
     """One experiment; the keys of a table in ``recipe.toml``."""
 
     # -- problem
@@ -41,6 +41,6 @@ class Settings:
     clip_gradient: float  # largest norm
 
 
-def load(run: Run, setting: str) -> Settings:
+def load(run: Run, setting: str) -> Experiment:
     """The setting of the recipe, in its quick form where the run is quick."""
-    return load_as(Settings, RECIPE, setting, quick=run.settings.quick)
+    return load_as(Experiment, RECIPE, setting, quick=run.settings.quick)

@@ -27,7 +27,7 @@ def states(fake: Fake, old: dict, new: dict, *, prefix: str = "", **settings) ->
     """State by metric or statement, and exit status, of a comparison of two runs."""
     before = record(fake.full(old, name=f"{prefix}old"))
     after = record(fake.full(new, name=f"{prefix}new", **settings))
-    table = compare.compare(compare.read(before), compare.read(after))
+    table = compare.changes(compare.read(before), compare.read(after))
     keys = [row.statement or f"{row.model} {row.dataset} {row.metric}" for row in table.itertuples()]
     return dict(zip(keys, table["state"], strict=True)), compare.exit_status(table)
 
@@ -109,7 +109,7 @@ def test_a_number_that_a_finished_or_failed_claim_lost_is_gone(fake: Fake):
 
 def test_a_claim_that_could_not_be_measured_loses_nothing(fake: Fake):
     old, new = record(fake.full(name="old")), record(fake.run(name="new"))
-    table = compare.compare(compare.read(old), compare.read(new))
+    table = compare.changes(compare.read(old), compare.read(new))
     assert set(table.loc[table["metric"].eq("top1") & table["dataset"].eq("imagenet-1k"), "state"]) == {"not measured"}
     assert compare.exit_status(table) == 0
 
@@ -125,7 +125,7 @@ def test_a_number_measured_twice_keeps_its_places(fake: Fake):
 def test_nothing_in_common_is_no_success(fake: Fake):
     side = compare.read(record(fake.run()))
     empty = dataclasses.replace(side, table=side.table.iloc[:0], claims={})
-    assert compare.exit_status(compare.compare(empty, side)) == 2
+    assert compare.exit_status(compare.changes(empty, side)) == 2
 
 
 def test_the_command(fake: Fake, capsys):
@@ -176,7 +176,7 @@ def test_a_reference_is_what_the_run_measured_and_gives_the_state_of_the_paper(f
     assert (before.state, state.state, state.broken) == ("no reference", "off", 0)
     assert (state.own, state.commits) == (2, ("0123456789",))
     assert str(state) == "numbers: 1 off, 2 reproduced, 4 not measured; findings: 1 holds, 1 does not hold"
-    table = compare.compare(compare.read(path), compare.read(run.folder))
+    table = compare.changes(compare.read(path), compare.read(run.folder))
     assert set(table["state"]) == {"same"}
 
 

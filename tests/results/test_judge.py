@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.manifest import load_manifest, metrics
 from common.measurement import Finding
 from common.run import Run, Settings
-from results.judge import compare, judge, judge_reference, judgement, printed, tolerance
+from results.judge import compare_value, judge, judge_reference, judgement, printed, tolerance
 from results.measured import of_run
 from tests.results.fake_paper import Fake, number, top1
 
@@ -46,7 +46,7 @@ def verdict_of(run: Run, model: str, metric: str) -> str:
     ],
 )
 def test_compare_two_numbers(value, width, interval, sampled, expected):
-    assert compare(78.4, value, width, interval, sampled=sampled) == expected
+    assert compare_value(78.4, value, width, interval, sampled=sampled) == expected
 
 
 def test_right_numbers_are_reproduced_and_the_rest_is_not_measured(fake: Fake):

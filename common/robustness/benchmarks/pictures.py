@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.data.folders import ImageFiles
-from common.data.pixels import READ_ERRORS, Unreadable, read_image
+from common.data.pixels import READ_ERRORS, UnreadableImage, read_image
 from common.errors import UserError
 
 #: Sources of Hugging Face, which are read as a folder is.
@@ -94,14 +94,14 @@ class Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, position: int) -> tuple[int, Tensor, int] | Unreadable:
+    def __getitem__(self, position: int) -> tuple[int, Tensor, int] | UnreadableImage:
         """``(position, uint8 (3, H, W), label)``."""
         row = int(self.rows[position])
         try:
             file, label = self.reader[row]
             picture = read_image(file)
         except READ_ERRORS as error:
-            return Unreadable(str(self.reader.filename(row, absolute=True)), str(error) or type(error).__name__)
+            return UnreadableImage(str(self.reader.filename(row, absolute=True)), str(error) or type(error).__name__)
         if self.border:
             width, height = picture.size
             picture = picture.crop((self.border, self.border, width - self.border, height - self.border))
@@ -110,14 +110,16 @@ class Pictures(Dataset):
         return position, self.transform(picture), int(label)
 
 
-def collate(samples: Sequence[tuple[int, Tensor, int] | Unreadable]) -> tuple[Tensor, Tensor, Tensor] | Unreadable:
+def collate(
+    samples: Sequence[tuple[int, Tensor, int] | UnreadableImage],
+) -> tuple[Tensor, Tensor, Tensor] | UnreadableImage:
     """``(positions (B,), images (B, ...), labels (B,))``, or the first sample that could not be read.
 
     An exception would come out of a loader process with that process's traceback in its text.
     """
     good = []
     for sample in samples:
-        if isinstance(sample, Unreadable):
+        if isinstance(sample, UnreadableImage):
             return sample
         good.append(sample)
     positions, images, labels = zip(*good, strict=True)

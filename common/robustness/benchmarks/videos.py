@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.data.folders import left_out, scan
-from common.data.pixels import Unreadable
+from common.data.pixels import UnreadableImage
 from common.errors import UserError
 
 
@@ -52,7 +52,7 @@ class Videos(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, position: int) -> tuple[int, Tensor, int] | Unreadable:
+    def __getitem__(self, position: int) -> tuple[int, Tensor, int] | UnreadableImage:
         """``(position, uint8 (T, 3, H, W), 0)``; sequences need no label."""
         capture = _opencv().VideoCapture(str(self.paths[self.rows[position]]))
         frames = []
@@ -63,7 +63,7 @@ class Videos(Dataset):
             frames.append(torch.from_numpy(frame[:, :, ::-1].copy()).permute(2, 0, 1))
         capture.release()
         if len(frames) < 2:
-            return Unreadable(str(self.paths[self.rows[position]]), "it has no two frames that can be decoded")
+            return UnreadableImage(str(self.paths[self.rows[position]]), "it has no two frames that can be decoded")
         return position, torch.stack(frames), 0
 
 

@@ -22,7 +22,7 @@ from common.training.loop import train
 from common.training.recipe import Recipe, load_recipe
 from papers.augmix import PAPER, pillow, training
 from papers.augmix.claims import RECIPE, contenders
-from papers.augmix.draws import ALL_OPERATIONS, FIXED, OPERATIONS, SIGNED, Draws, Settings, magnitudes
+from papers.augmix.draws import ALL_OPERATIONS, FIXED, OPERATIONS, SIGNED, AugMixSettings, Draws, magnitudes
 from papers.augmix.method import apply_chains, augment_and_mix, jensen_shannon
 from papers.augmix.model import VARIANTS, WideResNet, create
 from papers.augmix.operations import apply
@@ -120,7 +120,7 @@ def test_draws_in_released_order_are_those_of_a_seeded_release() -> None:
     about, arrays = recorded.about, recorded.arrays
     random = np.random.RandomState(1)
     for index, case in enumerate(about["cases"]):
-        draws = Draws.in_released_order(len(arrays["x_uint8"]), Settings(**case), random)
+        draws = Draws.in_released_order(len(arrays["x_uint8"]), AugMixSettings(**case), random)
         ours = normalised(augment_and_mix(planes(arrays["x_uint8"]), draws))
         assert distance(ours, arrays[f"mixed_{index}"]) < OUTPUT_TOLERANCE
 
@@ -182,7 +182,7 @@ def test_magnitudes_are_whole_where_they_count_something() -> None:
 
 
 def test_chains_in_a_batch_are_chains_one_by_one() -> None:
-    images, settings = pictures((20, 20, 3), 16), Settings(severity=10, width=2, all_operations=True)
+    images, settings = pictures((20, 20, 3), 16), AugMixSettings(severity=10, width=2, all_operations=True)
     draws = Draws.sample(len(images), settings, np.random.default_rng(0))
     together = augment_and_mix(planes(images), draws)
     apart = np.stack([pillow.augment_and_mix(image, draws, index) for index, image in enumerate(images)])
@@ -195,7 +195,7 @@ def test_chains_in_a_batch_are_chains_one_by_one() -> None:
 @pytest.mark.parametrize("width", [1, 3, 5])
 @pytest.mark.parametrize("depth", [-1, 1, 4])
 def test_draws_follow_width_and_depth(width: int, depth: int) -> None:
-    settings = Settings(width=width, depth=depth, severity=2, alpha=0.5)
+    settings = AugMixSettings(width=width, depth=depth, severity=2, alpha=0.5)
     for draws in (
         Draws.sample(50, settings, np.random.default_rng(0)),
         Draws.in_released_order(50, settings, np.random.RandomState(0)),
@@ -208,7 +208,7 @@ def test_draws_follow_width_and_depth(width: int, depth: int) -> None:
 
 
 def test_mixing_is_convex() -> None:
-    draws = Draws.sample(200, Settings(), np.random.default_rng(0))
+    draws = Draws.sample(200, AugMixSettings(), np.random.default_rng(0))
     assert np.allclose(draws.weights.sum(axis=1), 1, atol=1e-6)
     assert (draws.weights >= 0).all()
     assert ((draws.share >= 0) & (draws.share <= 1)).all()
@@ -222,7 +222,7 @@ def test_mixing_is_convex() -> None:
 
 def test_without_a_share_the_image_stays() -> None:
     images = planes(pictures((12, 12, 3)))
-    draws = Draws.sample(len(images), Settings(), np.random.default_rng(0))
+    draws = Draws.sample(len(images), AugMixSettings(), np.random.default_rng(0))
     assert torch.equal(augment_and_mix(images, replace(draws, share=np.zeros_like(draws.share))), images.float())
 
 
@@ -230,7 +230,7 @@ def test_one_seed_gives_one_result() -> None:
     images = planes(pictures((12, 12, 3)))
 
     def mixed(seed: int) -> Tensor:
-        return augment_and_mix(images, Draws.sample(len(images), Settings(), np.random.default_rng(seed)))
+        return augment_and_mix(images, Draws.sample(len(images), AugMixSettings(), np.random.default_rng(seed)))
 
     assert torch.equal(mixed(0), mixed(0))
     assert not torch.equal(mixed(0), mixed(1))
@@ -250,7 +250,7 @@ def test_one_seed_gives_one_result() -> None:
 )
 def test_settings_out_of_range_are_refused(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        Settings(**values)
+        AugMixSettings(**values)
 
 
 # -- divergence
@@ -306,7 +306,7 @@ def test_each_part_changes_training_and_a_seed_repeats_it() -> None:
 
 
 def test_views_go_through_the_model_at_once_and_only_clean_ones_are_labelled() -> None:
-    hook = AugMix(Settings(), 12.0, (0.5,), (0.25,))
+    hook = AugMix(AugMixSettings(), 12.0, (0.5,), (0.25,))
     clean = (planes(pictures((28, 28), 4)).float() / 255 - 0.5) / 0.25
     batch = Batch(clean, torch.arange(4), torch.arange(4))
     hook.on_batch(None, batch)
@@ -323,7 +323,7 @@ def test_views_go_through_the_model_at_once_and_only_clean_ones_are_labelled() -
 
 
 def test_without_the_term_images_are_replaced() -> None:
-    hook = AugMix(Settings(), 0.0, (0.5,), (0.25,), per_image=True)
+    hook = AugMix(AugMixSettings(), 0.0, (0.5,), (0.25,), per_image=True)
     batch = Batch(torch.zeros(4, 1, 28, 28), torch.arange(4), torch.arange(4))
     hook.on_batch(None, batch)
     assert batch.images.shape == (4, 1, 28, 28)
@@ -332,16 +332,18 @@ def test_without_the_term_images_are_replaced() -> None:
 
 def test_per_image_and_batched_hooks_agree_for_equal_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = planes(pictures((28, 28, 3), 6))
-    draws = Draws.sample(6, Settings(), np.random.default_rng(0))
+    draws = Draws.sample(6, AugMixSettings(), np.random.default_rng(0))
     monkeypatch.setattr(Draws, "sample", classmethod(lambda *_: draws))
     monkeypatch.setattr(Draws, "in_released_order", classmethod(lambda *_: draws))
     statistics = ((0.5,) * 3, (0.25,) * 3)
-    batched, single = (AugMix(Settings(), 12.0, *statistics, per_image=each).augment(pixels) for each in (False, True))
+    batched, single = (
+        AugMix(AugMixSettings(), 12.0, *statistics, per_image=each).augment(pixels) for each in (False, True)
+    )
     assert distance(batched, single.numpy()) < 1e-6
 
 
 def test_a_cpu_augments_large_images_one_by_one_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels, hook = planes(pictures((48, 56, 3), 4)), AugMix(Settings(), 12.0, (0.5,) * 3, (0.25,) * 3)
+    pixels, hook = planes(pictures((48, 56, 3), 4)), AugMix(AugMixSettings(), 12.0, (0.5,) * 3, (0.25,) * 3)
     results, calls = [], []
     monkeypatch.setattr(training, "_one_by_one", lambda *a, of=training._one_by_one: (calls.append(1), of(*a))[1])
     for largest in (40 * 40, 48 * 56):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import papers
 from common import bench
+from common.attention import LastAttention, attention_masks, best_head, jaccard, resize_input
 from common.checkpoints import load_released, to_released
 from common.data.preprocessing import Preprocessing
 from common.data.voc import VOCSegmentation, class_masks
@@ -23,8 +24,6 @@ from common.robustness.full_scale_measures import identify
 from common.robustness.occlusion import salient_tiles
 from common.robustness.occlusion_curves import accuracies, conditions
 from common.run import Run, Settings
-from common.segmentation import attention_masks, best_head, jaccard, resize_input
-from common.training.attention import LastAttention
 from papers.intriguing_vit import claims, experiment, objects, pascal_voc
 from papers.intriguing_vit.cue_conflict import PIECE, conflicts, decisions, partners, textures
 from papers.intriguing_vit.model import VARIANTS, create

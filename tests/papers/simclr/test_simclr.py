@@ -27,7 +27,15 @@ from common.training.optimisation import make_optimizer
 from common.training.options import Options
 from common.training.recipe import Recipe, load_recipe
 from papers.simclr import augmentation, claims, experiment
-from papers.simclr.augmentation import Draws, Settings, adjust_contrast, adjust_hue, adjust_saturation, blur, distort
+from papers.simclr.augmentation import (
+    AugmentationSettings,
+    Draws,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    blur,
+    distort,
+)
 from papers.simclr.claims import loss, model_size
 from papers.simclr.method import contrast_accuracy, nt_xent
 from papers.simclr.model import SameAverage, SimCLR, create
@@ -190,7 +198,9 @@ def draws_of(count: int, **values: object) -> Draws:
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 def test_strength_bounds_every_change(strength) -> None:
     for additive in (True, False):
-        draws = Draws.sample(4000, Settings(strength=strength, additive=additive), torch.Generator().manual_seed(0))
+        draws = Draws.sample(
+            4000, AugmentationSettings(strength=strength, additive=additive), torch.Generator().manual_seed(0)
+        )
         neutral = 0.0 if additive else 1.0
         for change, bound in (
             (draws.brightness - neutral, 0.8),
@@ -207,7 +217,7 @@ def test_strength_bounds_every_change(strength) -> None:
 
 def test_no_change_leaves_images_as_they_are() -> None:
     images = torch.rand(5, 3, 30, 30, generator=torch.Generator().manual_seed(0))
-    assert (distort(images, draws_of(5), Settings()) - images).abs().max() < 1e-5
+    assert (distort(images, draws_of(5), AugmentationSettings()) - images).abs().max() < 1e-5
 
 
 def test_hue_and_saturation_are_those_of_hsv() -> None:
@@ -229,7 +239,7 @@ def test_changes_are_made_in_the_drawn_order() -> None:
     values = {}
     for first, order in (("brightness", [0, 1, 2, 3]), ("contrast", [1, 0, 2, 3])):
         draws = draws_of(1, order=torch.tensor([order]), brightness=brightness, contrast=contrast)
-        values[first] = distort(image, draws, Settings()).flatten().tolist()
+        values[first] = distort(image, draws, AugmentationSettings()).flatten().tolist()
     assert values["brightness"] == pytest.approx([0.7, 0.9])  # 0.6 and 1 about their mean 0.8
     assert values["contrast"] == pytest.approx([0.775, 1.0])
     assert adjust_contrast(image, torch.zeros(1, 1, 1, 1)).flatten().tolist() == pytest.approx([0.55, 0.55])
@@ -248,7 +258,7 @@ def test_a_blur_spreads_a_point_by_its_width() -> None:
 
 def test_grey_images_have_equal_channels() -> None:
     images = torch.rand(2, 3, 8, 8)
-    grey = distort(images, draws_of(2, greyed=torch.tensor([True, False])), Settings())
+    grey = distort(images, draws_of(2, greyed=torch.tensor([True, False])), AugmentationSettings())
     assert torch.equal(grey[0, 0], grey[0, 2])
     assert not torch.equal(grey[1, 0], grey[1, 2])
     assert torch.allclose(grey[0, 0], augmentation.luma(images)[0, 0])
@@ -257,7 +267,7 @@ def test_grey_images_have_equal_channels() -> None:
 @pytest.mark.parametrize("values", [{"strength": -0.1}, {"strength": 2.0}, {"grey": 1.2}, {"blur": -1.0}])
 def test_settings_out_of_range(values) -> None:
     with pytest.raises(UserError, match="between 0 and 1"):
-        Settings(**values)
+        AugmentationSettings(**values)
 
 
 # -- networks

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import papers.transmix.training as training
 from common import bench
+from common.attention import LastAttention
 from common.errors import UserError
 from common.shapes import shapes_only
-from common.training.attention import LastAttention
 from common.training.data import TensorData
 from common.training.hooks import Batch, Hook
 from common.training.loop import train

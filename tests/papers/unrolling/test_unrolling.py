@@ -26,11 +26,11 @@ from papers.unrolling import PAPER, analytic, claims, comparison, equal_error, e
 from papers.unrolling.experiment import CLASSICAL, Job, build, curves, first_below, losses, measure, train
 from papers.unrolling.networks import LISTA, NETWORKS, TiLISTA
 from papers.unrolling.problems import nmse, patches, problem
-from papers.unrolling.settings import RECIPE, Settings
+from papers.unrolling.settings import RECIPE, Experiment
 
 SPARSITY = 0.1
 TINY = dataclasses.replace(
-    load_as(Settings, RECIPE, "gaussian", quick=True),
+    load_as(Experiment, RECIPE, "gaussian", quick=True),
     signal_size=20, code_size=40, layers=4, steps=60, test_signals=64, iterations=50, sparsities=(0.1, 0.05),
 )  # fmt: skip
 
@@ -187,9 +187,9 @@ def test_training_changes_only_what_is_learned() -> None:
 SCRIPT = """
 import json, sys
 from papers.unrolling.experiment import Job, measure
-from papers.unrolling.settings import Settings
+from papers.unrolling.settings import Experiment
 settings = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(sys.argv[1]).items()}
-print(json.dumps([measure(Job(Settings(**settings), 1, name, 0.1)) for name in ("fista", "lista", "alista")]))
+print(json.dumps([measure(Job(Experiment(**settings), 1, name, 0.1)) for name in ("fista", "lista", "alista")]))
 """
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from common import bench, figures
+from common.attention import attention_masks
 from common.data.fashion_mnist import CLASSES
 from common.measurement import Measurement, Picture
 from common.robustness.occlusion_curves import SHARES, Condition
 from common.robustness.report import occlusion_panels
-from common.segmentation import attention_masks
 from common.statistics import Estimate
 from common.training.recipe import Recipe
 from papers.intriguing_vit import objects

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from common.devices import device as find_device
 from common.errors import UserError, nearest
 from common.training.recipe import Recipe
 
@@ -33,19 +34,16 @@ def make_accelerator(recipe: Recipe, device: str, *, compile: str, fsdp: bool) -
 
     Args:
         recipe: gives the precision.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"`` (the best there is).
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``, as :func:`common.devices.device` has it.
         compile: backend of torch.compile, or empty.
         fsdp: whether parameters will be sharded (`shard`), which some settings do not go with.
 
     Raises:
         UserError: the machine has no such device, or it cannot do what the recipe or the options ask for.
     """
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device not in ("auto", *present):
+    if device not in ("auto", "cpu", "cuda", "mps"):
         raise UserError(f"There is no device {device}; choose cpu, cuda, mps or auto.")
-    if device != "auto" and not present[device]:
-        raise UserError(f"This machine has no {device} device; choose --device cpu, or auto for the best there is.")
-    on_cpu = device == "cpu" or (device == "auto" and not present["cuda"] and not present["mps"])
+    on_cpu = find_device(device) == "cpu"
     if on_cpu and recipe.precision == "float16":
         raise UserError(
             "The recipe trains in float16, which needs a GPU; on the CPU say --set precision=float32 (or bfloat16)."
