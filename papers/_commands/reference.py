@@ -43,6 +43,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--seeds", type=whole_number(1), default=SEEDS, metavar="N", help=f"trainings per number (default: {SEEDS})"
     )
     parser.add_argument(
+        "--untrained", action="store_true", help="measure only claims that train nothing; keep the others' results"
+    )
+    parser.add_argument(
         "--shard", type=_shard, metavar="I/N", help="train every N-th contender and seed from the I-th on"
     )
     parser.add_argument(
@@ -64,13 +67,14 @@ def run(args: Namespace) -> int:
         return _train_share(chosen, settings, folder, *args.shard)
     for paper in chosen:
         console.rule(Text(paper.slug, style="bold"), align="left", style="dim")
-        measured = Run(paper, settings, folder / paper.slug)
+        claims = tuple(c for c in paper.claims if "embedded" not in c.needs) if args.untrained else paper.claims
+        measured = Run(paper, settings, folder / (f"{paper.slug}-untrained" if args.untrained else paper.slug))
         try:
-            measured.execute()
+            measured.execute(claims)
         finally:
             write_all(measured)
         traces = write_traces(paper)
-        written = reference.write(measured.folder)
+        written = reference.write(measured.folder, part=args.untrained)
         console.print(f"Wrote {written}{f' and {traces}' if traces else ''}.", highlight=False, soft_wrap=True)
     return 0
 

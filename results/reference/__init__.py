@@ -1,19 +1,17 @@
 """Our own measured results, the ones that we stand behind: ``<slug>.csv`` beside this file.
 
-A file has the columns of a run's ``measured.csv`` and is written by ``python -m results.reference RUN``. It is the
+A file has the columns of a run's ``measured.csv`` and is written by ``./reproduce.sh reference SLUG``. It is the
 regression baseline: a new run is compared with it by ``results.compare_runs``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from common.arguments import existing_folder
 from common.declaration import Paper
 from common.errors import UserError
 from common.files import write_atomic
@@ -89,7 +87,7 @@ def table_of(slug: str) -> pd.DataFrame | None:
     return load(path) if path.exists() else None
 
 
-def write(folder: Path, path: Path | None = None) -> Path:
+def write(folder: Path, path: Path | None = None, *, part: bool = False) -> Path:
     """Make the run in ``folder`` the reference of its paper.
 
     Only what a commit can account for is worth standing behind, so a run of changed or unversioned code is refused.
@@ -97,6 +95,7 @@ def write(folder: Path, path: Path | None = None) -> Path:
     Args:
         folder: of a run that wrote its report.
         path: where to; ``path_of`` the run's paper by default.
+        part: whether results of claims that the run did not measure are left as they are.
 
     Raises:
         UserError: the folder holds no such run, or the run is unfinished, measured nothing or was not of a commit.
@@ -115,18 +114,11 @@ def write(folder: Path, path: Path | None = None) -> Path:
         raise UserError(f"{refused}it measured nothing.")
     if (table["dirty"] != "False").any():
         raise UserError(f"{refused}its code was not committed when it ran; commit, and run again.")
-    return write_atomic(path or path_of(slug), to_csv(table))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the run that is to become the reference."""
-    parser.add_argument("folder", type=existing_folder, help="folder of a finished run of committed code")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Write the reference and say where it is."""
-    print(write(args.folder))
-    return 0
+    target = path or path_of(slug)
+    if part and target.exists():
+        earlier = load(target)
+        table = pd.concat([table, earlier[~earlier["claim"].isin(list(claims))]])
+    return write_atomic(target, to_csv(table))
 
 
 def summary(paper: Paper) -> Summary:

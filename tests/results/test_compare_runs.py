@@ -181,6 +181,23 @@ def test_a_reference_is_what_the_run_measured_and_gives_the_state_of_the_paper(f
 
 
 @pytest.mark.usefixtures("committed")
+def test_a_part_of_the_claims_leaves_the_results_of_the_others(fake: Fake, monkeypatch):
+    path = fake.folder / "reference.csv"
+    whole = fake.full({"accuracy": [top1(70.0)]})
+    record(whole)
+    reference.write(whole.folder, path)
+    others = set(load(path)["claim"]) - {"accuracy"}
+    paper = fake.paper()
+    part = Run(paper, whole.settings, fake.folder / "part")
+    monkeypatch.setattr(fake.module, "accuracy", lambda run: iter([top1(71.0)]))
+    part.execute(tuple(claim for claim in paper.claims if claim.name == "accuracy"))
+    record(part)
+    table = load(reference.write(part.folder, path, part=True))
+    assert set(table["claim"]) == {"accuracy"} | others
+    assert list(table.loc[table["claim"] == "accuracy", "value"]) == [71.0]
+
+
+@pytest.mark.usefixtures("committed")
 @pytest.mark.parametrize("trouble", ["failed", "no report"])
 def test_a_reference_is_a_finished_run(fake: Fake, trouble):
     run = fake.full({"accuracy": [RuntimeError("no")]})
