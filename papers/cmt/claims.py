@@ -1,0 +1,1 @@
+"""How CMT's claims are measured."""
