@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import timm
 
@@ -80,7 +81,7 @@ def cheaper_than_deit(run: Run) -> Iterator[Result]:
     counted: dict[str, Measurement] = {}
     for name in ("cmt_s", DEIT):
         with shapes_only():
-            model = timm.create_model(name)
+            model: Any = timm.create_model(name)
         _, counted[name] = count(model, name, model.pretrained_cfg["input_size"])
     ours, other = counted["cmt_s"].value, counted[DEIT].value
     yield Measurement(

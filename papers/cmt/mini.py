@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from timm.layers import Mlp
+from torch import nn
+
 from common.bench import hosts
-from papers.cmt.model import CMT
+from papers.cmt.model import CMT, InvertedResidualMlp, Stage
 
 #: 14x14 positions with 7x7 keys, then 7x7 with all.
 MINI: dict[str, Any] = {
@@ -25,7 +28,18 @@ MINI: dict[str, Any] = {
 
 
 def cmt_mini(**changes: Any) -> CMT:
-    """A CMT of two stages; ``changes`` are arguments of :class:`CMT` that differ."""
+    """A CMT of two stages; ``changes`` are arguments of :class:`CMT` that differ.
+
+    As in the bench's hosts, what ends a residual branch starts at zero, and so do the scores by position.
+    """
     model = CMT(**{**MINI, **changes})
     hosts.initialise(model)
+    for part in model.modules():
+        if isinstance(part, Stage):
+            nn.init.zeros_(part.position_bias)
+        elif isinstance(part, InvertedResidualMlp):
+            norm: Any = part.project[1]
+            nn.init.zeros_(norm.weight)
+        elif isinstance(part, Mlp):
+            nn.init.zeros_(part.fc2.weight)
     return model

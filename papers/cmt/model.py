@@ -84,7 +84,7 @@ class Pointwise(nn.Conv2d):
     def __init__(self, dim: int, out: int) -> None:
         super().__init__(dim, out, 1)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """Project every position of ``x``."""
         return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
@@ -190,7 +190,7 @@ class Stage(nn.Module):
         """Features (B, C, H, W) of the stage before to those of this one."""
         x = self.patch_embed(x)
         size = (x.shape[2], x.shape[3])
-        bias = self.position_bias
+        bias: Tensor = self.position_bias
         if self.dynamic and size != self.grid:
             bias = resized_bias(bias, self.grid, size, self.reduction)
         for block in self.blocks:
@@ -456,10 +456,10 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
         for released, own in _NAMES:
             name = name.replace(released, own)
         ours[re.sub(r"(blocks\.\d+)\.proj\.", r"\1.local.", name)] = value
-    for name in [name for name in ours if ".attn.k." in name]:
-        value = ours.get(name.replace(".k.", ".v."))
-        if value is not None and value.shape == ours[name].shape:
-            ours[name.replace(".k.", ".kv.")] = torch.cat((ours.pop(name), ours.pop(name.replace(".k.", ".v."))))
+    for keys in [name for name in ours if ".attn.k." in name]:
+        values = keys.replace(".k.", ".v.")
+        if values in ours and ours[values].shape == ours[keys].shape:
+            ours[keys.replace(".k.", ".kv.")] = torch.cat((ours.pop(keys), ours.pop(values)))
     return ours
 
 

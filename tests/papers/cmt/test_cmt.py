@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from torch import nn
 from common.bench import hosts
 from common.checkpoints import load_initial, load_released, to_released
 from common.errors import UserError
+from common.measurement import Finding
 from common.shapes import shapes_only
 from papers.cmt import blocks
 from papers.cmt.mini import cmt_mini
@@ -20,10 +22,16 @@ from tests.parity import check_model, images
 
 #: Parameters of the released variants.
 PARAMETERS = {"cmt_ti": 9492426, "cmt_xs": 15247208, "cmt_s": 26256160, "cmt_b": 45715076}
-SMALL = {"dims": (8, 16, 24, 32), "depths": (1, 2, 1, 1), "num_classes": 7, "img_size": 64, "head_channels": 24}
+SMALL: dict[str, Any] = {
+    "dims": (8, 16, 24, 32),
+    "depths": (1, 2, 1, 1),
+    "num_classes": 7,
+    "img_size": 64,
+    "head_channels": 24,
+}
 
 
-def small(**kwargs: object) -> nn.Module:
+def small(**kwargs: Any) -> Any:
     torch.manual_seed(0)
     return timm.create_model("cmt_ti", **{**SMALL, **kwargs}).eval()
 
@@ -45,7 +53,7 @@ def test_released_names_load_strictly_and_come_back() -> None:
         state
     )
     state["blocks_b.1.attn.v.weight"] = torch.randn(16, 16)
-    loaded = load_released(small(), {"model": state})
+    loaded: Any = load_released(small(), {"model": state})
     assert torch.equal(loaded.stages[1].blocks[1].attn.kv.weight[16:], state["blocks_b.1.attn.v.weight"])
     assert all(torch.equal(value, state[name]) for name, value in to_released(loaded).items())
 
@@ -115,6 +123,7 @@ def test_a_block_reaches_everything_by_few_keys() -> None:
 
 def test_cost_is_that_of_the_closed_form() -> None:
     finding, picture = blocks.cost()
+    assert isinstance(finding, Finding)
     assert finding.verdict == "holds"
     assert picture.name == "cost"
     assert blocks.counted(4)["attention"] * 4 == blocks.counted(2)["attention"]
