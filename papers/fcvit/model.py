@@ -14,7 +14,8 @@ Names of modules and parameters are those of the released checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -180,7 +181,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """A strided convolution of overlapping patches, and batch norm: (B, C, H, W) to (B, out, H / s, W / s), s its stride."""
+    """A convolution of stride s, and batch norm: (B, C, H, W) to (B, out, H / s, W / s)."""
 
     def __init__(self, dim: int, out: int, patch_size: int, stride: int) -> None:
         super().__init__()
@@ -205,6 +206,8 @@ class FCViT(nn.Module):
         depths: blocks of each stage.
         mlp_ratios: hidden channels of each stage's channel mixers over C.
         kernel_size, num_heads, context: see :class:`TokenMixer`.
+        map_norms: whether maps that :meth:`forward_intermediates` gives are normed (``norm0``, ``norm2``, ...), as in
+            released detectors; the next stage gets them as they are.
         stem: what brings images to the first stage; None for the publication's 7x7 convolution of stride 4.
         stem_stride: by how much the stem makes images smaller.
         drop_rate: dropout before the classifier.
@@ -226,6 +229,7 @@ class FCViT(nn.Module):
         kernel_size: int = 11,
         num_heads: int = 8,
         context: bool = True,
+        map_norms: bool = False,
         stem: nn.Module | None = None,
         stem_stride: int = 4,
         drop_rate: float = 0.0,
@@ -254,6 +258,9 @@ class FCViT(nn.Module):
             )
             network.append(nn.Sequential(*blocks))
         self.network = nn.ModuleList(network)
+        self.map_norms = map_norms
+        for stage, dim in enumerate(dims if map_norms else ()):
+            self.add_module(f"norm{2 * stage}", GroupNorm1(dim))
         self.norm: nn.Module = GroupNorm1(dims[-1])
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
@@ -333,7 +340,7 @@ class FCViT(nn.Module):
         Args:
             x: images (B, in_chans, height, width).
             indices: stages; the last n for an int, all for None.
-            norm: whether the final norm is applied to the last stage's.
+            norm: whether the final norm is applied to the last stage's, where it has none of its own (``map_norms``).
             stop_early: whether to stop after the last chosen stage.
             output_fmt: NCHW.
             intermediates_only: whether the final features are left out.
@@ -351,7 +358,10 @@ class FCViT(nn.Module):
             else:
                 x = part(x)
             if place % 2 == 0 and place // 2 in take:
-                features.append(self.norm(x) if norm and place == len(self.network) - 1 else x)
+                if self.map_norms:
+                    features.append(self.get_submodule(f"norm{place}")(x))
+                else:
+                    features.append(self.norm(x) if norm and place == len(self.network) - 1 else x)
         return features if intermediates_only else (self.norm(x), features)
 
 
@@ -365,6 +375,12 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Released tensors to ours. A classifier's file has no norms of maps, with which a detector begins: they stay."""
+    norms = {name: value for name, value in model.state_dict().items() if re.match(r"norm\d+\.", name)}
+    return {**({} if any(name in state_dict for name in norms) else norms), **state_dict}
 
 
 def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
