@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.checkpoints import taken_weights
-from common.data.pixels import Unreadable
+from common.data.pixels import UnreadableImage
 from common.data.preprocessing import Preprocessing
 from common.errors import UserError
 from common.measurement import Measurement
@@ -45,7 +45,7 @@ def measure(run: Run) -> Iterator[Measurement]:
     )
     found: dict[str, list[Tensor]] = defaultdict(list)
     for batch in track(loader, "attention by block"):
-        if isinstance(batch, Unreadable):
+        if isinstance(batch, UnreadableImage):
             raise UserError(f"{batch.name} cannot be read ({batch.reason}); restore this file.")
         images = ((batch[1] / 255 - mean) / std).to(device)
         for key, values in of_images(model, images).items():

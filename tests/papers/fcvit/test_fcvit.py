@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,18 +11,23 @@ import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
+import papers
 from common import bench
 from common.bench import hosts
 from common.checkpoints import load_released, to_released
 from common.errors import UserError
+from common.robustness.benchmarks.classes import imagenet_wnids
+from common.run import Run, Settings
 from common.shapes import shapes_only
-from papers.fcvit import context, observations
+from papers.fcvit import claims, context, observations, pretrained
 from papers.fcvit.mini import fcvit_mini
 from papers.fcvit.model import GlobalContext
 from tests.parity import check_model, images
+from tests.robustness.stand_ins import class_folders
 
 #: Parameters of the released variants.
 PARAMETERS = {"fcvit_tiny": 4784752, "fcvit_b12": 14701832, "fcvit_b24": 26960232, "fcvit_b48": 51477032}
+METRICS = (observations.SIMILARITY, observations.TOKENS)
 SMALL: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 7, "kernel_size": 3}
 
 
@@ -155,3 +161,13 @@ def test_minis_differ_by_the_context_alone() -> None:
     full, without = fcvit_mini().state_dict(), fcvit_mini(context=False).state_dict()
     assert {name for name in full if name not in without} == {name for name in full if ".gc" in name}
     assert set(without) < set(full)
+
+
+def test_a_checkpoint_is_looked_at_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path / "val", imagenet_wnids())
+    vit = timm.create_model("deit_tiny_patch16_224", depth=2, embed_dim=48, num_heads=3).eval()
+    monkeypatch.setattr(pretrained, "load_model", lambda run: (vit, "deit_tiny_patch16_224", "trained"))
+    settings = Settings(folders={"imagenet": tmp_path}, limit=3, batch_size=2, workers=0)
+    found = list(claims.attention_of_checkpoint(Run(papers.find("fcvit"), settings, tmp_path / "run")))
+    assert [one.metric for one in found] == [f"{name}/{block}" for block in (1, 2) for name in METRICS]
+    assert all(one.n == 3 and 0 < one.value <= 100 for one in found)
