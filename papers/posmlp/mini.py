@@ -17,10 +17,10 @@ MINI: dict[str, Any] = {
     "img_size": hosts.SIDE,
     "num_classes": hosts.CLASSES,
     "dims": (16, 48),
-    "depths": (2, 2),
+    "depths": (1, 2),
     "windows": (14, 7),
     "groups": (8, 8),
-    "mlp_ratios": (4.0, 4.0),
+    "mlp_ratios": (2.0, 4.0),
 }
 
 
