@@ -372,8 +372,9 @@ class PosMLP(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        for level in self.levels:
-            level.grad_checkpointing = enable
+        for part in self.levels:
+            if isinstance(part, Level):
+                part.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

@@ -55,6 +55,11 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
+def _from_left(layer: Any, x: Tensor) -> Tensor:
+    """A linear layer of the first axis of (B, N, M), not of the last one."""
+    return torch.baddbmm(layer.bias.unsqueeze(1), layer.weight.expand(len(x), -1, -1), x)
+
+
 class LineMixer(nn.Module):
     """An MLP over the first axis of a map, for each raft of channels: (B, N, M, C) -> (B, N, M, C).
 
@@ -88,9 +93,7 @@ class LineMixer(nn.Module):
     def _mlp(self, x: Tensor) -> Tensor:
         """Apply the MLP to the first axis of (B, r N, M C / r), by products from the left, without transposing."""
         mlp = self.mlp
-        x = torch.baddbmm(mlp.fc1.bias[:, None], mlp.fc1.weight.expand(len(x), -1, -1), x)
-        x = mlp.drop1(mlp.act(x))
-        return mlp.drop2(torch.baddbmm(mlp.fc2.bias[:, None], mlp.fc2.weight.expand(len(x), -1, -1), x))
+        return mlp.drop2(_from_left(mlp.fc2, mlp.drop1(mlp.act(_from_left(mlp.fc1, x)))))
 
 
 class AxialMixing(nn.Module):
@@ -324,8 +327,9 @@ class RaftMLP(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        for level in self.levels:
-            level.grad_checkpointing = enable
+        for part in self.levels:
+            if isinstance(part, Level):
+                part.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -383,6 +387,7 @@ class RaftMLP(nn.Module):
             raise UserError(f"RaftMLP gives features as NCHW, not as {output_fmt}.")
         take, last = feature_take_indices(len(self.levels), indices)
         features = []
+        level: Any
         for index, level in enumerate(self.levels):
             if stop_early and index > last:
                 break

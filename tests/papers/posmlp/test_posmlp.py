@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -11,7 +13,7 @@ from common.errors import UserError
 from common.shapes import shapes_only
 from papers.posmlp import PAPER, claims, mixing
 from papers.posmlp.mini import looks, looks_picture, posmlp_mini
-from papers.posmlp.model import LearnedEncoding, PosGU, PosMLP, QuadraticEncoding, create, relative_positions
+from papers.posmlp.model import LearnedEncoding, PosGU, QuadraticEncoding, create, relative_positions
 from tests.parity import check_model, images
 
 #: Parameters of every released variant.
@@ -24,7 +26,7 @@ PARAMETERS = {
 }
 
 
-def small(**kwargs: object) -> PosMLP:
+def small(**kwargs: Any) -> Any:
     settings = {"dims": (8, 16), "depths": (1, 1), "windows": (4, 2), "groups": (2, 4), "mlp_ratios": (2, 2)}
     torch.manual_seed(0)
     return timm.create_model("posmlp_t", **{**settings, "img_size": 32, "num_classes": 7, **kwargs})
@@ -114,7 +116,7 @@ def test_released_names_load_strictly_and_come_back() -> None:
 
 
 def test_model_behaves_as_timm_models_do() -> None:
-    model = small(in_chans=1, drop_path_rate=0.1, drop_rate=0.1)
+    model: Any = small(in_chans=1, drop_path_rate=0.1, drop_rate=0.1)
     model.set_grad_checkpointing()
     x = images(2, 1, 32, 64)
     model.train()(x).square().mean().backward()
@@ -162,7 +164,7 @@ def test_mistakes_are_named() -> None:
 
 def test_gmlp_has_gates_of_the_paper() -> None:
     with shapes_only():
-        model = timm.create_model("gmlp_s16_posgu_224", img_size=32, num_classes=3)
+        model: Any = timm.create_model("gmlp_s16_posgu_224", img_size=32, num_classes=3)
         assert [type(block.mlp_channels.gate) for block in model.blocks] == [PosGU] * 30
         assert model(torch.empty(2, 3, 32, 32)).shape == (2, 3)
 

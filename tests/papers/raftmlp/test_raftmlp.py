@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -13,7 +15,7 @@ from common.profiling import flops
 from common.shapes import shapes_only
 from papers.raftmlp import PAPER, claims, lines
 from papers.raftmlp.mini import raftmlp_mini
-from papers.raftmlp.model import AxialMixing, Block, Embedding, FullMixing, LineMixer, RaftMLP, create, resized
+from papers.raftmlp.model import AxialMixing, Block, Embedding, FullMixing, LineMixer, create, resized
 from tests.parity import check_model, images
 
 #: Parameters of every released variant.
@@ -31,8 +33,8 @@ PARAMETERS = {
 }
 
 
-def small(name: str = "raftmlp_s", **kwargs: object) -> RaftMLP:
-    sizes: dict[str, object] = {"dims": (8, 12), "depths": (1, 2), "patches": (4, 2), "img_size": 32, "num_classes": 7}
+def small(name: str = "raftmlp_s", **kwargs: Any) -> Any:
+    sizes: dict[str, Any] = {"dims": (8, 12), "depths": (1, 2), "patches": (4, 2), "img_size": 32, "num_classes": 7}
     if name == "raftmlp_s":
         sizes["kernels"] = ((4, 8), (2, 4))
     torch.manual_seed(0)
@@ -166,14 +168,14 @@ def test_mistakes_are_named() -> None:
 
 
 def test_contenders_cost_what_the_mixer_costs() -> None:
-    models = {each.name: each.build() for each in claims.contenders()}
+    models: dict[str, Any] = {each.name: each.build() for each in claims.contenders()}
     counted = {name: flops(model, (3, 28, 28)).without("layer_norm") for name, model in models.items()}
     assert all(count == pytest.approx(counted[claims.MIXER], rel=1e-3) for count in counted.values()), counted
     rafts = {name: models[name].levels[0].blocks[0].mixing.vertical.raft for name in models if name != claims.MIXER}
     assert rafts == {claims.MINI: 2, claims.RAFT_1: 1, claims.RAFT_4: 4, claims.PARALLEL: 2}
     assert [name for name in rafts if models[name].levels[0].blocks[0].mixing.parallel] == [claims.PARALLEL]
     # Every branch starts at zero, as the host's do.
-    model = raftmlp_mini().eval()
+    model: Any = raftmlp_mini().eval()
     x = images(2, 3, 28, 28)
     with torch.no_grad():
         torch.testing.assert_close(model.levels[0](x), model.levels[0].embed(x).permute(0, 3, 1, 2))
