@@ -63,7 +63,7 @@ def learned_selection(run: Run) -> Iterator[Result]:
     """Learned selection beside random selection and the class token's attention, at two keep rates."""
     sparse = [each for each in contenders() if each.name in (LEARNED, RANDOM, ATTENTION)]
     scores = bench.scores(run, sparse, at_rates)
-    yield from bench.measurements(scores, scores.cells("top1"))
+    yield from bench.measurements(scores, tuple(scores.cells("top1")))
     yield from bench.findings(
         scores,
         f"{LEARNED} > {RANDOM}: top1",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import LayerNorm
@@ -88,9 +88,11 @@ class TwoPathConvNeXtBlock(TwoPaths, ConvNeXtBlock):
     """ConvNeXt's block with a fast path."""
 
     mixing_is_residual = False
+    fast_path: nn.Sequential
+    fast_path_gamma: nn.Parameter | None
 
     @classmethod
-    def convert(cls, block: ConvNeXtBlock) -> None:
+    def convert(cls, block: Any) -> None:
         """Add the fast path to a block; the rest of it stays as it is."""
         block.__class__ = cls
         dim = block.conv_dw.out_channels
@@ -117,9 +119,10 @@ class TwoPathSwinBlock(TwoPaths, SwinTransformerBlock):
     """Swin's block with a fast path."""
 
     mixing_is_residual = True
+    fastmlp: nn.Sequential
 
     @classmethod
-    def convert(cls, block: SwinTransformerBlock) -> None:
+    def convert(cls, block: Any) -> None:
         """Add the fast path to a block; the rest of it stays as it is."""
         block.__class__ = cls
         path = nn.Sequential(nn.LayerNorm(block.dim), nn.Linear(block.dim, block.dim)).apply(initialise)
@@ -152,7 +155,7 @@ class SparseStage(nn.Module):
     locations: tuple[int, ...]
     keep_rates: tuple[float, ...]
     channels_first: bool
-    downsample: nn.Module
+    downsample: Any
     blocks: Any
     score_predictor: Any
     grad_checkpointing: bool
@@ -253,7 +256,7 @@ class DynamicConvNeXt(Sparse, ConvNeXt):
         self, locations: Sequence[int] = (1, 2, 3), keep_rate: float | Sequence[float] = 0.7, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        dim = self.feature_info[STAGE]["num_chs"]
+        dim: Any = self.feature_info[STAGE]["num_chs"]
         _convert(self.stages[STAGE], SparseConvNeXtStage, TwoPathConvNeXtBlock, locations, dim, eps=1e-6)
         self.set_keep_rate(keep_rate)
 
@@ -264,14 +267,14 @@ class DynamicConvNeXt(Sparse, ConvNeXt):
 
     def forward_sparse(self, x: Tensor, noise: Sequence[Tensor] | None = None) -> Sparsified:
         """As `Sparse.forward_sparse`; tokens are the normed places of the last stage."""
-        x = self.stem(x)
-        for stage in self.stages[:STAGE]:
+        x, stages = self.stem(x), list(self.stages)
+        for stage in stages[:STAGE]:
             x = stage(x)
-        x, decisions = self.stages[STAGE].forward_sparse(x, noise)
-        for stage in self.stages[STAGE + 1 :]:
+        x, decisions = self.selector.forward_sparse(x, noise)
+        for stage in stages[STAGE + 1 :]:
             x = stage(x)
-        x = self.norm_pre(x)
-        return Sparsified(self.forward_head(x), self.head.norm(x).flatten(2).transpose(1, 2), decisions)
+        x, head = self.norm_pre(x), cast("Any", self.head)
+        return Sparsified(self.forward_head(x), head.norm(x).flatten(2).transpose(1, 2), decisions)
 
 
 class DynamicSwin(Sparse, SwinTransformer):
@@ -289,7 +292,7 @@ class DynamicSwin(Sparse, SwinTransformer):
         self, locations: Sequence[int] = (1, 2, 3), keep_rate: float | Sequence[float] = 0.7, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        dim = self.feature_info[STAGE]["num_chs"]
+        dim: Any = self.feature_info[STAGE]["num_chs"]
         _convert(self.layers[STAGE], SparseSwinStage, TwoPathSwinBlock, locations, dim, eps=1e-5)
         self.set_keep_rate(keep_rate)
 
@@ -300,11 +303,11 @@ class DynamicSwin(Sparse, SwinTransformer):
 
     def forward_sparse(self, x: Tensor, noise: Sequence[Tensor] | None = None) -> Sparsified:
         """As `Sparse.forward_sparse`; tokens are the normed places of the last stage."""
-        x = self.patch_embed(x)
-        for stage in self.layers[:STAGE]:
+        x, stages = self.patch_embed(x), list(self.layers)
+        for stage in stages[:STAGE]:
             x = stage(x)
-        x, decisions = self.layers[STAGE].forward_sparse(x, noise)
-        for stage in self.layers[STAGE + 1 :]:
+        x, decisions = self.selector.forward_sparse(x, noise)
+        for stage in stages[STAGE + 1 :]:
             x = stage(x)
         x = self.norm(x)
         return Sparsified(self.forward_head(x), x.flatten(1, 2), decisions)

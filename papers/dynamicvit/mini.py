@@ -55,7 +55,7 @@ class AttentionViT(RankedViT):
     @torch.no_grad()
     def rank(self, x: Tensor, step: int, kept: Tensor | None = None) -> Tensor:
         """The class token's attention."""
-        block = self.blocks[self.locations[step]]
+        block: Any = self.blocks[self.locations[step]]
         attn, prefix = block.attn, self.num_prefix_tokens
         q, k, _ = attn.qkv(block.norm1(x)).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         similarity = (q[:, :, :1] * attn.scale) @ k[:, :, prefix:].transpose(-2, -1)
@@ -64,7 +64,7 @@ class AttentionViT(RankedViT):
         return similarity.softmax(dim=-1).mean(dim=(1, 2))
 
 
-def sparse_vit(kind: type[DynamicViT] = DynamicViT, keep_rate: float = KEEP_RATE) -> nn.Module:
+def sparse_vit(kind: type[DynamicViT] = DynamicViT, keep_rate: float = KEEP_RATE) -> Any:
     """The bench's vision transformer that drops tokens before its second and its third block."""
     return hosts.vit_mini(kind=kind, locations=LOCATIONS, keep_rate=keep_rate)
 

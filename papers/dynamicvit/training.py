@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -15,12 +15,10 @@ from torch import Tensor, nn
 
 from common.checkpoints import from_released, read, unwrap
 from common.errors import UserError
-from common.training.hooks import Batch, Hook
+from common.training.batch import Batch
+from common.training.hooks import Hook, Training
 from common.training.recipe import Recipe
 from papers.dynamicvit.selection import Sparse, Sparsified
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Sparsification(Hook):
         self.teacher: nn.Module | None = None
         self._host: Any = None
 
-    def on_model(self, run: Run, model: nn.Module) -> None:
+    def on_model(self, run: Training, model: nn.Module) -> None:
         """Give the network its host's weights and have it tell its decisions."""
         if not isinstance(model, Sparse):
             raise UserError(f"{type(model).__name__} selects nothing; train one of dynamicvit's models.")
@@ -96,18 +94,18 @@ class Sparsification(Hook):
                 if isinstance(parameter := getattr(model, name, None), nn.Parameter):
                     parameter.requires_grad_(False)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         """Put the teacher on the run's device."""
         self._host.to(run.device)
 
-    def on_batch(self, run: Run, batch: Batch) -> None:
+    def on_batch(self, run: Training, batch: Batch) -> None:
         """Leave the host's weights as they are in the first epochs; by ``layer_decay`` they have rates of their own."""
         if run.epoch < self.settings.frozen_epochs:
             for group in run.optimizer.param_groups:
                 if group.get("lr_scale", 1.0) < 1:
                     group["lr"] = 0.0
 
-    def on_loss(self, run: Run, batch: Batch, loss: Tensor) -> Tensor:
+    def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Add what decisions, classes and tokens cost."""
         ours = Sparsified(*batch.outputs)
         with torch.no_grad(), run.accelerator.autocast():

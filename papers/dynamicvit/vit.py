@@ -55,7 +55,7 @@ class KeptAttention(Attention):
         return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(B, N, self.attn_dim)))
 
 
-class DynamicViT(Sparse, VisionTransformer):
+class DynamicViT(Sparse, VisionTransformer):  # type: ignore[misc]  # takes no mask of attention
     """A vision transformer that drops patch tokens before some of its blocks.
 
     Args:
@@ -63,6 +63,8 @@ class DynamicViT(Sparse, VisionTransformer):
         keep_rate: see `Sparse.set_keep_rate`.
         **kwargs: of timm's ``VisionTransformer``.
     """
+
+    keep_rates: tuple[float, ...]
 
     def __init__(
         self, locations: Sequence[int] = (3, 6, 9), keep_rate: float | Sequence[float] = 0.7, **kwargs: Any

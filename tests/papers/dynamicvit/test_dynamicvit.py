@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from torch import nn
 from common.checkpoints import load_released, to_released, under_released_names
 from common.errors import UserError
 from common.profiling import flops
+from common.run import Run
 from common.shapes import shapes_only
 from common.training.data import TensorData
 from common.training.distillation import with_teacher
+from common.training.hooks import Training
 from common.training.loop import train
-from common.training.recipe import load_recipe
+from common.training.recipe import Recipe, load_recipe
 from papers.dynamicvit import PAPER, claims, cost, identities, mini, selected
 from papers.dynamicvit.model import create
 from papers.dynamicvit.selection import Predictor, Sparsified, draw, places_kept
@@ -79,7 +82,7 @@ def test_model_matches_the_release(variant: str, ratio_weight: float) -> None:
         assert np.array_equal(decision.detach().round().numpy(), arrays[f"train_keep_{step}"])
 
     host = Sparsified(
-        images(1, 1, *ours.logits.shape, seed=31)[0, 0],
+        images(1, 1, 2, 1000, seed=31)[0, 0],
         images(1, 1, ours.tokens.shape[1] * 2, ours.tokens.shape[2], seed=32).view_as(ours.tokens),
         (),
     )
@@ -109,6 +112,8 @@ def test_every_variant_has_the_size_of_its_checkpoint() -> None:
 
 
 def test_keep_rates_are_the_released_ones() -> None:
+    transformer: Any
+    convnext: Any
     with shapes_only():
         transformer, convnext = timm.create_model("dynamicvit_deit_256"), timm.create_model("dynamicvit_convnext_tiny")
     assert [places_kept(196, rate) for rate in transformer.keep_rates] == [137, 96, 67]
@@ -276,7 +281,7 @@ def test_token_distances_look_at_kept_tokens() -> None:
     assert float(everywhere) == pytest.approx(4 / 21)
 
 
-def _recipe(*changes: str) -> Any:
+def _recipe(*changes: str) -> Recipe:
     return load_recipe(claims.RECIPE, "embedded", quick=True, changes=("epoch_images=256", *changes))
 
 
@@ -299,19 +304,20 @@ def test_training_starts_from_the_host_and_can_leave_it_as_it_is() -> None:
 
 def test_mistakes_in_training_are_named() -> None:
     recipe = _recipe()
-    hook = hooks(recipe)[0]
+    hook, loop = hooks(recipe)[0], cast("Training", SimpleNamespace())
     with pytest.raises(UserError, match=r"method\.teacher"):
-        hook.on_model(SimpleNamespace(), mini.sparse_vit())
+        hook.on_model(loop, mini.sparse_vit())
     with pytest.raises(UserError, match="selects nothing"):
-        hook.on_model(SimpleNamespace(), nn.Linear(2, 2))
+        hook.on_model(loop, nn.Linear(2, 2))
+    student = mini.sparse_vit()
     with pytest.raises(UserError, match=r"host lacks|network lacks"):
-        start_from(mini.sparse_vit(), mini.hosts.vit_mini(depth=2).state_dict())
+        start_from(student, mini.hosts.vit_mini(depth=2).state_dict())
     with pytest.raises(UserError, match="in the host and"):
-        start_from(mini.sparse_vit(), mini.hosts.vit_mini(embed_dim=24).state_dict())
+        start_from(student, mini.hosts.vit_mini(embed_dim=24).state_dict())
     with pytest.raises(UserError, match="below 0"):
         hooks(_recipe("method.ratio_weight=-1"))
     with pytest.raises(UserError, match="DynamicViT's"):
-        hooks(SimpleNamespace(method={"weight": 1}))
+        hooks(replace(recipe, method={"weight": 1}))
     assert isinstance(hook, Sparsification)
 
 
@@ -361,6 +367,6 @@ def test_pictures_show_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selected.bench, "test_set", lambda quick: tests)
     run = SimpleNamespace(seeds=lambda: [0], settings=SimpleNamespace(quick=True))
     learned = next(each for each in claims.contenders() if each.name == claims.LEARNED)
-    drawn = selected.picture(run, learned)
+    drawn = selected.picture(cast("Run", run), learned)
     assert "34 and 24 of 49" in drawn.caption
     assert drawn.svg.startswith("<svg")
