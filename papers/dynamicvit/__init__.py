@@ -41,7 +41,6 @@ PAPER = Paper(
         Model(name="dynamicvit_swin_small", released="swin-s"),
         Model(name="dynamicvit_swin_base", released="swin-b"),
     ),
-    builds_on=("swin",),
     claims=(
         Claim(
             name="size",

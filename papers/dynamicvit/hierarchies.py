@@ -25,7 +25,6 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, 
 from torch import Tensor, nn
 
 from papers.dynamicvit.selection import Predictor, Sparse, Sparsified, draw, initialise, places_kept
-from papers.swin import model as swin
 
 STAGE = 2  # the third, which has most blocks
 
@@ -313,7 +312,7 @@ class DynamicSwin(Sparse, SwinTransformer):
         return Sparsified(self.forward_head(x), x.flatten(1, 2), decisions)
 
 
-#: ConvNeXt's released names and timm's, each with the other's replacement, in this order.
+#: Released names and ours, which are timm's, each with the other's replacement; rules apply in this order.
 _CONVNEXT = (
     (r"^downsample_layers\.0\.", r"stem."),
     (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
@@ -324,7 +323,7 @@ _CONVNEXT = (
     (r"^norm\.", r"head.norm."),
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
-_TO_RELEASED = (
+_RELEASED_CONVNEXT = (
     (r"^stem\.", r"downsample_layers.0."),
     (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
     (r"^stages\.(\d)\.blocks\.(\d+)\.", r"stages.\1.\2."),
@@ -334,8 +333,19 @@ _TO_RELEASED = (
     (r"^head\.norm\.", r"norm."),
     (r"^head\.fc\.", r"head."),
 )
+#: Of Swin, the downsampling is at the end of a stage there, and at the beginning of the next here.
+_SWIN = (
+    *((rf"^layers\.{stage}\.downsample\.", rf"layers.{stage + 1}.downsample.") for stage in reversed(range(3))),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
+_RELEASED_SWIN = (
+    *((rf"^layers\.{stage + 1}\.downsample\.", rf"layers.{stage}.downsample.") for stage in range(3)),
+    (r"^head\.fc\.", r"head."),
+)
 #: Linear maps of the predictors, which are 1x1 convolutions in the release of ConvNeXt.
 _POINTWISE = re.compile(r"score_predictor\.\d+\.(?:in_conv\.1|out_conv\.\d)\.weight$")
+#: What follows from the sizes of Swin, and is stored in released files all the same.
+_DERIVED = ("relative_position_index", "attn_mask")
 
 
 def _renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
@@ -346,26 +356,23 @@ def _renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Released names to ours, which are timm's; names of ours stay."""
-    if isinstance(model, SwinTransformer):
-        return swin.checkpoint_filter_fn(state_dict, model)
-    if "head.fc.weight" in state_dict or "stem.0.weight" in state_dict:
-        return dict(state_dict)
+    rules: Sequence[tuple[str, str]] = _SWIN if isinstance(model, SwinTransformer) else _CONVNEXT
+    if any(name.startswith(("head.fc.", "layers.3.downsample.", "stem.")) for name in state_dict):
+        rules = ()  # these are ours
     return {
-        _renamed(name, _CONVNEXT): value.flatten(1) if _POINTWISE.search(name) else value
+        _renamed(name, rules): value.flatten(1) if _POINTWISE.search(name) else value
         for name, value in state_dict.items()
+        if not name.endswith(_DERIVED)
     }
 
 
 def released_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Our names to released ones; the inverse of `checkpoint_filter_fn`."""
     if isinstance(model, SwinTransformer):
-        return swin.released_state_dict(state_dict, model)
+        return {_renamed(name, _RELEASED_SWIN): value for name, value in state_dict.items()}
     return {
-        _renamed(name, _TO_RELEASED): value[:, :, None, None] if _POINTWISE.search(name) and value.ndim == 2 else value
+        _renamed(name, _RELEASED_CONVNEXT): value[:, :, None, None]
+        if _POINTWISE.search(name) and value.ndim == 2
+        else value
         for name, value in state_dict.items()
     }
-
-
-def resize_grid(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Our tensors with Swin's relative position biases for the model's windows."""
-    return swin.resize_grid(state_dict, model) if isinstance(model, SwinTransformer) else dict(state_dict)
