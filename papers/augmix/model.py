@@ -12,8 +12,6 @@ All take images of any size that is a multiple of 4 and average over what the la
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -22,63 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.errors import UserError, nearest
-
-
-class CifarNet(nn.Module):
-    """Base of the small networks: a classifier on averaged features, with timm's methods.
-
-    Args:
-        num_features: channels of the last stage.
-        num_classes: 0: no classifier, the pooled features are returned.
-    """
-
-    #: Name of the classifier, as released.
-    head = "fc"
-
-    def __init__(self, num_features: int, num_classes: int) -> None:
-        super().__init__()
-        self.num_features = self.head_hidden_size = num_features
-        self.reset_classifier(num_classes)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Make a new classifier; the only pooling is the average."""
-        if global_pool not in (None, "avg"):
-            raise UserError(f"{type(self).__name__} averages its features; it has no pooling {global_pool!r}.")
-        self.num_classes = num_classes
-        classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        setattr(self, self.head, classifier)
-
-    def get_classifier(self) -> nn.Module:
-        """Return the classifier."""
-        return getattr(self, self.head)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to feature maps (B, num_features, height, width)."""
-        raise NotImplementedError
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature maps to logits (B, num_classes), or to pooled features (B, num_features)."""
-        pooled = x.mean(dim=(2, 3))
-        return pooled if pre_logits else self.get_classifier()(pooled)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Refuse: networks for images of 32 pixels have no need to compute activations twice."""
-        if enable:
-            raise UserError(f"{type(self).__name__} has no gradient checkpointing.")
-
-    def init_weights(self) -> None:
-        """He's initialisation by the number of outputs; zero biases."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan = module.out_channels * math.prod(module.kernel_size)
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
-            elif isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+from common.cifar_networks import CifarNet, WideResNet, create_variant, without_weights
+from common.errors import UserError
 
 
 class SigmoidGELU(nn.Module):
@@ -121,53 +64,6 @@ class AllConv(CifarNet):
         """Feature maps to logits, or to pooled features."""
         # Of the 10 x 10 places that are left of 32 x 32 pixels, the release averages the first 8 x 8.
         return super().forward_head(x[:, :, :-2, :-2], pre_logits)
-
-
-class WideBlock(nn.Module):
-    """Two convolutions after norm and ReLU; where the width changes, the shortcut starts after the first of those."""
-
-    def __init__(self, before: int, after: int, stride: int, drop_rate: float) -> None:
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(before)
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.conv_shortcut = nn.Conv2d(before, after, 1, stride, bias=False) if before != after else None
-        self.drop = nn.Dropout(drop_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Feature maps to feature maps."""
-        inside = F.relu(self.bn1(x))
-        shortcut = x if self.conv_shortcut is None else self.conv_shortcut(inside)
-        inside = F.relu(self.bn2(self.conv1(inside)))
-        return shortcut + self.conv2(self.drop(inside))
-
-
-class WideResNet(CifarNet):
-    """Three stages of ``(depth - 4) / 6`` blocks, 16, 32 and 64 times ``widen`` channels wide."""
-
-    def __init__(
-        self, num_classes: int, in_chans: int, drop_rate: float = 0.0, depth: int = 40, widen: int = 2
-    ) -> None:
-        if depth < 10 or (depth - 4) % 6:
-            raise UserError(f"The depth of a Wide ResNet is 10, 16, 22, ...: not {depth}.")
-        super().__init__(64 * widen, num_classes)
-        self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
-        before = 16
-        for stage, stride in enumerate((1, 2, 2)):
-            after = 16 * 2**stage * widen
-            blocks = [
-                WideBlock(before if i == 0 else after, after, stride if i == 0 else 1, drop_rate)
-                for i in range((depth - 4) // 6)
-            ]
-            self.add_module(f"block{stage + 1}", nn.Sequential(OrderedDict(layer=nn.Sequential(*blocks))))
-            before = after
-        self.bn1 = nn.BatchNorm2d(before)
-        self.init_weights()
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images to feature maps, (B, 64 * widen, H / 4, W / 4)."""
-        return F.relu(self.bn1(self.block3(self.block2(self.block1(self.conv1(x))))))
 
 
 class DenseLayer(nn.Module):
@@ -316,18 +212,7 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     Raises:
         UserError: the name is unknown, or pretrained weights are asked for.
     """
-    if pretrained:
-        raise UserError(f"{name} has no weights to fetch; load a checkpoint with common.checkpoints.load_released.")
-    for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm's, for weights that it fetches
-        kwargs.pop(unused, None)
     if name == "resnet50_augmix":
+        kwargs = without_weights(name, pretrained, kwargs)
         return timm.create_model("resnet50", pretrained_cfg_overlay=IMAGENET, **kwargs)
-    if name not in VARIANTS:
-        raise UserError(f"AugMix has no network {name!r}.{nearest(name, ('resnet50_augmix', *VARIANTS))}")
-    if kwargs.pop("drop_path_rate", 0.0):
-        raise UserError(f"{name} drops no paths; set drop_path_rate=0.")
-    if kwargs.get("drop_rate") is None:
-        kwargs.pop("drop_rate", None)
-    model = VARIANTS[name](**{"num_classes": 1000, "in_chans": 3, **kwargs})
-    model.pretrained_cfg = model.default_cfg = {**CIFAR, "num_classes": model.num_classes, "architecture": name}
-    return model
+    return create_variant(name, VARIANTS, CIFAR, pretrained, **kwargs)
