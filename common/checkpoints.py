@@ -38,7 +38,7 @@ _COUNTERS = ("n_averaged",)
 
 
 def read(path: str | Path) -> Mapping[str, Any]:
-    """The content of a checkpoint file, of PyTorch or safetensors, read without running code from it.
+    """The content of a checkpoint file, of PyTorch, safetensors or NumPy, read without running code from it.
 
     Raises:
         UserError: the file is missing, damaged, no checkpoint, or holds more than tensors and plain values.

@@ -1,4 +1,4 @@
-"""Files of tensors, PyTorch's and safetensors': read without running code from them, and named for what they are.
+"""Files of tensors, of PyTorch, safetensors and NumPy: read without running code from them, named for what they are.
 
 torch does not compare a file's bytes with the check sums that its own format (a zip) has. Files that we wrote are
 compared with them, so that a damaged one is told rather than evaluated.
@@ -17,6 +17,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.errors import UserError
@@ -51,7 +52,7 @@ class UnreadableError(UserError):
 
 
 def read_tensors(path: Path, *, check: bool = False) -> Any:
-    """The content of a file of PyTorch, or ``{name: tensor}`` of one of safetensors; on the CPU.
+    """The content of a file of PyTorch, or ``{name: tensor}`` of one of safetensors or NumPy (.npz); on the CPU.
 
     Args:
         path: of the file.
@@ -73,6 +74,8 @@ def read_tensors(path: Path, *, check: bool = False) -> Any:
             raise UnreadableError(path, f"is {kind}, not a checkpoint", f"{again}, as the file itself")
         if _PICKLE.match(start):
             raise UnreadableError(path, "is a pickle of Python objects and is not loaded for safety", _SAFE)
+        if _is_npz(path):
+            return _read_npz(path)
         if check:
             _compare(path)
         # Training scripts often store their command line next to the weights.
@@ -122,6 +125,34 @@ def _is_safetensors(path: Path, start: bytes) -> bool:
         return next((False for pattern, _ in _KINDS[:2] if pattern.match(start)), True)
     length = int.from_bytes(start[:8], "little")
     return start[8:9] == b"{" and 8 + length <= path.stat().st_size
+
+
+def _is_npz(path: Path) -> bool:
+    """Whether the file is an archive of NumPy's, a zip like PyTorch's."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _read_npz(path: Path) -> dict[str, torch.Tensor]:
+    _compare(path)
+    tensors = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            try:
+                tensors[name] = torch.from_numpy(arrays[name])
+            except ValueError:  # what NumPy would have to unpickle
+                raise UnreadableError(
+                    path, f"holds Python objects ({name}) and is not loaded for safety", "save plain arrays alone"
+                ) from None
+            except TypeError:
+                kind = arrays[name].dtype
+                raise UnreadableError(
+                    path, f"holds {name} as {kind}, which PyTorch does not have", "save it as float32"
+                ) from None
+    return tensors
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from common.bench.images import (
     OCCLUSION_SHARES,
     SEVERITIES,
     TestSet,
+    few_training_images,
     test_set,
     training_data,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "corruption_picture",
     "difference",
     "difference_picture",
+    "few_training_images",
     "findings",
     "first_losses",
     "floor",
