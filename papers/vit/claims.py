@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 import torch
 
 from common import bench, figures
@@ -70,14 +71,14 @@ def positions(run: Run) -> Iterator[Result]:
     """Correlate the similarity of position embeddings with the nearness of their patches, before and after training."""
     host = bench.host(VIT)
     scores = bench.scores(run, [host], inside.measure)
-    values = {}
+    values: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for seed in scores.seeds:
         own = scores.values[VIT, seed]
         torch.manual_seed(seed)
         at_start = inside.nearness(host.build())
         # The accuracy says whether the network has learnt, of which both rows are a part.
         values[VIT, seed] = {"top1": own["top1"], "position_nearness": own["position_nearness"]}
-        values[f"{VIT}.start", seed] = {"top1": own["top1"], "position_nearness": at_start}
+        values[f"{VIT}.start", seed] = {"top1": own["top1"], "position_nearness": np.asarray(at_start)}
     by_time = Scores(values)
     yield from bench.measurements(by_time, ["position_nearness"])
     yield from bench.findings(by_time, f"{VIT} > {VIT}.start: position_nearness")

@@ -35,9 +35,10 @@ def distances(model: Any) -> Tensor:
 
 def nearness(model: Any) -> float:
     """The correlation of the similarity of two patches' positions with their distance, in [-1, 1], turned around."""
-    pairs = torch.triu_indices(*similarity(model).shape, offset=1)
-    alike, far = (values.cpu()[pairs[0], pairs[1]] for values in (similarity(model), distances(model)))
-    return -float(torch.corrcoef(torch.stack([alike, far]))[0, 1])
+    alike = similarity(model).cpu()
+    first, second = torch.triu_indices(len(alike), len(alike), 1)
+    pairs = torch.stack([alike[first, second], distances(model)[first, second]])
+    return -float(torch.corrcoef(pairs)[0, 1])
 
 
 def attention_distances(model: Any, x: Tensor) -> list[Tensor]:

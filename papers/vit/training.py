@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from common.errors import UserError
-from common.training.hooks import Hook
+from common.training.hooks import Hook, Training
 from common.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from common.training.loop import Run
 
 #: timm's names of the places.
 _PLACES = re.compile(r"pos_drop|blocks\.\d+\.(attn\.proj_drop|mlp\.drop[12])")
@@ -28,7 +24,7 @@ class Dropout(Hook):
     def __init__(self, rate: float) -> None:
         self.rate = rate
 
-    def on_model(self, run: Run, model: nn.Module) -> None:
+    def on_model(self, run: Training, model: nn.Module) -> None:
         """Set the rate."""
         for name, module in model.named_modules():
             if isinstance(module, nn.Dropout) and _PLACES.fullmatch(name):
