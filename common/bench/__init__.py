@@ -19,6 +19,7 @@ Numbers from here are never compared with numbers on ImageNet.
 
 from common.bench import hosts
 from common.bench.contenders import RECIPE, Contender, Measure, host, scores, train_share, trained
+from common.bench.few_images import few_training_images
 from common.bench.floor import CHANCE, floor, logistic_regression, without_network
 from common.bench.images import (
     CORRUPTION_CELLS,
@@ -26,7 +27,6 @@ from common.bench.images import (
     OCCLUSION_SHARES,
     SEVERITIES,
     TestSet,
-    few_training_images,
     test_set,
     training_data,
 )

@@ -83,18 +83,6 @@ def training_data() -> TensorData:
     return TensorData(images[:-VALIDATION], labels[:-VALIDATION], images[-VALIDATION:], labels[-VALIDATION:])
 
 
-@lru_cache(maxsize=2)
-def few_training_images(count: int) -> TensorData:
-    """The first ``count`` of the training images, as often as it takes to be as many as all, for the same recipe.
-
-    More of them contain fewer of them. Images for validation are the same.
-    """
-    every = training_data()
-    images, labels = every.train
-    times = -(-len(images) // count)
-    return TensorData(images[:count].repeat(times, 1, 1, 1), labels[:count].repeat(times), *every.validation)
-
-
 @lru_cache(maxsize=1)
 def _subsets() -> tuple[Tensor, Tensor]:
     """All test images (SUBSETS, 500, 3, 28, 28) and labels (SUBSETS, 500).

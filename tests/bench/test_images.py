@@ -40,3 +40,12 @@ def test_training_never_sees_a_test_image() -> None:
     data, whole = bench.training_data(), load_fashion_mnist()
     assert len(data.train[0]) + len(data.validation[0]) == len(whole.train_images)
     assert torch.equal(data.validation[0][:, 0], whole.train_images[-images.VALIDATION :])
+
+
+def test_few_training_images_are_the_first_of_all_again_and_again() -> None:
+    few, every = bench.few_training_images(100), bench.training_data()
+    assert len(few.train[0]) >= len(every.train[0])
+    assert torch.equal(few.train[0][:100], every.train[0][:100])
+    assert torch.equal(few.train[0][-100:], every.train[0][:100])
+    assert torch.equal(few.train[1][100:200], every.train[1][:100])
+    assert torch.equal(few.validation[0], every.validation[0])

@@ -247,15 +247,6 @@ def test_dropout_is_where_the_release_has_it() -> None:
         hooks(load_recipe(RECIPE, "finetune_384", changes=("method.dropout=1.5",)))
 
 
-def test_few_training_images_are_the_first_of_all_again_and_again() -> None:
-    few, every = bench.few_training_images(100), bench.training_data()
-    assert len(few.train[0]) >= len(every.train[0])
-    assert torch.equal(few.train[0][:100], every.train[0][:100])
-    assert torch.equal(few.train[0][-100:], every.train[0][:100])
-    assert torch.equal(few.train[1][100:200], every.train[1][:100])
-    assert torch.equal(few.validation[0], every.validation[0])
-
-
 def test_the_lead_is_that_of_networks_trained_on_as_many_images() -> None:
     generator = np.random.default_rng(0)
     rates = {claims.FEW: (0.7, 0.8), claims.SOME: (0.8, 0.85), claims.MANY: (0.87, 0.89)}
