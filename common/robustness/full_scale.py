@@ -72,6 +72,39 @@ def _claims(sets: tuple[tuple[str, str, str, tuple[str, ...], str], ...], module
 
 
 CLAIMS: tuple[Claim, ...] = _claims(_SETS, "full_scale_measures")
+#: The corruptions of ImageNet-C, as its folders are named.
+_CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+#: For papers whose networks others print it for.
+CORRUPTION_CELLS = Claim(
+    name="corruption_cells",
+    statement="Top-1 accuracy under each corruption and severity of ImageNet-C.",
+    needs=("imagenet-c", "checkpoint"),
+    settles=tuple((f"imagenet-c/{name}/{severity}", "top1") for name in _CORRUPTIONS for severity in range(1, 6)),
+    measured_by="common.robustness.full_scale_measures:corruption_cells",
+)
+CUE_CONFLICT = Claim(
+    name="cue_conflict",
+    statement="Shape bias on images whose shape and texture are of different categories.",
+    needs=("cue-conflict", "checkpoint"),
+    settles=(("cue-conflict", "shape_bias"),),
+    measured_by="common.robustness.full_scale_measures:cue_conflict",
+)
 #: For papers that print it.
 REAL_CLAIMS: tuple[Claim, ...] = _claims(
     (

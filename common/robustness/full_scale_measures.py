@@ -209,3 +209,15 @@ imagenet_sketch = _measuring("imagenet-sketch", "imagenet-sketch")
 stylized_imagenet = _measuring("stylized-imagenet", "stylized-imagenet")
 objectnet = _measuring("objectnet", "objectnet")
 cue_conflict = _measuring("cue-conflict", "cue-conflict")
+
+
+def corruption_cells(run: Run) -> Iterator[Measurement]:
+    """Accuracy under each corruption and severity of ImageNet-C, from the same records as ``imagenet_c``."""
+    for measured in imagenet_c(run):
+        _, _, cell = measured.metric.partition("corruption_error/")
+        if not cell:
+            continue
+        interval = measured.interval and (100 - measured.interval[1], 100 - measured.interval[0])
+        yield replace(
+            measured, dataset=f"imagenet-c/{cell}", metric="top1", value=100 - measured.value, interval=interval
+        )

@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
         "common.robustness.command", "Measure a timm model on benchmark sets of robustness.", models=True
     ),
     "corrupt": Command("common.robustness.corruptions.folder", "Write a corrupted copy of an image folder."),
+    "stylise": Command("papers.stylized_imagenet.folder", "Write a stylised copy of an image folder."),
     "compare": Command(
         "papers._commands.compare", "Train small models of several papers alike and compare.", models=True
     ),

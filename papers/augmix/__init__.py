@@ -1,26 +1,8 @@
 """AugMix: chains of augmentations, mixed, and predictions that agree."""
 
 from common.declaration import Claim, Deviation, Model, Paper
-from common.robustness.full_scale import CIFAR_CLAIMS
+from common.robustness.full_scale import CIFAR_CLAIMS, CORRUPTION_CELLS
 from common.robustness.full_scale import CLAIMS as FULL_SCALE
-
-_CORRUPTIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-)
 
 PAPER = Paper(
     slug="augmix",
@@ -95,14 +77,7 @@ PAPER = Paper(
             primary="batched_at_32",
         ),
         *FULL_SCALE,
-        Claim(
-            name="corruption_cells",
-            statement="Top-1 accuracy under each corruption and severity of ImageNet-C.",
-            needs=("imagenet-c", "checkpoint"),
-            settles=tuple(
-                (f"imagenet-c/{name}/{severity}", "top1") for name in _CORRUPTIONS for severity in range(1, 6)
-            ),
-        ),
+        CORRUPTION_CELLS,
         *CIFAR_CLAIMS,
     ),
     deviations=(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from common import bench
 from common.manifest import load_manifest
 from common.measurement import Finding, Result
 from common.profiling import Spread, ratio_finding
-from common.robustness.full_scale_measures import imagenet_c
 from common.robustness.metrics.corruption import alexnet
 from common.run import Run
 from papers.augmix import pillow
@@ -130,18 +128,6 @@ def calibration(run: Run) -> Iterator[Result]:
     errors = ("corruption_rms_calibration_error", "rms_calibration_error")
     yield from bench.measurements(scores, errors)
     yield from bench.findings(scores, *(f"{AUGMIX} > {HOST}: {error}" for error in errors))
-
-
-def corruption_cells(run: Run) -> Iterator[Result]:
-    """Accuracy under each corruption and severity of ImageNet-C, from the same records as ``imagenet_c``."""
-    for measured in imagenet_c(run):
-        _, _, cell = measured.metric.partition("corruption_error/")
-        if not cell:
-            continue
-        interval = measured.interval and (100 - measured.interval[1], 100 - measured.interval[0])
-        yield replace(
-            measured, dataset=f"imagenet-c/{cell}", metric="top1", value=100 - measured.value, interval=interval
-        )
 
 
 def cost(run: Run) -> Iterator[Result]:

@@ -3,6 +3,7 @@
 from common.declaration import Claim, Deviation, Model, Paper
 from common.needs import own_folder
 from common.robustness.full_scale import CLAIMS as FULL_SCALE
+from common.robustness.full_scale import CUE_CONFLICT
 
 _DINO = own_folder("dino", "the folder of dino_deitsmall16_pretrain.pth, DINO's released ViT-S/16")
 _PASCAL_VOC = own_folder("pascal-voc", "PASCAL VOC 2012 with JPEGImages, SegmentationClass and ImageSets")
@@ -94,12 +95,7 @@ PAPER = Paper(
             takes=(_DINO,),
             settles=(("imagenet-1k", "random_drop_top1/0.8"),),
         ),
-        Claim(
-            name="cue_conflict",
-            statement="Shape bias on images whose shape and texture are of different categories.",
-            needs=("cue-conflict", "checkpoint"),
-            measured_by="common.robustness.full_scale_measures:cue_conflict",
-        ),
+        CUE_CONFLICT,
         Claim(
             name="pascal_voc",
             statement="Jaccard index of the last attention's best head with the objects of PASCAL VOC 2012.",

@@ -15,19 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from common import bench
-from common.data.composition import SPECK
+from common.bench import cue_conflict
+from common.bench.cue_conflict import garments
 from common.robustness.occlusion_curves import SHARES, Condition, conditions
 from common.training.data import TensorData
 from common.training.recipe import Recipe
-from papers.intriguing_vit import cue_conflict
 
 GRID = bench.hosts.SIDE // bench.hosts.PATCH
 #: Grids of shuffled tiles that divide an image.
 SHUFFLE_GRIDS = (2, 4, 7, 14)
 #: What of the curves is averaged over its shares or grids.
 CURVES = ("random_drop_top1", "salient_drop_top1", "nonsalient_drop_top1", "shuffle_top1")
-#: Subsets of the test images that cue conflicts are made of.
-CONFLICTS = 4
 
 
 @lru_cache(maxsize=1)
@@ -42,11 +40,6 @@ def textured_garments() -> TensorData:
     grey = images[:, 0]
     textured = torch.where(garments(grey), cue_conflict.textures(grey[donors], grey.shape[-1]), grey)
     return TensorData(three_channels(textured), labels, *data.validation)
-
-
-def garments(images: Tensor) -> Tensor:
-    """Where uint8 images (N, H, W) show a garment and not the black behind it, (N, H, W) bool."""
-    return images > SPECK
 
 
 def garment_tiles(images: Tensor) -> Tensor:
@@ -94,8 +87,4 @@ def measure(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.ndarr
         right = bench.correct(classifier, images, tests.labels_of(len(names)))
         found[curve] = right
         found |= {name: float(cell.mean()) for name, cell in zip(names, right, strict=True)}
-    conflicts = [
-        cue_conflict.conflicts(images[:, 0], garments(images[:, 0]), labels)
-        for images, labels in zip(tests.clean[:CONFLICTS], tests.labels[:CONFLICTS], strict=True)
-    ]
-    return found | cue_conflict.decisions(classifier, conflicts)
+    return found | cue_conflict.decisions(classifier, cue_conflict.test_conflicts(quick))

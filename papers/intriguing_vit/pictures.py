@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from common import bench, figures
 from common.attention import attention_masks
+from common.bench.cue_conflict import test_conflicts
 from common.data.fashion_mnist import CLASSES
 from common.measurement import Measurement, Picture
 from common.robustness.occlusion_curves import SHARES, Condition
@@ -16,8 +17,7 @@ from common.robustness.report import occlusion_panels
 from common.statistics import Estimate
 from common.training.recipe import Recipe
 from papers.intriguing_vit import objects
-from papers.intriguing_vit.cue_conflict import conflicts
-from papers.intriguing_vit.experiment import SHUFFLE_GRIDS, garment_tiles, garments, three_channels
+from papers.intriguing_vit.experiment import SHUFFLE_GRIDS, garment_tiles, three_channels
 
 
 def line(scores: bench.Scores, name: str, columns: Sequence[str], x: Sequence[float]) -> figures.Line:
@@ -137,8 +137,7 @@ def image_grid(name: str, columns: Mapping[str, Tensor], shown: int) -> str:
 def conflict_picture(quick: bool, shown: int = 4) -> Picture:
     """The first test images as cue conflicts, and either cue alone."""
     tests = bench.test_set(quick)
-    images, labels = tests.clean[0, :, 0], tests.labels[0]
-    made = conflicts(images, garments(images), labels)
+    images, made = tests.clean[0, :, 0], test_conflicts(quick)[0]
     columns = {
         title: three_channels(pictures[:shown]).float() / 255
         for title, pictures in (

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import papers
 from common import bench
 from common.attention import LastAttention, attention_masks, best_head, jaccard, resize_input
+from common.bench.cue_conflict import PIECE, conflicts, decisions, garments, partners, textures
 from common.checkpoints import load_released, to_released
 from common.data.preprocessing import Preprocessing
 from common.data.voc import VOCSegmentation, class_masks
@@ -25,7 +26,6 @@ from common.robustness.occlusion import salient_tiles
 from common.robustness.occlusion_curves import accuracies, conditions
 from common.run import Run, Settings
 from papers.intriguing_vit import claims, experiment, objects, pascal_voc
-from papers.intriguing_vit.cue_conflict import PIECE, conflicts, decisions, partners, textures
 from papers.intriguing_vit.model import VARIANTS, create
 from tests.parity import OUTPUT_TOLERANCE, Fixture, distance, fill, images
 
@@ -170,7 +170,7 @@ def test_input_size_is_rounded_to_the_patches(name) -> None:
 def test_cue_conflicts_have_one_garments_shape_and_anothers_texture() -> None:
     tests = bench.test_set(quick=True)
     images, labels = tests.clean[0, :, 0], tests.labels[0]
-    mask = experiment.garments(images)
+    mask = garments(images)
     made = conflicts(images, mask, labels)
     assert (made.texture_labels != labels).all()
     assert torch.equal(made.conflict[~mask], images[~mask])
@@ -181,7 +181,7 @@ def test_cue_conflicts_have_one_garments_shape_and_anothers_texture() -> None:
 
 def test_training_for_shape_keeps_silhouettes_and_takes_textures_of_others() -> None:
     plain, textured = bench.training_data().train, experiment.textured_garments().train
-    mask = experiment.garments(plain[0][:100])
+    mask = garments(plain[0][:100])
     assert torch.equal(plain[1], textured[1])
     assert torch.equal(plain[0][:100][~mask], textured[0][:100][~mask])
     assert (plain[0][:100][mask] != textured[0][:100][mask]).float().mean() > 0.9
@@ -373,6 +373,6 @@ def test_decisions_need_a_decision() -> None:
             return self.logits.expand(len(x), -1)
 
     tests = bench.test_set(quick=True)
-    made = conflicts(tests.clean[0, :, 0], experiment.garments(tests.clean[0, :, 0]), tests.labels[0])
+    made = conflicts(tests.clean[0, :, 0], garments(tests.clean[0, :, 0]), tests.labels[0])
     with pytest.raises(UserError, match="shape bias is undefined"):
         decisions(Constant(), [made])

@@ -1,4 +1,4 @@
-"""Shape against texture: the silhouette of one garment, filled with the texture of another class.
+"""Shape against texture: test garments' silhouettes, filled with the texture of another class.
 
 Geirhos et al., arXiv 1811.12231, make such conflicts by style transfer between photographs of 16 categories. Here the
 garment's pixels are replaced by a piece from the inside of another garment, mirrored at its borders until it covers
@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import bench
+from common.bench.images import test_set
+from common.bench.measures import correct
+from common.data.composition import SPECK
 from common.robustness.metrics.shape import shape_bias
 
 #: Side of the piece of texture, in pixels of the original image, whose middle it is cut from.
 PIECE = 10
+#: Subsets of the test images that cue conflicts are made of.
+CELLS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +81,21 @@ def conflicts(images: Tensor, masks: Tensor, labels: Tensor) -> Conflicts:
     )
 
 
+def garments(images: Tensor) -> Tensor:
+    """Where uint8 images (N, H, W) show a garment and not the black behind it, (N, H, W) bool."""
+    return images > SPECK
+
+
+@lru_cache(maxsize=2)
+def test_conflicts(quick: bool) -> tuple[Conflicts, ...]:
+    """Cue conflicts of the bench's first test images, by subset."""
+    tests = test_set(quick)
+    return tuple(
+        conflicts(images[:, 0], garments(images[:, 0]), labels)
+        for images, labels in zip(tests.clean[:CELLS], tests.labels[:CELLS], strict=True)
+    )
+
+
 def decisions(classifier: nn.Module, cells: Sequence[Conflicts]) -> dict[str, np.ndarray | float]:
     """What a classifier (of images in [0, 1], in eval mode) decides by.
 
@@ -87,7 +107,7 @@ def decisions(classifier: nn.Module, cells: Sequence[Conflicts]) -> dict[str, np
     def right(name: str, labels: str) -> np.ndarray:
         images = torch.stack([getattr(cell, name) for cell in cells])
         truth = torch.stack([getattr(cell, labels) for cell in cells])
-        return bench.correct(classifier, images[:, :, None].repeat(1, 1, 3, 1, 1), truth)
+        return correct(classifier, images[:, :, None].repeat(1, 1, 3, 1, 1), truth)
 
     by_shape, by_texture = right("conflict", "labels"), right("conflict", "texture_labels")
     return {
