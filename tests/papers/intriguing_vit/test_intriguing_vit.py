@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import papers
 from common import bench
 from common.attention import LastAttention, attention_masks, best_head, jaccard, resize_input
+from common.bench import cue_conflict
 from common.bench.cue_conflict import PIECE, conflicts, decisions, garments, partners, textures
 from common.checkpoints import load_released, to_released
 from common.data.preprocessing import Preprocessing
@@ -207,10 +208,14 @@ def few_images(monkeypatch) -> bench.TestSet:
     tests = bench.test_set(quick=True)
     few = bench.TestSet(*(getattr(tests, name)[:, :20] for name in ("clean", "labels", "corrupted", "occluded")))
     monkeypatch.setattr(bench, "test_set", lambda quick: few)
-    for made in (experiment.changed_images, objects.test_canvases, objects.tuning_canvases):
+    monkeypatch.setattr(cue_conflict, "test_set", lambda quick: few)
+    caches = (
+        experiment.changed_images, cue_conflict.test_conflicts, objects.test_canvases, objects.tuning_canvases
+    )  # fmt: skip
+    for made in caches:
         made.cache_clear()
     yield few
-    for made in (experiment.changed_images, objects.test_canvases, objects.tuning_canvases):
+    for made in caches:
         made.cache_clear()
 
 
@@ -231,7 +236,7 @@ def test_measures_are_kept_by_image(few_images) -> None:
     model, recipe = bench.hosts.vit_mini().eval(), bench.host("vit_mini").settings(quick=True)
     found = experiment.measure(model, recipe, quick=True)
     assert found["random_drop_top1"].shape == (9, 20)
-    assert found["shape_share"].shape == (experiment.CONFLICTS, 20)
+    assert found["shape_share"].shape == (cue_conflict.CELLS, 20)
     assert (found["shape_share"] * found["texture_share"] == 0).all(), "no decision is by both"
     segmented = objects.measure(model, recipe, quick=True)
     assert segmented["jaccard"].shape == (objects.SUBSETS, 20)
