@@ -6,7 +6,6 @@ import argparse
 import os
 import random
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,17 +13,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from common.arguments import existing_file, existing_folder, output_folder, seed, whole_number
-from common.data.folders import Found, flat, is_image, left_out, scan
-from common.data.pixels import READ_ERRORS, read_image
+from common.data.folders import is_image
+from common.data.rewriting import read_pixels, rewrite_folder
 from common.devices import device
 from common.errors import UserError
-from common.files import write_atomic
-from common.locks import held
-from common.progress import console, track
 from papers.stylized_imagenet.style import StyleTransfer
-
-#: At most this many unreadable images are named.
-NAMED = 5
 
 
 def stylise_folder(
@@ -48,90 +41,30 @@ def stylise_folder(
         Number of files written.
 
     Raises:
-        UserError: there are no images or paintings, or the target cannot be written; of images and paintings that
-            cannot be read, after all others are written.
+        UserError: the crop does not fit, or there are no paintings; and what `common.data.rewriting` raises.
     """
     if crop < 8 or crop % 8:
         raise UserError(f"The crop must be a multiple of 8 pixels, as the encoder pools three times, not {crop}.")
-    if target.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"The target {target} lies inside the source {source}; choose a folder outside it.")
-    files, styles = _images(source, by_class=True), _images(paintings, by_class=False)
+    styles = sorted(path for path in paintings.rglob("*") if is_image(path.name))
+    if not styles:
+        raise UserError(f"There are no images in {paintings}; give a folder of pictures that styles are taken from.")
     where = next(transfer.parameters()).device
-    unreadable: list[str] = []
-    written = 0
-    with held(target):
-        for file in track(files, f"stylising {len(files)} images"):
-            place = target / Path(file).with_suffix(".png")
-            if place.exists():
-                continue
-            draw = random.Random(zlib.crc32(os.fsencode(f"{seed}/{Path(file).as_posix()}")))
-            painting = paintings / styles[draw.randrange(len(styles))]
-            content, style = _read(source / file, crop, square=False), _read(painting, crop, square=True)
-            for path, picture in ((source / file, content), (painting, style)):
-                if picture is None:
-                    unreadable.append(str(path))
-            if content is None or style is None:
-                continue
-            with torch.inference_mode():
-                restyled = transfer(content[None].to(where), style[None].to(where))[0].cpu()
-            _write(place, restyled)
-            written += 1
-    if unreadable:
-        names = sorted(set(unreadable))
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        raise UserError(
-            f"{len(names)} pictures cannot be read: {', '.join(names[:NAMED])}{more}; all others are written, so "
-            "replace or remove these and run the same command again."
-        )
-    return written
+
+    def make(file: str, _: int) -> Tensor:
+        draw = random.Random(zlib.crc32(os.fsencode(f"{seed}/{file}")))
+        style = _squeezed(styles[draw.randrange(len(styles))], crop)
+        content = TF.center_crop(TF.resize(read_pixels(source / file), [round(crop * 256 / 224)]), [crop, crop])
+        with torch.inference_mode():
+            restyled = transfer(*(image[None].to(where) / 255 for image in (content, style)))[0]
+        return (255 * restyled).round().to(torch.uint8).cpu()
+
+    return rewrite_folder(source, target, make, "stylising images")
 
 
-def _images(folder: Path, *, by_class: bool) -> Sequence[str]:
-    """Paths of images below a folder, sorted.
-
-    Raises:
-        UserError: there are none, or none in class folders where there should be; or two that would get one name.
-    """
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}.")
-    if by_class:
-        found: Found = scan(folder)
-        if found.loose and not found.classes:
-            raise flat(folder, found.loose)
-        if unread := left_out(found):
-            console.print(f"{folder}: {unread}.", soft_wrap=True)
-        files = sorted(path for path, _ in found.files)
-        seen: dict[Path, str] = {}
-        for file in files:
-            other = seen.setdefault(Path(file).with_suffix(""), file)
-            if other != file:
-                raise UserError(f"{folder / other} and {folder / file} would be stored under one name; rename one.")
-    else:
-        files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if is_image(path.name))
-    if not files:
-        raise UserError(f"There are no images in {folder}{' in a folder a class' if by_class else ''}.")
-    return files
-
-
-def _read(path: Path, crop: int, *, square: bool) -> Tensor | None:
-    """(3, crop, crop) in [0, 1]; None for a file that is no whole image."""
-    try:
-        image = read_image(path)
-    except READ_ERRORS:
-        return None
-    if square:
-        image = TF.center_crop(image, [min(image.size)] * 2)
-    image = TF.resize(image, [crop if square else round(crop * 256 / 224)])
-    return TF.to_dtype(TF.pil_to_tensor(TF.center_crop(image, [crop, crop])), torch.float32, scale=True)
-
-
-def _write(path: Path, image: Tensor) -> None:
-    try:
-        write_atomic(path, lambda handle: TF.to_pil_image(image).save(handle, "PNG"))
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}); what is written stays, run again to go on."
-        ) from error
+def _squeezed(painting: Path, crop: int) -> Tensor:
+    """The largest square of a painting, (3, crop, crop) uint8."""
+    image = read_pixels(painting)
+    return TF.resize(TF.center_crop(image, [min(image.shape[1:])] * 2), [crop, crop])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ def bagnet_mini() -> ResNet:
     model = bench.hosts.resnet_mini()
     for block in model.stages:
         assert isinstance(block, Residual)
-        channels = block.body[3].out_channels
-        block.body[3] = nn.Conv2d(channels, channels, 1, bias=False)
+        second = block.body[3]
+        assert isinstance(second, nn.Conv2d)
+        block.body[3] = nn.Conv2d(second.in_channels, second.out_channels, 1, bias=False)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
