@@ -75,9 +75,7 @@ def pictures(folder: Path, names: list[str], seed: int = 0) -> Path:
     return folder
 
 
-def test_a_folder_is_stylised_once_and_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_stylised_once_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = small_files(tmp_path, monkeypatch)
     source = pictures(tmp_path / "source", ["cat/a.jpg", "cat/b.png", "dog/c.jpg"])
     paintings = pictures(tmp_path / "paintings", ["one.png", "more/two.png"], seed=1)
