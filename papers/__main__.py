@@ -7,12 +7,15 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, machine_sentence
 from common.parentage import end_with_parent
 from papers._commands import dispatch
 
+#: The folder of our packages.
+PROJECT = Path(__file__).resolve().parents[1]
 #: Seconds that a training has to write its checkpoint when torchrun is gone.
 GRACE = 30.0
 
@@ -38,6 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone: what Python still holds back must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or (PROJECT / package).exists():
+            raise
+        return _fail(
+            f"{sys.executable} lacks the package {package}: call ./reproduce.sh, which makes an environment with all "
+            "packages, or that environment's Python."
+        )
     except OSError as error:
         sentence = machine_sentence(error)
         if sentence is None:

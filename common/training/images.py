@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision import transforms
 
+from common.data.cifar import CLASSES
 from common.data.folders import ImageFiles
 from common.data.loading import collation, received
 from common.data.pixels import READ_ERRORS, UnreadableImage, eight_bits, read_image
@@ -41,8 +42,6 @@ PACKAGES = {
     "hfids/": (("datasets",), "'resight[streams]'"),
     "tfds/": (("tensorflow", "tensorflow_datasets"), "'resight[tfds]'"),
 }
-#: The prefix of torchvision's data sets.
-TORCH = ("torch/",)
 #: Images of a forward pass in evaluation.
 EVALUATION_BATCH = 128
 
@@ -478,14 +477,15 @@ def _collate(samples: list[tuple[Any, int] | UnreadableImage]) -> tuple[Tensor, 
 def _check_packages(dataset: str) -> None:
     """Raise a ``UserError`` where timm reads no such data set, or what reads it is not installed.
 
-    timm takes a name with a prefix that it does not know for a folder.
+    timm takes a name with a prefix that it does not know for a folder. torchvision's data sets are held in memory as a
+    whole, and not opened here.
     """
-    known = (*PACKAGES, *TORCH)
     prefix = dataset[: dataset.find("/") + 1] or dataset
-    if dataset and prefix not in known:
+    if dataset and prefix not in PACKAGES:
+        hint = nearest(dataset, CLASSES) if prefix == "torch/" else nearest(prefix, PACKAGES)
         raise UserError(
-            f"--dataset {dataset}: there is no such kind of data set.{nearest(prefix, known)} The names begin with "
-            f"{', '.join(known)}; a folder or tar files need --data alone."
+            f"--dataset {dataset}: there is no such kind of data set.{hint} The names begin with "
+            f"{', '.join(PACKAGES)}, or are {' and '.join(CLASSES)}; a folder or tar files need --data alone."
         )
     if dataset and dataset == prefix != "wds/":
         raise UserError(f"--dataset {dataset} names no data set; give {prefix.rstrip('/')}/NAME.")

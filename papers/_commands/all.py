@@ -19,6 +19,7 @@ from common.bench.contenders import no_hooks
 from common.declaration import Paper
 from common.errors import UserError
 from common.files import write_atomic
+from common.locks import make_folder
 from common.profiling import count
 from common.progress import console
 from common.run import Run, Settings
@@ -151,7 +152,7 @@ def _folder(args: Namespace, chosen: Sequence[Paper], settings: Settings) -> Pat
         folder = found[0]
     else:
         folder = reproduce.new_folder(base)
-    write_atomic(folder / RECORD, json.dumps({**asked, "finished": False}))
+    write_atomic(make_folder(folder) / RECORD, json.dumps({**asked, "finished": False}))
     return folder
 
 

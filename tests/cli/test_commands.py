@@ -44,6 +44,37 @@ def test_every_command_explains_itself(words: list[str], capsys: pytest.CaptureF
     assert f"./reproduce.sh {' '.join(words)}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["reference", "--help"], ["vars"], ["numbers"], ["rvt", "train", "--model", "x"]])
+def test_a_python_without_the_packages_is_one_sentence(words: list[str]) -> None:
+    done = subprocess.run(
+        # -S: without the installed packages; -c with the program's name that -m has.
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            "import sys; sys.argv[:1] = ['-m']\nfrom papers.__main__ import entry; sys.exit(entry())",
+            *words,
+        ],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert re.search(r"lacks the package \w+: call ./reproduce.sh, which makes an environment", line)
+
+
+def test_a_module_of_ours_that_is_missing_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(words: list[str]) -> int:
+        raise ModuleNotFoundError("No module named 'common.gone'", name="common.gone")
+
+    monkeypatch.setattr("papers.__main__.dispatch", fails)
+    with pytest.raises(ModuleNotFoundError):
+        main(["list"])
+
+
 def test_no_paper_is_called_like_a_command() -> None:
     assert not set(papers.all_papers()) & set(COMMANDS)
 

@@ -81,5 +81,6 @@ def test_an_output_that_cannot_be_written_is_found_before_the_first_step(
 ) -> None:
     assert main([*TRAIN, "--output", "/proc/none/there"]) == 2
     assert "cannot be written" in capsys.readouterr().err
-    assert main(["vars", "--output", "/proc/none/there"]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    for slug in ("vars", "all"):
+        assert main([slug, "--output", "/proc/none/there"]) == 2
+        assert "cannot be written" in capsys.readouterr().err

@@ -63,6 +63,14 @@ def test_sizes_are_kept_on_request(source: Path, tmp_path: Path) -> None:
         assert image.size == (70, 62)
 
 
+def test_images_that_differ_in_their_endings_alone_are_all_written(source: Path, tmp_path: Path) -> None:
+    for name in ("one.webp", "one.TIF", "one.jpg"):
+        Image.new("RGB", (40, 40), (len(name), 9, 99)).save(source / "dog" / name)
+    assert corrupt_folder(source, tmp_path / "target", ["contrast"], [1], crop=None) == 6
+    written = {"dog/one.jpg", "dog/one.TIF.JPEG", "dog/one.webp.JPEG", "dog/three.jpg", "cat/one.JPEG", "cat/two.JPEG"}
+    assert set(contents(tmp_path / "target")) == {f"contrast/1/{name}" for name in written}
+
+
 def test_unreadable_images_are_named_after_the_others_are_written(source: Path, tmp_path: Path) -> None:
     (source / "dog/broken.jpg").write_bytes((source / "dog/three.jpg").read_bytes()[:200])
     (source / "dog/text.png").write_text("no image")
@@ -99,7 +107,8 @@ def test_bad_folders_are_named(source: Path, tmp_path: Path) -> None:
         corrupt_folder(source / "cat", tmp_path / "target")
     with pytest.raises(UserError, match="lies inside the source"):
         corrupt_folder(source, source / "corrupted")
-    (source / "cat/two.bmp").write_bytes((source / "cat/two.png").read_bytes())
+    for name in ("two.bmp", "two.bmp.JPEG"):
+        (source / "cat" / name).write_bytes((source / "cat/two.png").read_bytes())
     with pytest.raises(UserError, match="one name"):
         corrupt_folder(source, tmp_path / "target")
     with pytest.raises(UserError, match="crop of 7 pixels is too small"):

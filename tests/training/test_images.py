@@ -494,7 +494,9 @@ def test_a_missing_reader_is_named(dataset, said, recipe, tmp_path, monkeypatch)
     [
         ("nosuch/x", "there is no such kind of data set"),
         ("hdfs/cifar10", "Did you mean hfds/?"),
-        ("imagenet", "The names begin with wds/, hfds/, hfids/, tfds/, torch/"),
+        ("imagenet", "The names begin with wds/, hfds/, hfids/, tfds/, or are torch/cifar10 and torch/cifar100;"),
+        ("torch/image_folder", "there is no such kind of data set"),
+        ("torch/cifar", "Did you mean torch/cifar10"),
         ("hfds/", "names no data set; give hfds/NAME"),
     ],
 )

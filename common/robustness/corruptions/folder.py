@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -46,8 +47,10 @@ def corrupt_folder(
     """Write ``target/<name>/<severity>/<class>/<file>`` for every image ``source/<class>/<file>``.
 
     As for ImageNet-C, images are resized to 256/224 of the crop along the shorter side, cropped in the centre,
-    corrupted, and stored as JPEG of quality 85. Files that are there are kept, so an interrupted run goes on where it
-    stopped; what an image gets depends on ``seed`` and its path in the source, not on the other images.
+    corrupted, and stored as JPEG of quality 85; an image of another format takes the ending ``.JPEG``, in place of its
+    own, or after it where images differ in their endings alone. Files that are there are kept, so an interrupted
+    run goes on where it stopped; what an image gets depends on ``seed`` and its path in the source, not on the other
+    images.
 
     Args:
         source: folder with a folder per class.
@@ -77,6 +80,7 @@ def corrupt_folder(
         read_pictures(str(frost_photos))  # what is wrong with them shows now
     found = find_images(source)
     files = [Path(path) for path, _ in found.files]
+    stored = _stored_names(source, files)
     if unread := left_out(found):
         console.print(f"{source}: {unread}.", soft_wrap=True)
     cells = [(name, severity) for name in names for severity in severities]
@@ -86,7 +90,9 @@ def corrupt_folder(
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
     with held(target), ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in track(batches, f"corrupting {len(files)} images, {len(cells)} cells, {BATCH} images a step"):
-            missing = {cell: [file for file in batch if not _place(target, *cell, file).exists()] for cell in cells}
+            missing = {
+                cell: [file for file in batch if not _place(target, *cell, stored[file]).exists()] for cell in cells
+            }
             needed = [file for file in batch if any(file in left for left in missing.values())]
             loaded = dict(zip(needed, pool.map(lambda file: _read(source / file, crop), needed), strict=True))
             unreadable += [str(file) for file, image in loaded.items() if image is None]
@@ -96,7 +102,7 @@ def corrupt_folder(
                     images = torch.stack([image for _, image in group])
                     seeds = [zlib.crc32(os.fsencode(f"{seed}/{file.as_posix()}")) for file, _ in group]
                     results = corrupt(images, name, severity, seeds=seeds, frost_photos=frost_photos)
-                    places = [_place(target, name, severity, file) for file, _ in group]
+                    places = [_place(target, name, severity, stored[file]) for file, _ in group]
                     written += sum(pool.map(_write, places, results))
     if unreadable:
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
@@ -113,7 +119,7 @@ def find_images(source: Path) -> Found:
     """The images in the class folders of ``source``.
 
     Raises:
-        UserError: no folder, no images in class folders, or two images that differ only in their ending.
+        UserError: no folder, or no images in class folders.
     """
     if not source.is_dir():
         raise UserError(f"There is no folder {source}; give one with a folder of images per class.")
@@ -122,12 +128,28 @@ def find_images(source: Path) -> Found:
         raise flat(source, found.loose)
     if not found.files:
         raise UserError(f"No images are in the folders of {source}; expected {source}/<class>/<image>.jpg.")
-    stored: dict[Path, Path] = {}
-    for file in (Path(path) for path, _ in found.files):
-        other = stored.setdefault(_stored_name(file), file)
+    return found
+
+
+def _stored_names(source: Path, files: Sequence[Path]) -> dict[Path, Path]:
+    """Under which name each image is stored.
+
+    Raises:
+        UserError: two of them would have one.
+    """
+    short = Counter(file if _is_jpeg(file) else file.with_suffix(".JPEG") for file in files)
+    names: dict[Path, Path] = {}
+    taken: dict[Path, Path] = {}
+    for file in files:
+        name = file
+        if not _is_jpeg(file):
+            name = file.with_suffix(".JPEG")
+            name = name if short[name] == 1 else file.with_name(f"{file.name}.JPEG")
+        other = taken.setdefault(name, file)
         if other != file:
             raise UserError(f"{source / other} and {source / file} would be stored under one name; rename one of them.")
-    return found
+        names[file] = name
+    return names
 
 
 def _make_class_folders(target: Path, cells: Sequence[tuple[str, int]], classes: Sequence[str]) -> None:
@@ -141,12 +163,12 @@ def _make_class_folders(target: Path, cells: Sequence[tuple[str, int]], classes:
                 raise UserError(f"{place} cannot be made ({error.strerror}); choose another target.") from None
 
 
-def _stored_name(file: Path) -> Path:
-    return file if file.suffix.lower() in (".jpg", ".jpeg") else file.with_suffix(".JPEG")
+def _is_jpeg(file: Path) -> bool:
+    return file.suffix.lower() in (".jpg", ".jpeg")
 
 
-def _place(target: Path, name: str, severity: int, file: Path) -> Path:
-    return target / name / str(severity) / _stored_name(file)
+def _place(target: Path, name: str, severity: int, stored: Path) -> Path:
+    return target / name / str(severity) / stored
 
 
 def _read(path: Path, crop: int | None) -> Tensor | None:
