@@ -250,13 +250,14 @@ def ours_resized(state: Mapping[str, Tensor], model: nn.Module, *, trained: bool
     ours = dict(state) if trained else from_released(state, model)
     fitting = resized(ours, model)
     own = model.state_dict()
-    # A conversion of timm's resizes as well.
+    # A conversion of timm's resizes as well; what it only renames stays the same object.
+    as_stored = {id(value) for value in state.values()}
+    before = {name: value if id(value) in as_stored else state.get(name, value) for name, value in ours.items()}
     changed = [
-        f"{name} {list(state.get(name, ours[name]).shape)} to {list(value.shape)}"
+        f"{name} {list(before[name].shape)} to {list(value.shape)}"
         for name, value in fitting.items()
-        if name in own and name in ours and value.shape == own[name].shape
-        and state.get(name, ours[name]).numel() != value.numel()
-    ]  # fmt: skip
+        if name in own and name in before and value.shape == own[name].shape and before[name].numel() != value.numel()
+    ]
     return fitting, changed[0] + _and_more(changed) if changed else ""
 
 

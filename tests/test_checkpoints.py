@@ -124,6 +124,7 @@ TIED = {
     "rvt_tiny_plus": {**SMALL_RVT, "scaled_blocks": 1},
     "deit_tiny_patch16_224": SMALL,
     "deit_tiny_distilled_patch16_224": SMALL,
+    "tnt_s_patch16_224": {"num_classes": 3, "embed_dim": 48, "inner_dim": 8, "depth": 1, "num_heads_outer": 4},
     "swin_tiny_patch4_window7_224": {"num_classes": 3, "embed_dim": 8, "depths": (1, 1), "num_heads": (2, 2)},
 }
 
@@ -152,6 +153,20 @@ def test_fine_tuning_at_another_size_resizes_what_is_tied_to_the_grid(
         if key not in tied and not key.endswith((".L", ".kernel_norm")):  # which follow from the templates
             assert torch.equal(value, target.state_dict()[key]), key
     assert target(torch.zeros(1, 3, large, large)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
+def test_what_is_only_renamed_is_not_said_to_be_resized(name: str, tmp_path: Path) -> None:
+    """timm has the layer between two stages at the head of the second, the release at the end of the first."""
+    source = timm.create_model(name, num_classes=3, embed_dim=8, depths=(1, 1, 1), num_heads=(2, 2, 2))
+    torch.save({"model": to_released(source)}, tmp_path / "same.pth")
+    assert (
+        load_initial(
+            timm.create_model(name, num_classes=3, embed_dim=8, depths=(1, 1, 1), num_heads=(2, 2, 2)),
+            tmp_path / "same.pth",
+        )
+        == []
+    )
 
 
 def test_a_position_embedding_of_no_square_grid_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
+from common.errors import UserError
+
 #: Parts of released names and timm's; all others are alike.
 _PARTS = {
     "inner_pos": "pixel_pos", "outer_pos": "patch_pos", "patch_embed": "pixel_embed",
@@ -28,22 +30,29 @@ _UNREAD = "outer_tokens"
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """Released names to timm's; names of timm stay.
-
-    Where the model is built for images of another size, the positions of its patches are resized bicubically.
-    """
+    """Released names to timm's; names of timm stay."""
     ours = {_renamed(name, _PARTS): value for name, value in state_dict.items()}
     positions, words, unread = (ours.get(name) for name in ("patch_pos", "pixel_pos", _UNREAD))
     if positions is not None and positions.ndim == 3:
         _, length, width = positions.shape
         if unread is not None and unread.shape == (1, length - 1, width):
             del ours[_UNREAD]
-        if length != model.patch_pos.shape[1] and math.isqrt(length - 1) ** 2 == length - 1:
-            ours["patch_pos"] = resample_abs_pos_embed(positions, list(model.pixel_embed.grid_size))
     grid = model.pixel_pos.shape[2:]
     if words is not None and words.ndim == 3 and words.shape[1] == grid.numel():
         ours["pixel_pos"] = words.transpose(1, 2).unflatten(2, grid)
     return ours
+
+
+def resize_grid(state_dict: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Positions of the patches for a model that is built for images of another size, interpolated bicubically."""
+    fitting = dict(state_dict)
+    positions = fitting.get("patch_pos")
+    if positions is not None and positions.ndim == 3 and positions.shape[1] != model.patch_pos.shape[1]:
+        places = positions.shape[1] - 1  # without the class token's
+        if math.isqrt(places) ** 2 != places:
+            raise UserError(f"patch_pos is of {places} places in the file, no square grid, and cannot be resized.")
+        fitting["patch_pos"] = resample_abs_pos_embed(positions, list(model.pixel_embed.grid_size))
+    return fitting
 
 
 def released_state_dict(state_dict: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -58,11 +59,14 @@ def test_names_of_timm_load_too() -> None:
         assert torch.equal(load_released(other, to_released(model)).pixel_pos, model.pixel_pos)
 
 
-def test_positions_of_patches_are_resized_to_other_sizes() -> None:
+def test_positions_of_patches_are_resized_to_other_sizes(tmp_path: Path) -> None:
     origin = small()
     with torch.no_grad():
         origin.patch_pos.copy_(torch.arange(48.0).expand(1, 5, 48))
-    model = load_released(small(img_size=64), to_released(origin)).eval()
+    torch.save(to_released(origin), tmp_path / "small.pth")
+    model = small(img_size=64).eval()
+    (note,) = load_initial(model, tmp_path / "small.pth")
+    assert "patch_pos [1, 5, 48] to [1, 17, 48]" in note
     torch.testing.assert_close(model.patch_pos, torch.arange(48.0).expand(1, 17, 48))
     assert model(images(1, 3, 64, 64)).shape == (1, 7)
 
