@@ -8,7 +8,6 @@ import json
 import os
 import time
 import traceback
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from common.measurement import Finding, Result, WeightsChoice, from_json, to_jso
 from common.needs import NEEDS, sentence
 from common.progress import console
 from common.provenance import collect
+from common.signed import checked, signed
 
 EVENTS = "events.jsonl"
 
@@ -156,7 +156,7 @@ class Run:
         if known is None:
             # The value goes through JSON now as it would later, so that a resumed run sees the same types.
             known = json.loads(json.dumps({"value": compute()}))
-            write_atomic(self._memo(key), _signed({"key": key, **known}))
+            write_atomic(self._memo(key), json.dumps(signed({"key": key, **known})))
         return known["value"]
 
     def _memo(self, key: str) -> Path:
@@ -168,7 +168,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            return _checked(path.read_bytes())
+            return checked(json.loads(path.read_bytes()))
         except (OSError, ValueError):
             console.print(f"{path} is damaged; what it held is computed anew.", highlight=False, soft_wrap=True)
             path.unlink(missing_ok=True)
@@ -251,7 +251,7 @@ class Run:
 
     def _append(self, event: dict[str, Any]) -> None:
         with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
-            file.write(_signed(event) + "\n")
+            file.write(json.dumps(signed(event)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -264,7 +264,7 @@ class Run:
         lines = text.splitlines()
         for number, line in enumerate(lines):
             try:
-                self._take_up(_checked(line.encode()))
+                self._take_up(checked(json.loads(line)))
             except (ValueError, TypeError, KeyError, AttributeError):
                 if number < len(lines) - 1:
                     raise UserError(f"{path}, line {number + 1} is damaged; choose another --output.") from None
@@ -314,33 +314,9 @@ def measured_claims(folder: Path) -> set[str]:
     """Names of the claims that the run in ``folder`` has measured; another process may be writing its record."""
     path = folder / EVENTS
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
-    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    events = [checked(json.loads(line)) for line in lines if line.endswith("\n")]
     states = {event["claim"]: event["state"] for event in events if event["kind"] == "claim"}
     return {claim for claim, state in states.items() if state == "done"}
-
-
-def _signed(record: dict[str, Any]) -> str:
-    """A line of JSON with a check sum of what it says."""
-    return json.dumps({**record, "crc32": _sum(record)})
-
-
-def _checked(line: bytes) -> dict[str, Any]:
-    """What :func:`_signed` wrote.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    record = json.loads(line)
-    if not isinstance(record, dict):
-        raise ValueError("it is no record")
-    stated = record.pop("crc32", None)  # there is none in what older versions wrote
-    if stated is not None and stated != _sum(record):
-        raise ValueError("the check sum differs")
-    return record
-
-
-def _sum(record: dict[str, Any]) -> str:
-    return f"{zlib.crc32(json.dumps(record).encode()):08x}"
 
 
 def measuring_function(paper: Paper, claim: Claim) -> Callable[[Run], Iterator[Result]]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -225,8 +226,8 @@ def _checked(path: Path) -> bytes | None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if archive.testzip() is None:
                 return content
-    except (zipfile.BadZipFile, EOFError, NotImplementedError):
-        pass
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
+        pass  # a changed byte may make it encrypted, of a later format, or begin before the file does
     console.print(f"{path} is damaged; it is made anew.", highlight=False, markup=False)
     return None
 

@@ -19,6 +19,8 @@ from common.bench.measures import ROBUSTNESS, accuracy, robustness
 from common.data.fashion_mnist import MEAN, STD, data_folder
 from common.files import write_atomic
 from common.measurement import Measurement
+from common.progress import console
+from common.tensor_files import UnreadableError, read_tensors
 from common.training.data import TensorData
 from common.training.recipe import Recipe, load_recipe
 
@@ -50,8 +52,11 @@ def logistic_regression(images: Callable[[], TensorData] = training_data) -> Log
     data, model = images(), LogisticRegression()
     path = data_folder() / "bench" / f"{NAME}-{data.describe()['sha256'][:16]}-{_PENALTY}-{_STEPS}.pt"
     if path.exists():
-        model.load_state_dict(torch.load(path, weights_only=True))
-        return model.eval()
+        try:
+            model.load_state_dict(read_tensors(path, check=True))
+            return model.eval()
+        except UnreadableError:
+            console.print(f"{path} is damaged; it is made anew.", highlight=False, soft_wrap=True)
     pixels, labels = (data.train[0][:, 0].flatten(1).float() / 255 - MEAN) / STD, data.train[1]
     nn.init.zeros_(model.linear.weight)
     nn.init.zeros_(model.linear.bias)

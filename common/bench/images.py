@@ -9,9 +9,11 @@ everyone, are made once, and lie in the data folder, where all processes read th
 from __future__ import annotations
 
 import hashlib
+import io
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from common.bench.scores import SUBSETS
 from common.data.fashion_mnist import data_folder, load_fashion_mnist
 from common.files import write_atomic
 from common.parallel import side_by_side
+from common.progress import console
 from common.robustness.corruptions import CORRUPTIONS, corrupt
 from common.robustness.occlusion import random_drop
 from common.training.data import TensorData
@@ -116,12 +119,24 @@ def _seeds(cell: int, count: int) -> range:
 
 def _stored(name: str, cells: tuple[object, ...], make: Callable[[int], Tensor]) -> Tensor:
     """The cells of a set, (cells, 500, 3, 28, 28), from their file in the data folder; made where there is none."""
-    path = data_folder() / "bench" / f"{name}-{_version(repr(cells))}.npy"
-    if not path.exists():
+    start = f"{name}-{_version(repr(cells))}"
+    path = next((path for path in (data_folder() / "bench").glob(f"{start}-*.npy") if _is_whole(path)), None)
+    if path is None:
         made = list(side_by_side(make, range(len(cells)), f"making {name} test images, once"))
-        write_atomic(path, partial(np.save, arr=torch.stack(made).numpy()))
+        content = io.BytesIO()
+        np.save(content, torch.stack(made).numpy())
+        path = data_folder() / "bench" / f"{start}-{zlib.crc32(content.getbuffer()):08x}.npy"
+        write_atomic(path, content.getvalue())
     # Copy-on-write, since torch takes no array that cannot be written; nobody writes, so nothing is copied.
     return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file has the check sum by which its name ends; says where it has not."""
+    if path.stem.rpartition("-")[2] == f"{zlib.crc32(path.read_bytes()):08x}":
+        return True
+    console.print(f"{path} is damaged; it is made anew.", highlight=False, soft_wrap=True)
+    return False
 
 
 @lru_cache(maxsize=1)

@@ -17,6 +17,7 @@ from common.files import write_atomic
 from common.locks import held
 from common.measurement import Measurement, Weights, WeightsChoice, from_json, to_json
 from common.progress import console
+from common.signed import checked, signed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -181,7 +182,9 @@ def _measure(
                 **_options(name, args, wanted),
             )
             if processes.index == 0:
-                write_atomic(output / RESULTS, json.dumps([to_json(result) for result in results[label]], indent=1))
+                write_atomic(
+                    output / RESULTS, json.dumps([signed(to_json(result)) for result in results[label]], indent=1)
+                )
         model.to("cpu")
     if processes.index == 0:
         _show({_folder(label, args): label for label in results}, args.output, {**results, **others})
@@ -345,7 +348,7 @@ def _read_table(path: Path | None, what: str) -> dict[str, float] | None:
 def _read_results(folder: Path) -> list[Measurement]:
     path = folder / RESULTS
     try:
-        records = [from_json(record) for record in json.loads(path.read_text())]
+        records = [from_json(checked(record)) for record in json.loads(path.read_text())]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is missing or damaged; --compare takes the --output of another call.") from None
     return [record for record in records if isinstance(record, Measurement)]

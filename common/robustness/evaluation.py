@@ -37,6 +37,7 @@ from common.robustness.benchmarks.videos import Videos
 from common.robustness.normalisation import Normalized, evaluating
 from common.robustness.protocols import versioned
 from common.robustness.records import CellRecord
+from common.signed import checked, signed
 
 #: Seconds between two times that records are brought to disk; an interruption loses no more than that.
 SECONDS_BETWEEN_FLUSHES = 20.0
@@ -221,12 +222,13 @@ class Evaluation:
         self.choice = pictures.keep(self.limit)
         records = [CellRecord(self.folder / f"{cell.name}.npy", stage.score.columns) for cell in stage.cells]
         for cell, record in zip(stage.cells, records, strict=True):
-            if self.processes.index == 0:
-                record.create(len(pictures))
+            if self.processes.index == 0 and record.create(len(pictures)):
+                self._say(f"{record.path} is damaged; this cell is evaluated anew.")
             self.records[cell.name] = record
         self.processes.wait()
         for record in records:
-            record.open(len(pictures))
+            if damaged := record.open(len(pictures)):
+                self._say(f"{record.path} is damaged or was cut off in writing; {damaged} images are evaluated anew.")
         left = np.flatnonzero(np.any([record.pending() for record in records], axis=0))
         # Everybody must have seen what is left before anybody writes.
         self.processes.wait()
@@ -321,16 +323,16 @@ class Evaluation:
         seconds = 0.0
         if path.exists():
             try:
-                found = json.loads(path.read_text())
-            except ValueError:
+                found = checked(json.loads(path.read_bytes()))
+                identity, seconds = dict(found["identity"]), float(found["seconds"])
+            except (ValueError, KeyError, TypeError):
                 raise UserError(f"{path} is damaged; choose another --output.") from None
             for key, value in self.identity.items():
-                if found["identity"].get(key) != value:
+                if identity.get(key) != value:
                     raise UserError(
-                        f"{self.folder} holds an evaluation with {key} {found['identity'].get(key)!r} where {value!r} "
+                        f"{self.folder} holds an evaluation with {key} {identity.get(key)!r} where {value!r} "
                         "is asked for now; choose another --output."
                     )
-            seconds = found["seconds"]
         self.processes.wait()
         self._note(seconds)
         return seconds
@@ -338,7 +340,7 @@ class Evaluation:
     def _note(self, seconds: float) -> None:
         if self.processes.index == 0:
             record = {"identity": self.identity, "seconds": seconds}
-            write_atomic(self.folder / "evaluation.json", json.dumps(record, indent=1))
+            write_atomic(self.folder / "evaluation.json", json.dumps(signed(record), indent=1))
 
     def _say_how_long(self, done: int, worked: int, elapsed: float) -> None:
         """Of ``done`` stages ``worked`` took the time; the others were evaluated by an earlier call."""

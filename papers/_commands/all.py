@@ -23,6 +23,7 @@ from common.locks import make_folder
 from common.profiling import count
 from common.progress import console
 from common.run import Run, Settings
+from common.signed import checked, signed
 from papers._commands import reproduce
 from papers._commands.compare import contenders
 from papers._commands.reproduce import add_embedded_arguments, command_to_go_on, embedded_settings
@@ -73,7 +74,7 @@ def run(args: Namespace) -> int:
             )
             return 130
     finished = all(entry.state in ("done", "off") for entry in entries.values())
-    write_atomic(folder / RECORD, json.dumps({**_asked(chosen, settings), "finished": finished}))
+    write_atomic(folder / RECORD, json.dumps(signed({**_asked(chosen, settings), "finished": finished})))
     return index.write(folder, list(entries.values()), costs=_costs(entries.values()))
 
 
@@ -152,7 +153,7 @@ def _folder(args: Namespace, chosen: Sequence[Paper], settings: Settings) -> Pat
         folder = found[0]
     else:
         folder = reproduce.new_folder(base)
-    write_atomic(make_folder(folder) / RECORD, json.dumps({**asked, "finished": False}))
+    write_atomic(make_folder(folder) / RECORD, json.dumps(signed({**asked, "finished": False})))
     return folder
 
 
@@ -161,7 +162,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = checked(json.loads(path.read_text(encoding="utf-8")))
         return {name: record[name] for name in ("papers", "settings", "finished")}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; choose another --output.") from None

@@ -40,6 +40,7 @@ TRAIN = ("rvt", "train", "--model", "rvt_tiny", "--recipe", "embedded", "--quick
         (("reference", "vars", "--shard", "4/3"), "is no share; write 1/3 for the first of three"),
         (("corrupt", "/tmp", "/dev/null/x", "--crop", "-1"), "/dev/null is no folder"),
         (("corrupt", "/tmp", "x", "--severities", "6"), "6 is more than 5"),
+        (("corrupt", "/tmp", "x", "--crop", "100000000"), "100000000 is more than 8192"),
         (("new", "fresh", "--year", "-1"), "'-1' is not a whole number of at least 1900"),
     ],
 )

@@ -290,12 +290,48 @@ def test_changed_data_set_and_damaged_record_are_named(root: Path, tmp_path: Pat
     with pytest.raises(UserError, match="is of 200 images where the data set has 201"):
         run(root, output=tmp_path)
     extra.unlink()
-    (tmp_path / "imagenet-r" / "clean.npy").write_bytes(b"")
-    with pytest.raises(UserError, match=r"clean\.npy is damaged; delete it"):
-        run(root, output=tmp_path)
-    (tmp_path / "imagenet-r" / "evaluation.json").write_text("{")
-    with pytest.raises(UserError, match=r"evaluation\.json is damaged"):
-        run(root, output=tmp_path)
+    for content in (
+        "{",
+        (tmp_path / "imagenet-r" / "evaluation.json").read_text().replace('"seconds": ', '"seconds": 9'),
+    ):
+        (tmp_path / "imagenet-r" / "evaluation.json").write_text(content)
+        with pytest.raises(UserError, match=r"evaluation\.json is damaged"):
+            run(root, output=tmp_path)
+
+
+def test_a_damaged_record_is_evaluated_anew(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = values(run(root, output=tmp_path))
+    path = tmp_path / "imagenet-r" / "clean.npy"
+    whole = path.read_bytes()
+    for change, said in (
+        (bytearray(), "is damaged; this cell is evaluated anew."),
+        (bytearray(whole[:-7]), "1 images are evaluated anew."),
+        (bytearray(whole), "2 images are evaluated anew."),
+    ):
+        if len(change) == len(whole):
+            for place in (130, 131, 1500):  # of two rows
+                change[place] ^= 0x81
+        path.write_bytes(change)
+        assert values(run(root, output=tmp_path)) == expected
+        assert said in " ".join(capsys.readouterr().err.split())
+        assert path.read_bytes() == whole
+
+
+def test_every_changed_byte_of_a_row_is_seen(tmp_path: Path) -> None:
+    record = CellRecord(tmp_path / "cell.npy", ("top1", "confidence"))
+    record.create(3)
+    record.open(3)
+    record.write(np.arange(3), np.array([[1, 0.5], [0, 0.25], [1, 1]], np.float32))
+    record.flush()
+    whole = (tmp_path / "cell.npy").read_bytes()
+    assert not record.pending().any()
+    for place in range(3 * 3 * 4):
+        changed = bytearray(whole)
+        changed[len(whole) - 36 + place] ^= 0x80
+        (tmp_path / "cell.npy").write_bytes(changed)
+        again = CellRecord(tmp_path / "cell.npy", ("top1", "confidence"))
+        again.open(3)
+        assert again.pending().tolist() == [row == place // 12 for row in range(3)]
 
 
 def test_several_processes_need_a_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ from .parameters import CORRUPTIONS, EXTRA, SEVERITIES, check_name, parameters_f
 
 #: Images that are read, corrupted and written together.
 BATCH = 32
+#: The largest crop that can be asked for, as a recipe's input size.
+LARGEST_SIDE = 8192
 #: At most this many unreadable images are named.
 NAMED = 5
 
@@ -222,7 +224,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="from 1 to 5 (default: all)",
     )
     parser.add_argument(
-        "--crop", type=whole_number(0), default=224, help="side of the images in pixels, 0 keeps theirs (default 224)"
+        "--crop",
+        type=whole_number(0, LARGEST_SIDE),
+        default=224,
+        help="side of the images in pixels, 0 keeps theirs (default 224)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="chooses the random draws (default 0)")
     parser.add_argument(
