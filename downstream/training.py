@@ -30,7 +30,7 @@ from common.errors import UserError, nearest
 from common.measurement import WeightsChoice
 from common.shapes import shapes_only
 from common.tensor_files import check_sums
-from downstream import amp, backbone, hooks, layer_decay, pyramid, segformer  # noqa: F401  (they register what configs name)
+from downstream import amp, backbone, hooks, layer_decay, loading, pyramid, segformer  # noqa: F401  (they register what configs name)
 from downstream.backbone import TimmFeatures
 from downstream.checkpoints import load_finetuned
 from downstream.corruption import corrupt_pipeline
@@ -150,6 +150,7 @@ def prepare(job: Job) -> Config:
             loader.num_workers = job.workers
         if loader.num_workers == 0:
             loader.persistent_workers = False
+        loading.arrange(loader)
     for split in ("val", "test"):
         evaluator = config[f"{split}_evaluator"]
         if "ann_file" in evaluator:
@@ -168,7 +169,7 @@ def prepare(job: Job) -> Config:
     if config.launcher != "none" and job.device == "cpu":
         _distribute_on_cpu(config)
     config.env_cfg = {**config.get("env_cfg", {}), "dist_cfg": {"backend": "nccl" if job.device == "cuda" else "gloo"}}
-    config.custom_hooks = [*config.get("custom_hooks", []), {"type": "OwnStep"}]
+    config.custom_hooks = [*config.get("custom_hooks", []), {"type": "OwnStep"}, {"type": "Unpack"}]
     if job.progress:
         config.custom_hooks.append({"type": "Progress", "name": job.progress})
     config.default_hooks.pop("visualization", None)
@@ -349,7 +350,7 @@ class Training:
         if corruption is not None:
             dataset = _innermost(loader.dataset)
             dataset.pipeline = corrupt_pipeline(list(dataset.pipeline), *corruption)
-        with _quiet(self.job.verbose):
+        with watched_loaders(), _quiet(self.job.verbose):
             self.runner._test_loop = {**self.config.test_cfg}
             self.runner._test_dataloader = loader
             self.runner._test_evaluator = self.config.test_evaluator

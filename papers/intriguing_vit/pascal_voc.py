@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 
 import numpy as np
@@ -12,11 +13,12 @@ from torch.utils.data import DataLoader
 
 from common.attention import KEPT_SHARE, attention_masks, best_head, resize_input
 from common.checkpoints import taken_weights
+from common.data.loading import collation, received, watched_loaders
 from common.data.preprocessing import Preprocessing
 from common.data.voc import VOID, VOCSegmentation, class_masks
 from common.errors import UserError
 from common.measurement import Measurement
-from common.progress import track
+from common.progress import console, track
 from common.robustness.full_scale_measures import load_model
 from common.run import Run
 from common.statistics import mean_interval
@@ -25,6 +27,8 @@ DATASET = "pascal-voc-2012"
 SIDE = 512
 #: Pictures between two times that numbers are brought to disk.
 CHUNK = 50
+#: Of each pixel: three channels in float32, and a class.
+PICTURE_BYTES = 13
 #: Metric to the token whose attention is asked.
 TOKENS = {"jaccard": 0, "jaccard_distillation_token": 1}
 
@@ -62,6 +66,11 @@ def measure(run: Run) -> Iterator[Measurement]:
         )
 
 
+@cache
+def _say_once(sentence: str) -> None:
+    console.print(sentence, highlight=False, soft_wrap=True)
+
+
 def _scores(
     run: Run, model: nn.Module, pictures: VOCSegmentation, declared: Preprocessing, name: str, token: int
 ) -> list[list[float]]:
@@ -72,8 +81,19 @@ def _scores(
         chunk = range(first, min(first + CHUNK, count))
 
         def compute(chunk: range = chunk) -> list[list[float]]:
-            loader = DataLoader(pictures, batch_size=None, sampler=chunk, num_workers=run.settings.workers)
-            return [score(model, image, classes, declared, token) for image, classes in islice(loader, len(chunk))]
+            workers, bytes_each = run.settings.workers, PICTURE_BYTES * pictures.side**2
+            loader = DataLoader(
+                pictures,
+                batch_size=None,
+                sampler=chunk,
+                num_workers=workers,
+                collate_fn=collation(tuple, workers, bytes_each, _say_once),
+            )
+            with watched_loaders():
+                return [
+                    score(model, image, classes, declared, token)
+                    for image, classes in map(received, islice(loader, len(chunk)))
+                ]
 
         scores += run.memo(f"{DATASET} {pictures.folder} {name} token {token} pictures {chunk}", compute)
     return scores

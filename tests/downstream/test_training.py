@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from pycocotools import mask as run_lengths
 import downstream  # noqa: F401  (before anything of OpenMMLab)
 import papers
 from common.checkpoints import to_released
+from common.data import loading
 from common.errors import UserError
+from downstream import loading as downstream_loading
 from downstream import pictures
 from downstream.checkpoints import load_finetuned
 from downstream.composition import Canvases, write
@@ -52,6 +55,23 @@ def _job(kind: str, canvases: Path, folder: Path, **options: object) -> Job:
     data = canvases / ("coco" if kind == "mask-rcnn" else "ade20k")
     arguments = {"model": "rvt_tiny", "model_args": _HOST, "iterations": 2, "workers": 0, "img_size": 64, **options}
     return Job(config=CONFIGS / "embedded" / f"{kind}.py", data=data, folder=folder, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["mask-rcnn", "upernet"])
+def test_batches_go_through_pipes_where_shared_memory_is_small(
+    kind: str, canvases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = next(iter(Training(_job(kind, canvases, tmp_path / "a")).runner.train_dataloader))
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(2**20))
+    downstream_loading._say_once.cache_clear()
+    training = Training(_job(kind, canvases, tmp_path / "b", workers=1))
+    assert "batches go through pipes" in " ".join(capsys.readouterr().err.split())
+    batch = next(iter(training.runner.train_dataloader))
+    assert all(isinstance(part, bytes) for part in batch.values())
+    downstream_loading.Unpack().before_train_iter(training.runner, 0, batch)
+    assert [image.shape for image in batch["inputs"]] == [image.shape for image in expected["inputs"]]
+    training.train()
+    assert training.evaluate()
 
 
 def test_the_composition_says_the_same_in_both_formats(canvases: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from common.attention import LastAttention, attention_masks, best_head, jaccard,
 from common.bench import cue_conflict
 from common.bench.cue_conflict import PIECE, conflicts, decisions, garments, partners, textures
 from common.checkpoints import load_released, to_released
+from common.data import loading
 from common.data.preprocessing import Preprocessing
 from common.data.voc import VOCSegmentation, class_masks
 from common.errors import UserError
@@ -306,6 +309,20 @@ def voc_run(tmp_path: Path, voc: Path, monkeypatch, name: str = "deit_tiny_disti
     torch.save({"model": to_released(timm.create_model(name, num_classes=1000))}, file)
     settings = Settings(checkpoint=file, model=f"{name}.sin_distilled", folders={"pascal-voc": voc}, workers=0)
     return Run(papers.find("intriguing-vit"), settings, tmp_path / "run")
+
+
+def test_pascal_voc_goes_through_pipes_where_shared_memory_is_small(voc, monkeypatch) -> None:
+    usage = namedtuple("Usage", "free")
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: usage(1000))
+    said: list[str] = []
+    monkeypatch.setattr(pascal_voc, "_say_once", said.append)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(pascal_voc, "score", lambda model, image, classes, *_: seen.append(image) or [0.0, 0.0])
+    pictures = VOCSegmentation(voc, 64)
+    run = SimpleNamespace(settings=Settings(workers=1), memo=lambda key, compute: compute())
+    pascal_voc._scores(run, None, pictures, None, "x", 0)
+    assert "batches go through pipes" in said[0]
+    assert all(torch.equal(image, pictures[position][0]) for position, image in enumerate(seen))
 
 
 def test_pascal_voc_of_a_checkpoint_by_both_tokens(tmp_path, voc, monkeypatch) -> None:
