@@ -88,13 +88,13 @@ def _check_coco(root: Path, dataset: Any, classes: Sequence[str], masks: bool) -
         kinds = [category["id"] for category in content["categories"]]
         sizes = {image["id"]: (image["file_name"], image["width"], image["height"]) for image in images}
         files = [image["file_name"] for image in images]
-        strays = [note["id"] for note in annotations if note["image_id"] not in sizes]
-        unnamed = [note["id"] for note in annotations if note["category_id"] not in set(kinds)]
-        boxless = [note["id"] for note in annotations if not _is_box(note["bbox"], note["area"])]
-        bare = [note["id"] for note in annotations if masks and not note.get("segmentation")]
+        strays = [note.get("id") for note in annotations if note.get("image_id") not in sizes]
+        unnamed = [note.get("id") for note in annotations if note.get("category_id") not in set(kinds)]
+        boxless = [note.get("id") for note in annotations if not _is_box(note.get("bbox"), note.get("area"))]
+        bare = [note.get("id") for note in annotations if masks and not note.get("segmentation")]
         maskless = (
             [
-                note["id"]
+                note.get("id")
                 for note in annotations
                 if masks
                 and note["image_id"] in sizes
@@ -105,7 +105,7 @@ def _check_coco(root: Path, dataset: Any, classes: Sequence[str], masks: bool) -
         )
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it readable.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"lacks {error}" if isinstance(error, KeyError) else "is no JSON of COCO's form"
         raise UserError(f"{path} is not a COCO annotation file: it {problem}; get it again.") from error
     for what, entries in (("images", images), ("annotations", annotations)):
