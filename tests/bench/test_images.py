@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
 from common import bench
@@ -49,3 +52,26 @@ def test_few_training_images_are_the_first_of_all_again_and_again() -> None:
     assert torch.equal(few.train[0][-100:], every.train[0][:100])
     assert torch.equal(few.train[1][100:200], every.train[1][:100])
     assert torch.equal(few.validation[0], every.validation[0])
+
+
+def test_a_damaged_test_set_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[int] = []
+
+    def make(cell: int) -> torch.Tensor:
+        made.append(cell)
+        return torch.full((2, 3), cell, dtype=torch.uint8)
+
+    monkeypatch.setattr(images, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(images, "side_by_side", lambda make, cells, what: map(make, cells))
+    first = images._stored("tiny", (0, 1), make).clone()
+    assert torch.equal(images._stored("tiny", (0, 1), make), first)
+    assert made == [0, 1]
+    (path,) = (tmp_path / "bench").iterdir()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x80
+    path.write_bytes(content)
+    assert torch.equal(images._stored("tiny", (0, 1), make), first)
+    assert made == [0, 1, 0, 1]
+    assert "is damaged; it is made anew" in " ".join(capsys.readouterr().err.split())
