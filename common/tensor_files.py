@@ -106,7 +106,7 @@ def check_sums(path: Path) -> None:
     """
     try:
         _compare(path)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, ValueError) as error:
         raise UnreadableError(path, "is damaged", "get it again") from error
 
 
