@@ -52,57 +52,31 @@ def hooks(recipe: Recipe) -> Sequence[Hook]:
     return [*chosen, augmix]
 
 
-class AugMix(Hook):
+class Consistent(Hook):
     """Train on augmented images, or on clean ones with predictions that agree for augmented ones.
 
     Args:
-        settings: of the augmentation.
         consistency: weight of the Jensen-Shannon term. Above 0, each image goes through the model three times in one
             pass, clean and augmented twice; cross-entropy is on the clean ones. At 0, each image is replaced by an
             augmented one.
-        mean, std: with which the images of a batch are normalised.
-        per_image: augment with Pillow, one image after another, with draws in the released order. Otherwise a batch
-            is augmented at once where that is faster: everywhere but for large images on a CPU.
     """
 
-    def __init__(
-        self,
-        settings: AugMixSettings,
-        consistency: float,
-        mean: Sequence[float],
-        std: Sequence[float],
-        per_image: bool = False,
-    ) -> None:
+    def __init__(self, consistency: float) -> None:
         if consistency < 0:
-            raise UserError(f"The weight of AugMix's consistency term must be at least 0, not {consistency}.")
-        self.settings, self.consistency, self.per_image = settings, consistency, per_image
+            raise UserError(f"The weight of the consistency term must be at least 0, not {consistency}.")
+        self.consistency = consistency
         self.copies = 3 if consistency else 1
-        self._mean, self._std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
         self._logits: Tensor | None = None  # (3, B, classes), between the forward pass and the loss
 
-    def start(self, run: Training) -> None:
-        """Have the statistics on the run's device."""
-        self._mean, self._std = self._mean.to(run.device), self._std.to(run.device)
+    def augmented(self, images: Tensor) -> Tensor:
+        """An augmented image for each of (B, C, H, W), both normalised."""
+        raise NotImplementedError
 
     def on_batch(self, run: Training, batch: Batch) -> None:
         """Replace images by augmented ones, or add two augmented ones to each."""
         clean = batch.images
-        pixels = (clean * self._std + self._mean).round_().clamp_(0, 255).to(torch.uint8)
-        views = [self.augment(pixels) for _ in range(2 if self.consistency else 1)]
+        views = [self.augmented(clean) for _ in range(2 if self.consistency else 1)]
         batch.images = torch.cat([clean, *views]) if self.consistency else views[0]
-
-    def augment(self, pixels: Tensor) -> Tensor:
-        """Return a normalised augmented image for each of (B, C, H, W) uint8; draws follow NumPy's global generator."""
-        if self.per_image:
-            random = np.random.RandomState(np.random.randint(0, 2**32, dtype=np.uint32))  # noqa: NPY002
-            draws = Draws.in_released_order(len(pixels), self.settings, random)
-        else:
-            generator = np.random.default_rng(np.random.randint(0, 2**32, 4, dtype=np.uint32))  # noqa: NPY002
-            draws = Draws.sample(len(pixels), self.settings, generator)
-        # Both forms give the same for the same draws, so that only speed decides.
-        slow = pixels.device.type == "cpu" and pixels[0, 0].numel() > BATCHED_ON_CPU
-        mixed = _one_by_one(pixels, draws) if self.per_image or slow else augment_and_mix(pixels, draws)
-        return mixed.sub_(self._mean).div_(self._std)
 
     def on_output(self, run: Training, batch: Batch) -> None:
         """Keep the clean images' logits for the loss, and all of them for the consistency term."""
@@ -116,6 +90,51 @@ class AugMix(Hook):
             return loss
         logits, self._logits = self._logits, None
         return loss + self.consistency * jensen_shannon(logits.float())
+
+
+class AugMix(Consistent):
+    """Train on AugMix's images, see `Consistent`.
+
+    Args:
+        settings: of the augmentation.
+        consistency: weight of the Jensen-Shannon term.
+        mean, std: with which the images of a batch are normalised.
+        per_image: augment with Pillow, one image after another, with draws in the released order. Otherwise a batch
+            is augmented at once where that is faster: everywhere but for large images on a CPU.
+    """
+
+    def __init__(
+        self,
+        settings: AugMixSettings,
+        consistency: float,
+        mean: Sequence[float],
+        std: Sequence[float],
+        per_image: bool = False,
+    ) -> None:
+        super().__init__(consistency)
+        self.settings, self.per_image = settings, per_image
+        self._mean, self._std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+
+    def start(self, run: Training) -> None:
+        """Have the statistics on the run's device."""
+        self._mean, self._std = self._mean.to(run.device), self._std.to(run.device)
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """An augmented image for each of (B, C, H, W), both normalised."""
+        return self.augment((images * self._std + self._mean).round_().clamp_(0, 255).to(torch.uint8))
+
+    def augment(self, pixels: Tensor) -> Tensor:
+        """Return a normalised augmented image for each of (B, C, H, W) uint8; draws follow NumPy's global generator."""
+        if self.per_image:
+            random = np.random.RandomState(np.random.randint(0, 2**32, dtype=np.uint32))  # noqa: NPY002
+            draws = Draws.in_released_order(len(pixels), self.settings, random)
+        else:
+            generator = np.random.default_rng(np.random.randint(0, 2**32, 4, dtype=np.uint32))  # noqa: NPY002
+            draws = Draws.sample(len(pixels), self.settings, generator)
+        # Both forms give the same for the same draws, so that only speed decides.
+        slow = pixels.device.type == "cpu" and pixels[0, 0].numel() > BATCHED_ON_CPU
+        mixed = _one_by_one(pixels, draws) if self.per_image or slow else augment_and_mix(pixels, draws)
+        return mixed.sub_(self._mean).div_(self._std)
 
 
 def _one_by_one(pixels: Tensor, draws: Draws) -> Tensor:
