@@ -23,11 +23,9 @@ from papers.prime.method import apply, augment
 from papers.prime.primitives import Colours, Displacement, Filters, displace, field, recolour, refilter
 from papers.prime.training import hooks, settings_of
 
-RECIPE = Path(__file__).with_name("recipe.toml")
+RECIPE, WITH_TERM = (Path(__file__).with_name(name) for name in ("recipe.toml", "consistency.toml"))
 HOST, AUGMIX = augmix.HOST, augmix.AUGMIX
 PRIME, TERM, NO_MIXING = f"{HOST}+prime", f"{HOST}+prime.jsd", f"{HOST}+prime.no_mixing"
-#: With the term an image is passed three times: as many passes as the bench has, and as AugMix takes.
-THREE_PASSES = ("method.consistency=12.0", "total_batch=64", "epoch_images=17024")
 #: Draws from which statistics are estimated, and how far those may be from what they should be: four standard errors.
 DRAWN, STATISTICS_TOLERANCE = 50_000, 0.04
 
@@ -36,10 +34,13 @@ def contenders() -> list[bench.Contender]:
     """The host trained plainly, with AugMix, with PRIME, with PRIME and the consistency term, and without mixing."""
     plain = (bench.host(HOST), *(one for one in augmix.contenders() if one.name == AUGMIX))
 
-    def contender(name: str, *changes: str) -> bench.Contender:
-        return bench.Contender(name, bench.hosts.resnet_mini, hooks, changes, RECIPE)
-
-    return [*plain, contender(PRIME), contender(TERM, *THREE_PASSES), contender(NO_MIXING, "method.mixing=false")]
+    build = bench.hosts.resnet_mini
+    return [
+        *plain,
+        bench.Contender(PRIME, build, hooks, recipe=RECIPE),
+        bench.Contender(TERM, build, hooks, recipe=WITH_TERM),
+        bench.Contender(NO_MIXING, build, hooks, ("method.mixing=false",), RECIPE),
+    ]
 
 
 def robustness(run: Run) -> Iterator[Result]:

@@ -246,6 +246,9 @@ def test_contenders_differ_in_what_is_compared() -> None:
     same = ("total_batch", "epoch_images", "label_smoothing", "learning_rate")
     assert [getattr(term, key) for key in same] == [getattr(augmix, key) for key in same]
     assert term.method["consistency"] == augmix.method["consistency"]
+    assert {key for key in prime.method if prime.method[key] != term.method[key]} == {"consistency"}
+    (quick,) = [one.settings(quick=True) for one in claims.contenders() if one.name == claims.TERM]
+    assert quick.epoch_images == 640
 
 
 def test_networks_are_timms_with_the_preprocessing_of_the_release() -> None:
