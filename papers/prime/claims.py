@@ -23,7 +23,9 @@ from papers.prime.method import apply, augment
 from papers.prime.primitives import Colours, Displacement, Filters, displace, field, recolour, refilter
 from papers.prime.training import hooks, settings_of
 
-RECIPE, WITH_TERM = (Path(__file__).with_name(name) for name in ("recipe.toml", "consistency.toml"))
+RECIPE = Path(__file__).with_name("recipe.toml")
+#: What differs with the consistency term.
+WITH_TERM = RECIPE.parent / "consistency" / "recipe.toml"
 HOST, AUGMIX = augmix.HOST, augmix.AUGMIX
 PRIME, TERM, NO_MIXING = f"{HOST}+prime", f"{HOST}+prime.jsd", f"{HOST}+prime.no_mixing"
 #: Draws from which statistics are estimated, and how far those may be from what they should be: four standard errors.
@@ -33,7 +35,6 @@ DRAWN, STATISTICS_TOLERANCE = 50_000, 0.04
 def contenders() -> list[bench.Contender]:
     """The host trained plainly, with AugMix, with PRIME, with PRIME and the consistency term, and without mixing."""
     plain = (bench.host(HOST), *(one for one in augmix.contenders() if one.name == AUGMIX))
-
     build = bench.hosts.resnet_mini
     return [
         *plain,
