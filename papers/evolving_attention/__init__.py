@@ -101,7 +101,7 @@ PAPER = Paper(
         Deviation(
             name="series_positions",
             publication="does not say",
-            released="draws terms of relative positions anew in every forward pass, also in evaluation, and trains none",
+            released="draws terms of relative positions anew in every forward pass, also in evaluation; trains none",
             ours="learns them",
             switch='form="released"',
             effect="Outputs of released weights are random; with the same draws they are the released ones.",

@@ -338,8 +338,8 @@ class EvolvingVisionTransformer(VisionTransformer):
         **kwargs: of timm's ``VisionTransformer``.
     """
 
-    def __init__(self, *args: Any, alpha: float = 0.5, beta: float = 0.5, **kwargs: Any) -> None:
-        super().__init__(*args, attn_layer=_evolving(alpha, beta), **kwargs)
+    def __init__(self, alpha: float = 0.5, beta: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(attn_layer=_evolving(alpha, beta), **kwargs)
         self.blocks[0].attn.evolution = None  # type: ignore[union-attr]
 
     def features_and_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -102,7 +102,7 @@ def test_augmented_convolutions_match_the_release() -> None:
 def test_time_series_network_matches_the_release() -> None:
     fixture = Fixture.load(SLUG, "ea_dc_transformer")
     about, arrays = fixture.about, {name: torch.from_numpy(value) for name, value in fixture.arrays.items()}
-    sizes = {
+    sizes: dict[str, Any] = {
         "dim": 64,
         "hidden": 64,
         "depth": 2,
