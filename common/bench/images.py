@@ -8,23 +8,17 @@ everyone, are made once, and lie in the data folder, where all processes read th
 
 from __future__ import annotations
 
-import hashlib
-import io
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from common.bench.scores import SUBSETS
-from common.data.fashion_mnist import data_folder, load_fashion_mnist
-from common.files import write_atomic
-from common.parallel import side_by_side
-from common.progress import console
+from common.bench.stored import check_sum, stored
+from common.data.fashion_mnist import load_fashion_mnist
 from common.robustness.corruptions import CORRUPTIONS, corrupt
 from common.robustness.occlusion import random_drop
 from common.training.data import TensorData
@@ -118,42 +112,15 @@ def _seeds(cell: int, count: int) -> range:
 
 
 def _stored(name: str, cells: tuple[object, ...], make: Callable[[int], Tensor]) -> Tensor:
-    """The cells of a set, (cells, 500, 3, 28, 28), from their file in the data folder; made where there is none."""
-    start = f"{name}-{_version(repr(cells))}"
-    path = next((path for path in (data_folder() / "bench").glob(f"{start}-*.npy") if _is_whole(path)), None)
-    if path is None:
-        made = list(side_by_side(make, range(len(cells)), f"making {name} test images, once"))
-        content = io.BytesIO()
-        np.save(content, torch.stack(made).numpy())
-        path = data_folder() / "bench" / f"{start}-{zlib.crc32(content.getbuffer()):08x}.npy"
-        write_atomic(path, content.getvalue())
-    # Copy-on-write, since torch takes no array that cannot be written; nobody writes, so nothing is copied.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file has the check sum by which its name ends; says where it has not."""
-    if path.stem.rpartition("-")[2] == f"{zlib.crc32(path.read_bytes()):08x}":
-        return True
-    console.print(f"{path} is damaged; it is made anew.", highlight=False, soft_wrap=True)
-    return False
-
-
-@lru_cache(maxsize=1)
-def _code() -> str:
-    """A check sum of the data and of all code and parameters that test images are made by."""
-    robustness = Path(__file__).parents[1] / "robustness"
-    sources = sorted((robustness / "corruptions").glob("*.*"))
-    sources += [robustness / "occlusion.py", robustness / "draws.py", Path(__file__)]
-    total = hashlib.sha256(repr(sorted(load_fashion_mnist().checksums.items())).encode())
-    for source in sources:
-        if source.suffix in (".py", ".toml"):
-            total.update(source.read_bytes())
-    return total.hexdigest()
+    """The cells of a set, (cells, 500, 3, 28, 28)."""
+    return stored(f"{name}-test", _version(repr(cells)), make, len(cells)).unflatten(0, (len(cells), -1))
 
 
 def _version(cells: str) -> str:
-    return hashlib.sha256(f"{_code()} {cells}".encode()).hexdigest()[:16]
+    """A check sum of the data and of all code and parameters that test images are made by."""
+    robustness = Path(__file__).parents[1] / "robustness"
+    sources = [path for path in sorted((robustness / "corruptions").glob("*.*")) if path.suffix in (".py", ".toml")]
+    return check_sum(*sources, robustness / "occlusion.py", robustness / "draws.py", Path(__file__), text=cells)
 
 
 def _three_channels(images: Tensor) -> Tensor:

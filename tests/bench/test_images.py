@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common import bench
-from common.bench import images
+from common.bench import images, stored
 from common.data.fashion_mnist import load_fashion_mnist
 from common.robustness.corruptions import corrupt
 
@@ -54,24 +54,24 @@ def test_few_training_images_are_the_first_of_all_again_and_again() -> None:
     assert torch.equal(few.validation[0], every.validation[0])
 
 
-def test_a_damaged_test_set_is_made_anew(
+def test_what_is_stored_and_damaged_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made: list[int] = []
 
-    def make(cell: int) -> torch.Tensor:
-        made.append(cell)
-        return torch.full((2, 3), cell, dtype=torch.uint8)
+    def make(share: int) -> torch.Tensor:
+        made.append(share)
+        return torch.full((2, 3), share, dtype=torch.uint8)
 
-    monkeypatch.setattr(images, "data_folder", lambda: tmp_path)
-    monkeypatch.setattr(images, "side_by_side", lambda make, cells, what: map(make, cells))
-    first = images._stored("tiny", (0, 1), make).clone()
-    assert torch.equal(images._stored("tiny", (0, 1), make), first)
+    monkeypatch.setattr(stored, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(stored, "side_by_side", lambda make, shares, what: map(make, shares))
+    first = stored.stored("tiny", "1", make, 2).clone()
+    assert torch.equal(stored.stored("tiny", "1", make, 2), first)
     assert made == [0, 1]
     (path,) = (tmp_path / "bench").iterdir()
     content = bytearray(path.read_bytes())
     content[-1] ^= 0x80
     path.write_bytes(content)
-    assert torch.equal(images._stored("tiny", (0, 1), make), first)
+    assert torch.equal(stored.stored("tiny", "1", make, 2), first)
     assert made == [0, 1, 0, 1]
     assert "is damaged; it is made anew" in " ".join(capsys.readouterr().err.split())
