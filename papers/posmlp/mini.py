@@ -60,7 +60,7 @@ def looks_picture(models: Mapping[str, nn.Module]) -> Picture:
         grid = drawn.subplots(len(maps), columns, squeeze=False)
         for row, (label, each) in zip(grid, maps.items(), strict=True):
             for axes, weights in zip(row, each, strict=False):
-                reach = float(weights.abs().max())
+                reach = float(weights.abs().max()) or 1.0  # a table starts at zero
                 axes.imshow(weights.numpy(), cmap="RdBu", vmin=-reach, vmax=reach)
             for axes in row:
                 axes.set(xticks=[], yticks=[], frame_on=False)
