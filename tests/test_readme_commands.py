@@ -154,7 +154,8 @@ def measures_a_timm_model(place: Place) -> None:
 
     place.monkeypatch.setattr(timm, "create_model", create)
     output = place.folder / "out"
-    assert main(place.filled(*CUT, "--output", str(output), DIR=place.data["imagenet"])) == 0
+    words = place.filled(*CUT, "--output", str(output), DIR=place.data["imagenet"])
+    assert main([word.replace("=DIR", f"={place.data['imagenet']}") for word in words]) == 0
     assert (output / "results.json").is_file()
 
 
@@ -280,7 +281,7 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     r"compare( [\w-]+)*": exists_only,
     r"all( --quick)?": exists_only,
     r"new [\w-]+": writes_a_paper,
-    r"robustness --model \w+ --pretrained --data DIR": measures_a_timm_model,
+    r"robustness --model \w+ --pretrained --data ([\w-]+=)?DIR": measures_a_timm_model,
     r"robustness --model NAME --checkpoint FILE --data images-occlusion=DIR": measures_any_pictures,
     rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model [\w.]+)?": evaluates,
     rf"{SLUG} --cifar-10 DIR --cifar-10-c DIR --checkpoint FILE": evaluates_on_cifar,

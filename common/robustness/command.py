@@ -62,9 +62,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         metavar="[BENCHMARK,...=]DIR",
         help="what to measure on the data in DIR, e.g. imagenet-a=/data/imagenet-a, or on ImageNet's validation set "
-        "imagenet,imagenet-attacks,imagenet-occlusion=/data/imagenet; images and images-occlusion take class folders "
-        "of any data; a folder alone is ImageNet's, measured clean and under corruptions computed on the fly; the "
-        f"benchmarks: {', '.join(BENCHMARKS)}",
+        "imagenet,imagenet-attacks,imagenet-occlusion=/data/imagenet; images, images-occlusion and images-frequency "
+        "take class folders of any data; a folder alone is ImageNet's, measured clean and under corruptions computed "
+        f"on the fly; the benchmarks: {', '.join(BENCHMARKS)}",
     )
     parser.add_argument(
         "--output",
@@ -256,6 +256,7 @@ def _show(folders: dict[Path, str], output: Path | None, results: dict[str, list
         corruption_errors_of,
         corruption_figure,
         corruption_table,
+        frequency_panels,
         occlusion_panels,
         summary_table,
     )
@@ -275,10 +276,11 @@ def _show(folders: dict[Path, str], output: Path | None, results: dict[str, list
             soft_wrap=True,
         )
     where = next(iter(folders)) if len(folders) == 1 else output or OUTPUT
-    panels = occlusion_panels(results)
+    occluded, filtered = occlusion_panels(results), frequency_panels(results)
     figures = {
         "corruptions.svg": corruption_figure(errors) if errors else "",
-        "occlusion.svg": accuracy_panels("occlusion", panels) if panels else "",
+        "occlusion.svg": accuracy_panels("occlusion", occluded) if occluded else "",
+        "frequency.svg": accuracy_panels("frequency", filtered) if filtered else "",
     }
     for name, svg in figures.items():
         if svg:

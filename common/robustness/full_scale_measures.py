@@ -200,6 +200,7 @@ def _error(accuracy: Measurement) -> Measurement:
 imagenet = _measuring("imagenet", "imagenet")
 imagenet_attacks = _measuring("imagenet-attacks", "imagenet")
 imagenet_occlusion = _measuring("imagenet-occlusion", "imagenet")
+imagenet_frequency = _measuring("imagenet-frequency", "imagenet")
 imagenet_c = _measuring("imagenet-c", "imagenet-c")
 imagenet_v2 = _measuring("imagenet-v2", "imagenet-v2")
 imagenet_a = _measuring("imagenet-a", "imagenet-a")

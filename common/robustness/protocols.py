@@ -22,6 +22,8 @@ VERSIONS: dict[str, int] = {
     "salient_drop_top1": 1,
     "nonsalient_drop_top1": 1,
     "shuffle_top1": 1,
+    "low_pass_top1": 1,
+    "high_pass_top1": 1,
     "corruption_error": 1,
     "corruption_top1": 1,
     "mce": 1,

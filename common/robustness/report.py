@@ -138,6 +138,27 @@ def occlusion_panels(results: Mapping[str, Sequence[Measurement]]) -> dict[str, 
     return panels
 
 
+def frequency_panels(results: Mapping[str, Sequence[Measurement]]) -> dict[str, Panel]:
+    """Accuracy over the radius of a filter, as the frequency analysis of Bai et al. (arXiv 2204.00993) has it.
+
+    Args:
+        results: label of a model to its measurements, of which those behind filters count.
+
+    Returns:
+        Title to panel, for ``common.figures.accuracy_panels``; empty where nothing was filtered.
+    """
+    panels = {}
+    for title, metric in (("low frequencies alone", "low_pass_top1"), ("high frequencies alone", "high_pass_top1")):
+        lines = {}
+        for label, measured in results.items():
+            points = {float(m.metric.partition("/")[2]): m for m in measured if m.metric.startswith(f"{metric}/")}
+            if points:
+                lines[label] = _line(points)
+        if lines:
+            panels[title] = Panel(lines, "radius of the filter", logarithmic=True)
+    return panels
+
+
 def _occlusion_line(measured: Sequence[Measurement], metric: str) -> Line | None:
     """Accuracy at each degree of ``metric``, that on whole images first."""
     points = {}
@@ -153,6 +174,10 @@ def _occlusion_line(measured: Sequence[Measurement], metric: str) -> Line | None
             points[1.0 if metric == "shuffle_top1" else 0.0] = measurement
     if not any(point.metric.startswith(metric) for point in points.values()):
         return None
+    return _line(points)
+
+
+def _line(points: Mapping[float, Measurement]) -> Line:
     x = sorted(points)
     return x, [Estimate(points[at].value, *(points[at].interval or (-math.inf, math.inf))) for at in x]
 

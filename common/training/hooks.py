@@ -53,11 +53,12 @@ class Hook:
     Attributes:
         views: into how many images each one is augmented, independently. A hook that asks for more than one makes
             what the model takes of ``Batch.images`` in ``on_batch``.
-        copies: how many images the model takes for each one of the batch; estimates of cost ask.
+        copies: how many images the model takes for each one of the batch, as a mean over the training; estimates of
+            cost ask.
     """
 
     views: int = 1
-    copies: int = 1
+    copies: float = 1
 
     def on_model(self, run: Training, model: nn.Module) -> None:
         """Before the model is put on its devices and has an optimizer: freeze or convert modules, in place."""

@@ -20,6 +20,7 @@ from common.robustness.benchmarks.saliency import Saliency
 from common.robustness.benchmarks.sets import STAND_IN_FROST
 from common.robustness.corruptions import CORRUPTIONS
 from common.robustness.evaluation import evaluate
+from common.robustness.frequency import RADII
 from common.robustness.metrics.corruption import alexnet
 from common.robustness.metrics.detection import detection
 from common.robustness.metrics.sequences import PERTURBATIONS
@@ -264,6 +265,14 @@ def test_attacks_and_occlusion_on_imagenet(imagenet: Path) -> None:
     assert occluded["imagenet-1k", "random_drop_top1/0.9"].value < clean.value
     # Tiles of one colour can be shuffled at will.
     assert occluded["imagenet-1k", "shuffle_top1/14x14"].value == clean.value
+
+
+def test_images_of_one_colour_pass_all_filters(imagenet: Path) -> None:
+    clean = measure("imagenet", imagenet, limit=30)["imagenet-1k", "top1"]
+    filtered = measure("imagenet-frequency", imagenet, limit=30)
+    assert {metric for _, metric in filtered} == {f"{kind}_pass_top1/{r:g}" for kind in ("low", "high") for r in RADII}
+    assert {found.value for found in filtered.values()} == {clean.value}
+    assert "radii in units of half a cycle a pixel" in filtered["imagenet-1k", "low_pass_top1/0.25"].protocol
 
 
 def test_one_patch_attacked_or_corrupted(imagenet: Path) -> None:

@@ -109,7 +109,7 @@ def test_models_stand_side_by_side_in_one_call(
         call("--checkpoint", checkpoint, checkpoint, *words, model=models)
 
 
-def test_occlusion_of_any_pictures_is_drawn(tmp_path: Path) -> None:
+def test_occlusion_and_filters_of_any_pictures_are_drawn(tmp_path: Path) -> None:
     @register_model
     def few_colours(pretrained: bool = False, num_classes: int = 1000, **kwargs) -> ColourModel:
         model = ColourModel(num_classes)
@@ -125,6 +125,10 @@ def test_occlusion_of_any_pictures_is_drawn(tmp_path: Path) -> None:
     assert all(f">{title}<" in svg for title in ("random", "shuffled", "few_colours"))
     assert ">salient<" not in svg, "was not measured"
     assert not (tmp_path / "out" / "corruptions.svg").exists()
+    assert not (tmp_path / "out" / "frequency.svg").exists()
+    frequencies = ("--data", f"images-frequency={tmp_path / 'data'}", "--num-classes", 3)
+    assert call(*words[:2], *frequencies, "--output", tmp_path / "filtered", model=("few_colours",)) == 0
+    assert ">high frequencies alone<" in (tmp_path / "filtered" / "frequency.svg").read_text()
     with pytest.raises(UserError, match="build the model with the file's sizes"):
         call(*words, "--output", tmp_path / "other", model=("few_colours",))
     with pytest.raises(UserError, match="--num-classes is of what --checkpoint holds"):

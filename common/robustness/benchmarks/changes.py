@@ -1,4 +1,4 @@
-"""What is done to images before they are scored: attacks, corruptions, dropped and shuffled patches."""
+"""What is done to images before they are scored: attacks, corruptions, filters, dropped and shuffled patches."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from common.robustness.attacks import Attack
 from common.robustness.benchmarks.base import Change
 from common.robustness.benchmarks.saliency import Saliency
 from common.robustness.corruptions import corrupt
+from common.robustness.frequency import FILTERS
 from common.robustness.occlusion import drop_tiles, random_drop, salient_tiles, shuffle_tiles
 from common.robustness.patch_corruption import corrupt_patch
 
@@ -56,6 +57,15 @@ def shuffled(grid: int) -> Change:
 
     def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
         return shuffle_tiles(images.float() / 255, grid=grid, seeds=seeds)
+
+    return change
+
+
+def filtered(metric: str, radius: float) -> Change:
+    """Images that a filter of ``common.robustness.frequency``, named by its metric, leaves."""
+
+    def change(images: Tensor, labels: Tensor, seeds: Sequence[int], model: nn.Module) -> Tensor:
+        return FILTERS[metric](images.float() / 255, radius)
 
     return change
 

@@ -21,6 +21,7 @@ from common.robustness.benchmarks.changes import (
     attacked,
     corrupted,
     dropped,
+    filtered,
     patch_corrupted,
     resized,
     saliency_dropped,
@@ -34,6 +35,7 @@ from common.robustness.benchmarks.scores import Classification, CueConflict, Sta
 from common.robustness.benchmarks.videos import Videos
 from common.robustness.corruptions import CORRUPTIONS, SEVERITIES
 from common.robustness.corruptions.frost_textures import read_pictures
+from common.robustness.frequency import FILTERS, RADII
 from common.robustness.metrics.sequences import NOISE, PERTURBATIONS
 from common.robustness.occlusion import DROP_SHARES
 
@@ -129,6 +131,16 @@ def _occlusions(preprocessing: Preprocessing, saliency: Path | None) -> tuple[tu
     return tuple(cells), description
 
 
+def _frequency(root: str, preprocessing: Preprocessing) -> Benchmark:
+    return _changed("imagenet-frequency", root, preprocessing, *_frequencies())
+
+
+def _frequencies() -> tuple[tuple[Cell, ...], str]:
+    """Low and high pass by radius, and their description."""
+    cells = tuple(Cell(f"{metric}/{radius:g}", filtered(metric, radius)) for metric in FILTERS for radius in RADII)
+    return cells, "circular filters, radii in units of half a cycle a pixel; the high pass keeps a channel's mean"
+
+
 def _images(root: str, preprocessing: Preprocessing) -> Benchmark:
     read, score, description = _own_pictures(root, preprocessing)
     return Benchmark(
@@ -140,12 +152,22 @@ def _images(root: str, preprocessing: Preprocessing) -> Benchmark:
 
 
 def _images_occlusion(root: str, preprocessing: Preprocessing, *, saliency: Path | None = None) -> Benchmark:
+    return _own_changed("images-occlusion", root, preprocessing, *_occlusions(preprocessing, saliency))
+
+
+def _images_frequency(root: str, preprocessing: Preprocessing) -> Benchmark:
+    return _own_changed("images-frequency", root, preprocessing, *_frequencies())
+
+
+def _own_changed(
+    name: str, root: str, preprocessing: Preprocessing, cells: tuple[Cell, ...], changes: str
+) -> Benchmark:
+    """Accuracy on any class folders under changes, one metric a cell, named as the cell."""
     read, score, description = _own_pictures(root, preprocessing)
-    cells, changes = _occlusions(preprocessing, saliency)
     return Benchmark(
-        name="images-occlusion",
+        name=name,
         description=f"{description}, {changes}",
-        stages=(Stage("images-occlusion", read, score, cells),),
+        stages=(Stage(name, read, score, cells),),
         summarise=lambda records: _accuracies("images", records),
     )
 
@@ -424,6 +446,7 @@ def _builders() -> dict[str, Callable[..., Benchmark]]:
         "imagenet-patch-attack": _attacks("imagenet-patch-attack", {"patch_attack_top1": PatchPgd(size=PATCH)}),
         "imagenet-patch-corruption": _patch_corruption,
         "imagenet-occlusion": _occlusion,
+        "imagenet-frequency": _frequency,
         "imagenet-c": _imagenet_c,
         "imagenet-c-generated": _imagenet_c_generated,
         "imagenet-p": _imagenet_p,
@@ -438,6 +461,7 @@ def _builders() -> dict[str, Callable[..., Benchmark]]:
         "cue-conflict": _cue_conflict,
         "images": _images,
         "images-occlusion": _images_occlusion,
+        "images-frequency": _images_frequency,
     }
 
 
@@ -450,8 +474,9 @@ def benchmark(name: str, root: Path | str, preprocessing: Preprocessing | None =
 
     Args:
         name: one of ``BENCHMARKS``. Those named ``imagenet-`` and a change (``-attacks``, ``-autoattack``,
-            ``-patch-attack``, ``-patch-corruption``, ``-occlusion``, ``-c-generated``) are computed on ImageNet's
-            validation set, ``images`` and ``images-occlusion`` on class folders of any data.
+            ``-patch-attack``, ``-patch-corruption``, ``-occlusion``, ``-frequency``, ``-c-generated``) are computed on
+            ImageNet's validation set, ``images``, ``images-occlusion`` and ``images-frequency`` on class folders of any
+            data.
         root: its folder; for sets of class folders also a tar file or a Hugging Face data set ``hfds/NAME``.
         preprocessing: of the model; default: 256/224 bicubic, ImageNet's mean and standard deviation.
         options: ``clean`` (folder of ImageNet) for imagenet-c, where it adds relative mCE, and imagenet-o, which
