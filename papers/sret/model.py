@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -176,33 +177,57 @@ class PatchEmbed(nn.Module):
 class Stage(nn.Module):
     """Recursions of one resolution.
 
+    Where applications after the first have groups, each takes a permutation of the tokens: drawn anew in training, the
+    same ones for ever in evaluation.
+
     Args:
         recursions: of one width.
         loops: how often each applies its block.
         groups: of the first application, and of all others.
+        tokens: N of a map of the usual size.
 
     Attributes:
-        draws: permutations that a pass needs: one for each application after the first, where these have groups.
+        permutations: those of evaluation, (draws, N).
     """
 
-    def __init__(self, recursions: Sequence[Recursion], loops: int, groups: tuple[int, int]) -> None:
+    def __init__(self, recursions: Sequence[Recursion], loops: int, groups: tuple[int, int], tokens: int) -> None:
         super().__init__()
         self.recursions = nn.ModuleList(recursions)
-        self.loops, self.groups = loops, groups
+        self.loops = loops
         self.draws = len(recursions) * (loops - 1) if groups[1] > 1 else 0
+        self.register_buffer("permutations", _fixed_permutations(self.draws, tokens), persistent=False)
         self.grad_checkpointing = False
 
-    def forward(self, x: Tensor, permutations: list[Tensor]) -> Tensor:
-        """A map (B, C, H, W) to one of the same shape; ``permutations`` are ``draws`` ones, in order."""
+    def draw(self, x: Tensor) -> list[Tensor]:
+        """Permutations (N,) for the map ``x``, in the order of their use."""
+        tokens = x.shape[2] * x.shape[3]
+        if self.training:
+            return [torch.randperm(tokens, device=x.device) for _ in range(self.draws)]
+        fixed = self.permutations
+        if tokens != fixed.shape[1]:
+            fixed = _fixed_permutations(self.draws, tokens)
+        return list(fixed.to(x.device).unbind(0))
+
+    def forward(self, x: Tensor, permutations: Optional[list[Tensor]] = None) -> Tensor:  # noqa: UP045
+        """A map (B, C, H, W) to one of the same shape; ``permutations`` as of :meth:`draw`, None to draw them."""
+        drawn = self.draw(x) if permutations is None else permutations
         size = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         for number, recursion in enumerate(self.recursions):
-            own = permutations[number * (self.loops - 1) : (number + 1) * (self.loops - 1)]
+            own = drawn[number * (self.loops - 1) : (number + 1) * (self.loops - 1)]
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = checkpoint(recursion, x, own, use_reentrant=False)
             else:
                 x = recursion(x, own)
         return x.transpose(1, 2).unflatten(2, size)
+
+
+@torch.jit.ignore
+def _fixed_permutations(count: int, tokens: int) -> Tensor:
+    """The first ``count`` permutations of ``tokens`` numbers of a fixed generator, (count, tokens)."""
+    generator = np.random.default_rng(0)
+    drawn = [generator.permutation(tokens) for _ in range(count)]
+    return torch.from_numpy(np.asarray(drawn, dtype=np.int64).reshape(count, tokens))
 
 
 class SReT(nn.Module):
@@ -281,7 +306,8 @@ class SReT(nn.Module):
                 block = Block(dim, heads, mlp_ratio, rate, coefficients)
                 recursions.append(Recursion(block, projections, (groups[stage][0], groups[stage][1])))
             before += loops * depth
-            self.stages.append(Stage(recursions, loops, (groups[stage][0], groups[stage][1])))
+            tokens = -(-self.grid[0] // 2**stage) * -(-self.grid[1] // 2**stage)
+            self.stages.append(Stage(recursions, loops, (groups[stage][0], groups[stage][1]), tokens))
             self.pools.append(Halving(dim, dims[stage + 1]) if stage + 1 < len(dims) else nn.Identity())
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
@@ -333,21 +359,6 @@ class SReT(nn.Module):
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         self.head.to(device=self.pos_embed.device, dtype=self.pos_embed.dtype)
 
-    @torch.jit.ignore
-    def draw(self, height: int, width: int) -> list[list[Tensor]]:
-        """Permutations of tokens for images of ``height`` x ``width`` pixels, a list for each stage.
-
-        They are drawn anew in training and are always the same in evaluation.
-        """
-        generator = None if self.training else torch.Generator().manual_seed(0)
-        rows, columns = -(-height // self.stride), -(-width // self.stride)
-        drawn = []
-        stages: Any = self.stages
-        for stage in stages:
-            drawn.append([torch.randperm(rows * columns, generator=generator) for _ in range(stage.draws)])
-            rows, columns = -(-rows // 2), -(-columns // 2)
-        return drawn
-
     def _embed(self, x: Tensor) -> Tensor:
         """Images to the first map, positions added; images of a wrong size are refused."""
         positions = self.pos_embed
@@ -367,11 +378,10 @@ class SReT(nn.Module):
         return x + positions
 
     def forward_features(self, x: Tensor, permutations: Optional[list[list[Tensor]]] = None) -> Tensor:  # noqa: UP045
-        """Images (B, in_chans, height, width) to the last map (B, C, H, W); ``permutations`` as of :meth:`draw`."""
-        drawn = self.draw(x.shape[2], x.shape[3]) if permutations is None else permutations
+        """Images (B, in_chans, height, width) to the last map (B, C, H, W); ``permutations`` as for :meth:`forward`."""
         x = self._embed(x)
         for number, (stage, pool) in enumerate(zip(self.stages, self.pools)):  # noqa: B905, which TorchScript lacks
-            x = pool(stage(x, [each.to(x.device) for each in drawn[number]]))
+            x = pool(stage(x, None if permutations is None else permutations[number]))
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -388,7 +398,7 @@ class SReT(nn.Module):
 
         Args:
             x: images.
-            permutations: of tokens, as :meth:`draw` makes them; None to draw them.
+            permutations: of tokens, a list for each stage, as :meth:`Stage.draw` makes them; None to draw them.
         """
         return self.forward_head(self.forward_features(x, permutations))
 
@@ -414,12 +424,12 @@ class SReT(nn.Module):
         if output_fmt != "NCHW":
             raise UserError(f"SReT gives maps as NCHW, not as {output_fmt}.")
         take, last = feature_take_indices(len(self.stages), indices)
-        drawn, maps = self.draw(x.shape[2], x.shape[3]), []
+        maps = []
         x = self._embed(x)
         for number, (stage, pool) in enumerate(zip(self.stages, self.pools, strict=True)):
             if stop_early and number > last:
                 break
-            x = stage(x, [each.to(x.device) for each in drawn[number]])
+            x = stage(x)
             if number in take:
                 normed = norm and number == len(self.stages) - 1
                 maps.append(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if normed else x)
