@@ -461,9 +461,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
             number, loop = divmod(application, loops[int(found[1])])
             part = f"projections.{loop}" if projected else "block"
             name = f"stages.{found[1]}.recursions.{number}.{part}.{found[3]}"
-        if name in ours and not torch.equal(ours[name], value):
+        earlier = ours.setdefault(name, value)
+        if earlier is not value and not torch.equal(earlier, value):
             raise UserError(f"{released} differs from what the file has for an earlier application of the same block.")
-        ours[name] = value
     return ours
 
 
