@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from common import bench
 from common.measurement import Result
@@ -51,8 +50,8 @@ def query_irrelevance(run: Run) -> Iterator[Result]:
     yield from bench.findings(scores, f"{LAST} > {FIRST}: {observations.SIMILARITY}")
     by_name = {contender.name: contender for contender in contenders()}
     recipe = by_name[VIT].settings(quick=run.settings.quick, epochs=run.settings.epochs)
-    models: list[Any] = [bench.trained(run, by_name[name], run.seeds()[0]) for name in (VIT, MINI)]
-    yield observations.picture(*models, recipe, run.settings.quick)
+    vit, fcvit = (bench.trained(run, by_name[name], run.seeds()[0]) for name in (VIT, MINI))
+    yield observations.picture(vit, fcvit, recipe, run.settings.quick)
 
 
 def sparse_attention(run: Run) -> Iterator[Result]:

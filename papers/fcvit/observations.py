@@ -16,7 +16,7 @@ from common import bench, figures
 from common.errors import UserError
 from common.measurement import Picture
 from common.training.recipe import Recipe
-from papers.fcvit.model import FCViT, GlobalContext
+from papers.fcvit.model import GlobalContext
 
 #: Share of a query's attention that the counted tokens hold.
 HELD = 0.8
@@ -117,7 +117,7 @@ def by_block(scores: bench.Scores, model: str) -> bench.Scores:
     return bench.Scores(found)
 
 
-def picture(vit: nn.Module, fcvit: FCViT, recipe: Recipe, quick: bool, rows: int = 4) -> Picture:
+def picture(vit: nn.Module, fcvit: nn.Module, recipe: Recipe, quick: bool, rows: int = 4) -> Picture:
     """Images, the last attention of a vision transformer for three queries, and what FCViT takes of its context."""
     images = bench.test_set(quick).clean[0, :rows]
     attention = attention_maps(vit, _prepared(vit, recipe, images))[-1].mean(dim=1)
@@ -149,7 +149,7 @@ def picture(vit: nn.Module, fcvit: FCViT, recipe: Recipe, quick: bool, rows: int
 
 
 @torch.no_grad()
-def last_similarity(model: FCViT, images: Tensor) -> Tensor:
+def last_similarity(model: nn.Module, images: Tensor) -> Tensor:
     """Similarities (B, h, H, W) of the last global context for normalised images."""
     last = [part for part in model.modules() if isinstance(part, GlobalContext)][-1]
     kept: list[Tensor] = []

@@ -15,10 +15,10 @@ from common import figures
 from common.measurement import Finding, Picture
 from common.profiling import flops
 from common.shapes import shapes_only
-from papers.sret.model import Block, Projection, SReT
+from papers.sret.model import Block, Projection, Recursion, SReT, Stage
 
-#: Channels, heads and tokens of SReT-T's first stage, and the numbers of groups that are counted.
-CHANNELS, HEADS, TOKENS, GROUPS = 64, 2, 784, (1, 2, 4, 8)
+#: Channels, heads and tokens on a side of SReT-T's first stage, and the numbers of groups that are counted.
+CHANNELS, HEADS, SIDE, GROUPS = 64, 2, 28, (1, 2, 4, 8)
 #: Models with slices and the same without.
 SLICED = {"sret_t": "sret_t_wo_slice", "sret_lt": "sret_lt_wo_slice", "sret_s": "sret_s_wo_slice"}
 
@@ -80,7 +80,9 @@ def order_of_tokens() -> Finding:
 def attention_cost(groups: int) -> int:
     """Multiply-adds of scores and their sums over values in a block of SReT-T's first stage, as counted."""
     with torch.device("meta"):
-        return flops(Block(CHANNELS, HEADS), inputs=(torch.empty(1, TOKENS, CHANNELS), groups)).by_operator["attention"]
+        once = Recursion(Block(CHANNELS, HEADS), [torch.nn.Identity()], (groups, 1))
+        stage = Stage([once], 1, (groups, 1), SIDE**2)
+        return flops(stage, inputs=torch.empty(1, CHANNELS, SIDE, SIDE)).by_operator["attention"]
 
 
 def closed_form(tokens: int, channels: int, groups: int) -> int:
@@ -98,7 +100,7 @@ def model_cost(name: str) -> float:
 def cost() -> Iterator[Finding | Picture]:
     """Attention by the number of groups, and models with slices beside those without."""
     counted = [attention_cost(groups) for groups in GROUPS]
-    expected = [closed_form(TOKENS, CHANNELS, groups) for groups in GROUPS]
+    expected = [closed_form(SIDE**2, CHANNELS, groups) for groups in GROUPS]
     error = max(abs(count - value) for count, value in zip(counted, expected, strict=True))
     yield Finding(
         name="closed_form",
@@ -106,7 +108,7 @@ def cost() -> Iterator[Finding | Picture]:
         verdict="holds" if error == 0 else "does not hold",
         evidence=(
             f"Largest difference {error} to the count for G = {', '.join(map(str, GROUPS))} (C = {CHANNELS}, N = "
-            f"{TOKENS}): {counted[0] / 1e6:.1f} M to {counted[-1] / 1e6:.1f} M."
+            f"{SIDE**2}): {counted[0] / 1e6:.1f} M to {counted[-1] / 1e6:.1f} M."
         ),
         value=float(error),
         exact=True,

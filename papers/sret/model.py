@@ -190,6 +190,8 @@ class Stage(nn.Module):
         permutations: those of evaluation, (draws, N).
     """
 
+    permutations: Tensor
+
     def __init__(self, recursions: Sequence[Recursion], loops: int, groups: tuple[int, int], tokens: int) -> None:
         super().__init__()
         self.recursions = nn.ModuleList(recursions)
@@ -361,7 +363,7 @@ class SReT(nn.Module):
 
     def _embed(self, x: Tensor) -> Tensor:
         """Images to the first map, positions added; images of a wrong size are refused."""
-        positions = self.pos_embed
+        positions: Tensor = self.pos_embed
         if not torch.jit.is_scripting():
             size = (x.shape[2], x.shape[3])
             if size != self.img_size:

@@ -168,6 +168,6 @@ def test_a_checkpoint_is_looked_at_block_by_block(tmp_path: Path, monkeypatch: p
     vit = timm.create_model("deit_tiny_patch16_224", depth=2, embed_dim=48, num_heads=3).eval()
     monkeypatch.setattr(pretrained, "load_model", lambda run: (vit, "deit_tiny_patch16_224", "trained"))
     settings = Settings(folders={"imagenet": tmp_path}, limit=3, batch_size=2, workers=0)
-    found = list(claims.attention_of_checkpoint(Run(papers.find("fcvit"), settings, tmp_path / "run")))
+    found: list[Any] = list(claims.attention_of_checkpoint(Run(papers.find("fcvit"), settings, tmp_path / "run")))
     assert [one.metric for one in found] == [f"{name}/{block}" for block in (1, 2) for name in METRICS]
     assert all(one.n == 3 and 0 < one.value <= 100 for one in found)
