@@ -81,7 +81,8 @@ def separation() -> Iterator[Finding]:
     right = halves()[..., 1].bool()[0]
     changed = x.clone()
     changed[:, :, right] = torch.randn(2, 3, int(right.sum()), dtype=torch.float64, generator=generator)
-    reach, open_reach = {}, {}
+    reach: dict[str, float] = {}
+    open_reach: dict[str, float] = {}
     apart = torch.cdist(halves(), halves(), p=1)
     for name, layer in _linear_layers().items():
         for found, distance in ((reach, apart), (open_reach, None)):

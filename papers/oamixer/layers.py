@@ -139,7 +139,7 @@ class MaskedTokenMlp(ObjectMask, Mlp):
         mixed = super().forward(x)
         if distance is None:
             return mixed
-        linear: Tensor = self.fc2.weight @ self.fc1.weight  # type: ignore[operator]
+        linear: Tensor = self.fc2.weight @ self.fc1.weight
         return mixed - x @ (linear * self.excess(distance)).transpose(1, 2)
 
 
@@ -183,4 +183,5 @@ class SharedConv(ObjectMask):
         matrix = self.matrix(H, W)
         if distance is not None:
             matrix = matrix * self.mask(distance)
-        return (x.flatten(2) @ matrix.mT + self.conv.bias).unflatten(2, (H, W))
+        bias: Any = self.conv.bias
+        return (x.flatten(2) @ matrix.mT + bias).unflatten(2, (H, W))

@@ -10,15 +10,17 @@ Shapes: B images, N patches in row-major order, K objects; labels are (B, N, K).
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models._builder import build_model_with_cfg
+from timm.models._manipulate import checkpoint
 from timm.models.convit import ConVit
 from timm.models.convmixer import ConvMixer
 from timm.models.mlp_mixer import MlpMixer
@@ -51,6 +53,7 @@ class ObjectAware(nn.Module):
     masked: bool
     forward_head: Any
     patches_first: int  # tokens before those of patches
+    grad_checkpointing: bool
 
     def set_distance(self, distance: str) -> None:
         """Choose how labels are compared.
@@ -71,6 +74,10 @@ class ObjectAware(nn.Module):
     def apart(self, labels: Tensor | None) -> Tensor | None:
         """Distances (B, N, N) of labels; None where there are none, or no layer asks."""
         return None if labels is None or not self.masked else distances(labels, self.distance)
+
+    def run(self, block: Callable[[Tensor, Tensor], Tensor], x: Tensor, distance: Tensor) -> Tensor:
+        """Apply a block, and recompute it in the backward pass where ``set_grad_checkpointing`` asks for it."""
+        return checkpoint(block, x, distance) if self.grad_checkpointing else block(x, distance)
 
     def tokens(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images to features behind the last block, (B, n, C) or (B, C, H, W)."""
@@ -112,16 +119,23 @@ class ObjectAwareViT(ObjectAware, VisionTransformer):  # type: ignore[misc]  # t
         self.masked = bool(form)
         self.set_distance(distance)
         self.add_token_classifier(token_classes)
-        for block in self.blocks:
+        blocks: Any = self.blocks
+        for block in blocks:
             if relative:
-                heads, grid = block.attn.num_heads, self.patch_embed.grid_size[0]
+                heads, grid = block.attn.num_heads, math.isqrt(self.patch_embed.num_patches)
                 block.attn = RelativeAttention(self.embed_dim, heads, grid, mask=bool(form))
             elif form:
                 MaskedAttention.convert(block.attn, form)
 
     def tokens(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images to normed features (B, n, C)."""
-        return VisionTransformer.forward_features(self, x, attn_mask=self.apart(labels))
+        distance = self.apart(labels)
+        if distance is None:
+            return VisionTransformer.forward_features(self, x)
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        for block in self.blocks:
+            x = self.run(block, x, distance)
+        return self.norm(x)
 
 
 class ObjectAwareConViT(ObjectAware, ConVit):
@@ -136,7 +150,8 @@ class ObjectAwareConViT(ObjectAware, ConVit):
         super().__init__(**kwargs)
         self.patches_first, self.masked = 1, bool(form)
         self.set_distance(distance)
-        for block in self.blocks if form else ():
+        blocks: Any = self.blocks
+        for block in blocks if form else ():
             block.__class__ = MaskedConViTBlock
             block.attn.__class__ = MaskedGPSA if block.use_gpsa else MaskedMHSA
             block.attn.add_mask(form)
@@ -180,7 +195,8 @@ class ObjectAwareMixer(ObjectAware, MlpMixer):
         """Give every block's MLP over patches its mask, where there is a form of it."""
         self.patches_first, self.masked = 0, bool(form)
         self.set_distance(distance)
-        for block in self.blocks if form else ():
+        blocks: Any = self.blocks
+        for block in blocks if form else ():
             block.__class__ = MaskedMixerBlock
             block.mlp_tokens.__class__ = MaskedTokenMlp
             block.mlp_tokens.add_mask(form)
@@ -192,7 +208,7 @@ class ObjectAwareMixer(ObjectAware, MlpMixer):
             return MlpMixer.forward_features(self, x)
         x = self.stem(x)
         for block in self.blocks:
-            x = block(x, distance)
+            x = self.run(block, x, distance)
         return self.norm(x)
 
 
@@ -216,7 +232,8 @@ class ObjectAwareConvMixer(ObjectAware, ConvMixer):
         super().__init__(kernel_size=kernel_size, **kwargs)
         self.patches_first, self.masked = 0, bool(form)
         self.set_distance(distance)
-        for block in self.blocks:
+        blocks: Any = self.blocks
+        for block in blocks:
             own = nn.Sequential(OrderedDict(conv=block[0].fn[0]))  # with the name that it has in the release
             block[0].fn[0] = SharedConv(kernel_size, form) if shared else own
 
@@ -227,14 +244,20 @@ class ObjectAwareConvMixer(ObjectAware, ConvMixer):
             return ConvMixer.forward_features(self, x)
         x = self.stem(x)
         for block in self.blocks:
-            convolution, *rest = block[0].fn
-            mixed = convolution(x, distance)
-            for layer in rest:
-                mixed = layer(mixed)
-            x = x + mixed
-            for layer in list(block)[1:]:
-                x = layer(x)
+            x = self.run(partial(masked_block, block), x, distance)
         return x
+
+
+def masked_block(block: Any, x: Tensor, distance: Tensor) -> Tensor:
+    """A block of ConvMixer, which has no place for distances, on features (B, C, H, W)."""
+    convolution, *rest = block[0].fn
+    mixed = convolution(x, distance)
+    for layer in rest:
+        mixed = layer(mixed)
+    x = x + mixed
+    for layer in list(block)[1:]:
+        x = layer(x)
+    return x
 
 
 _EPS6 = partial(nn.LayerNorm, eps=1e-6)

@@ -66,11 +66,11 @@ def kinds_of(labels: Tensor, own: float, generator: torch.Generator) -> Tensor:
 def training_data() -> TensorData:
     """The bench's training images in scenes."""
     plain, generator = bench.training_data(), torch.Generator().manual_seed(10)
-    parts = []
-    for seed, (images, labels) in enumerate((plain.train, plain.validation)):
-        kinds = kinds_of(labels, OWN, generator)
-        parts += [in_scenes(images[:, 0], labels, kinds, seed=11 + 2 * seed), labels]
-    return TensorData(*parts)
+    images, validation = (
+        in_scenes(garments[:, 0], labels, kinds_of(labels, OWN, generator), seed)
+        for (garments, labels), seed in ((plain.train, 11), (plain.validation, 13))
+    )
+    return TensorData(images, plain.train[1], validation, plain.validation[1])
 
 
 @lru_cache(maxsize=2)

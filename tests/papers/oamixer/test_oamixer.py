@@ -135,6 +135,18 @@ def test_model_behaves_as_timm_models_do(name: str) -> None:
         assert model(x).shape == (2, 5)
 
 
+@pytest.mark.parametrize("name", ["oamixer_deit_tiny", "oamixer_mixer_s32", "oamixer_convmixer_s32"])
+def test_gradient_checkpointing_changes_nothing(name: str) -> None:
+    gradients, labels = [], torch.rand(1, 16, 3).softmax(dim=-1)
+    for enable in (False, True):
+        model = small(name).eval()
+        model.set_grad_checkpointing(enable)
+        model(images(1, 3, 64, 64), labels).sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain)
+
+
 def test_distances_are_those_of_distributions() -> None:
     labels = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]])
     assert distances(labels)[0].tolist() == [[0, 2, 1], [2, 0, 1], [1, 1, 0]]
@@ -158,7 +170,8 @@ def test_scale_stays_in_its_range_and_keeps_its_gradient() -> None:
 
 def test_bias_of_attention_is_a_factor_of_its_weights() -> None:
     torch.manual_seed(0)
-    layer: Any = timm.create_model("deit_tiny_patch16_224", embed_dim=24, depth=1).blocks[0].attn
+    host: Any = timm.create_model("deit_tiny_patch16_224", embed_dim=24, depth=1)
+    layer = host.blocks[0].attn
     MaskedAttention.convert(layer, "exp")
     nn.init.constant_(layer.mask_scale, 1.5)
     x, apart = torch.randn(2, 5, 24), distances(torch.rand(2, 4, 3).softmax(dim=-1))
