@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.measurement import Finding
-from papers.oamixer.layers import MaskedTokenMlp, SharedConv
+from papers.oamixer.layers import MaskedConv, MaskedTokenMlp
 from papers.oamixer.model import ObjectAwareConViT, ObjectAwareConvMixer, ObjectAwareMixer, ObjectAwareViT
 
 #: Float64 rounding of a few layers.
@@ -106,7 +106,7 @@ def _linear_layers() -> dict[str, Any]:
     mlp: Any = nn.Module.__new__(MaskedTokenMlp)
     MaskedTokenMlp.__init__(mlp, GRID**2, 8, act_layer=nn.Identity)
     mlp.add_mask("exp")
-    convolution = SharedConv(3, "exp")
+    convolution = MaskedConv(3, "exp")
     for layer in (mlp, convolution):
         layer.double()
         nn.init.constant_(layer.mask_scale, 1e3)

@@ -152,36 +152,46 @@ class MaskedMixerBlock(MixerBlock):
         return x + self.drop_path(self.mlp_channels(self.norm2(x)))
 
 
-class SharedConv(ObjectMask):
-    """A convolution with one kernel for all channels, whose matrix is masked: (B, C, H, W) -> (B, C, H, W).
+class SharedConv(nn.Module):
+    """A convolution with one kernel for all channels: (B, C, H, W) -> (B, C, H, W).
 
     Args:
         kernel_size: odd.
-        form: of the mask; empty for none.
     """
 
-    def __init__(self, kernel_size: int, form: str = "") -> None:
+    def __init__(self, kernel_size: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 1, kernel_size, padding="same")
         self.kernel_size = kernel_size
-        if form:
-            self.add_mask(form)
 
     def matrix(self, height: int, width: int) -> Tensor:
         """The convolution without its bias as a matrix (H W, H W), from places that are read to places written."""
-        at = torch.stack(
-            torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"),
-        ).flatten(1).to(self.conv.weight.device)  # fmt: skip
+        grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        at = torch.stack(grid).flatten(1).to(self.conv.weight.device)
         rows, columns = at[:, None, :] - at[:, :, None] + self.kernel_size // 2
         inside = (rows >= 0) & (rows < self.kernel_size) & (columns >= 0) & (columns < self.kernel_size)
         kernel = self.conv.weight.flatten()
         return kernel[(rows * self.kernel_size + columns) * inside] * inside
 
-    def forward(self, x: Tensor, distance: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Convolve by one product of matrices, which is faster than a convolution of single channels."""
-        H, W = x.shape[2:]
-        matrix = self.matrix(H, W)
-        if distance is not None:
-            matrix = matrix * self.mask(distance)
+        return self.product(x, self.matrix(*x.shape[2:]))
+
+    def product(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """Mix the places of ``x`` by a matrix (H W, H W), or one an image."""
         bias: Any = self.conv.bias
-        return (x.flatten(2) @ matrix.mT + bias).unflatten(2, (H, W))
+        return (x.flatten(2) @ matrix.mT + bias).unflatten(2, x.shape[2:])
+
+
+class MaskedConv(ObjectMask, SharedConv):
+    """The same, with the entries of its matrix masked."""
+
+    def __init__(self, kernel_size: int, form: str) -> None:
+        super().__init__(kernel_size)
+        self.add_mask(form)
+
+    def forward(self, x: Tensor, distance: Tensor | None = None) -> Tensor:
+        """Convolve; ``distance`` (B, N, N) is that of the labels of places."""
+        if distance is None:
+            return super().forward(x)
+        return self.product(x, self.matrix(*x.shape[2:]) * self.mask(distance))

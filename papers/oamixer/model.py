@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from common.errors import UserError, nearest
 from papers.oamixer.layers import (
     MaskedAttention,
+    MaskedConv,
     MaskedConViTBlock,
     MaskedGPSA,
     MaskedMHSA,
@@ -234,8 +235,10 @@ class ObjectAwareConvMixer(ObjectAware, ConvMixer):
         self.set_distance(distance)
         blocks: Any = self.blocks
         for block in blocks:
-            own = nn.Sequential(OrderedDict(conv=block[0].fn[0]))  # with the name that it has in the release
-            block[0].fn[0] = SharedConv(kernel_size, form) if shared else own
+            if not shared:
+                block[0].fn[0] = nn.Sequential(OrderedDict(conv=block[0].fn[0]))  # its name in the release
+            else:
+                block[0].fn[0] = MaskedConv(kernel_size, form) if form else SharedConv(kernel_size)
 
     def tokens(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images to features (B, C, H, W)."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common import bench
 from common.checkpoints import load_released, to_released
 from common.errors import UserError
+from common.protocols import ListensToSteps
 from common.run import Run
 from common.shapes import shapes_only
 from common.training.hooks import Training
@@ -268,6 +269,9 @@ def test_networks_of_the_bench_start_as_their_hosts() -> None:
         torch.testing.assert_close(masked(x), plain(x), rtol=1e-4, atol=1e-5)
         assert mini.scales(masked) == [0.0, 0.0, 0.0]
         assert mini.scales(plain) == []
+        for part in (*plain.modules(), *masked.modules()):
+            if isinstance(part, ListensToSteps):
+                part.on_optimizer_step(1)
 
 
 def test_picture_says_who_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
