@@ -124,7 +124,9 @@ def test_every_declared_model_builds_and_keeps_to_the_protocols(name: str) -> No
         if isinstance(module, protocols.HasDerivedState)
         for name in module.derived
     }
-    assert {key: tensor.shape for key, tensor in returned.items()} | {key: own[key] for key in derived} == own
+    # Not every release has the counters of batch norms, which are optional in files.
+    optional = derived | {key for key in own if key.endswith("num_batches_tracked")}
+    assert {key: own[key] for key in optional} | {key: tensor.shape for key, tensor in returned.items()} == own
 
 
 @each_paper
