@@ -120,7 +120,7 @@ def heat_map(scores: Scores) -> Picture:
             axis.imshow(values - values[0, 0], cmap="RdBu", vmin=-3, vmax=3)
             for (row, column), value in np.ndenumerate(values):
                 if np.isfinite(value):
-                    axis.text(column, row, f"{value:.1f}", ha="center", va="center")
+                    axis.text(column, row, f"{value:.1f}", ha="center", va="center", color="black")
             axis.set_xticks([0, 1], ["without", "with"])
             axis.set_yticks([0, 1], ["without", "with"])
             axis.set_xlabel("regularisation")
