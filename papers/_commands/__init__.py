@@ -46,6 +46,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "corrupt": Command("common.robustness.corruptions.folder", "Write a corrupted copy of an image folder."),
     "stylise": Command("papers.stylized_imagenet.folder", "Write a stylised copy of an image folder."),
+    "deepaugment": Command("papers.imagenet_r.folder", "Write a copy of an image folder, distorted by DeepAugment."),
     "compare": Command(
         "papers._commands.compare", "Train small models of several papers alike and compare.", models=True
     ),
