@@ -281,6 +281,7 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     r"compare( [\w-]+)*": exists_only,
     r"all( --quick)?": exists_only,
     r"new [\w-]+": writes_a_paper,
+    r"(stylise|deepaugment) SOURCE TARGET( --\w+ [\w.]+)+": exists_only,  # run in the tests of their papers
     r"robustness --model \w+ --pretrained --data ([\w-]+=)?DIR": measures_a_timm_model,
     r"robustness --model NAME --checkpoint FILE --data images-occlusion=DIR": measures_any_pictures,
     rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model [\w.]+)?": evaluates,
@@ -325,7 +326,7 @@ def test_command_of_a_readme_is_understood(command: str, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     for word in set(shlex.split(command)):
         path = tmp_path / word.rpartition("=")[2]
-        if path.name in ("DIR", "OLD", "NEW"):
+        if path.name in ("DIR", "SOURCE", "OLD", "NEW"):
             path.mkdir(exist_ok=True)
         elif path.name == "FILE" or path.suffix in (".pth", ".tar", ".pt"):
             path.touch()

@@ -18,9 +18,13 @@ from papers.imagenet_r.noise2net import Noise2Net
 def hooks(recipe: Recipe) -> Sequence[Hook]:
     """The hooks of a recipe's method settings: ``noise2net``, the largest strength (0: off), and AugMix's.
 
+    A recipe without such settings trains as it says, on whatever copies there are.
+
     Raises:
         UserError: a value is out of range.
     """
+    if not recipe.method:
+        return ()
     strength = float(recipe.method["noise2net"])
     if strength < 0:
         raise UserError(f"noise2net is the largest strength of Noise2Net, at least 0, not {strength}.")

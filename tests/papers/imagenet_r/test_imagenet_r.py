@@ -286,7 +286,7 @@ def test_garments_are_placed_elsewhere() -> None:
 
 def scores(table: dict[str, list[float]], seeds: int = 6) -> bench.Scores:
     """Accuracies (0 to 1) of each contender under the shifts, a little different with each seed."""
-    values: dict[tuple[str, int], Mapping[str, np.ndarray | float]] = {}
+    values: dict[tuple[str, int], Mapping[str, Any]] = {}
     for name, accuracies in table.items():
         for seed in range(seeds):
             shift = 1e-4 * ((seed * 7 + len(name)) % 5)
