@@ -29,7 +29,7 @@ PAPER = Paper(
     claims=(
         Claim(
             name="architectures",
-            statement="StyleAug brings a transformer more over AugMix than it brings a residual network.",
+            statement="StyleAug brings a transformer more accuracy under corruption than it brings a residual network.",
             needs=("embedded",),
             primary="vit_mini > resnet_mini: styleaug_gain",
         ),
@@ -37,7 +37,7 @@ PAPER = Paper(
             name="consistency",
             statement="With StyleAug, a consistency loss makes a transformer more accurate at equal budget.",
             needs=("embedded",),
-            primary="vit_mini+styleaug > vit_mini+styleaug.alone: top1",
+            primary="vit_mini+styleaug > vit_mini+styleaug.no_consistency: top1",
         ),
         Claim(
             name="embeddings",
@@ -75,7 +75,7 @@ PAPER = Paper(
             name="consistency_loss",
             publication="a consistency loss between augmented views; its form is not in the abstract",
             released="nothing was released",
-            ours="AugMix's Jensen-Shannon divergence of a clean and two augmented images, with its weight",
+            ours="the Jensen-Shannon divergence of predictions for an image and its restyled form, both with the label",
             switch="recipe key method.consistency",
             effect="consistency",
         ),

@@ -12,64 +12,59 @@ from common import bench
 from common.figures import figure, to_svg
 from common.measurement import Finding, Picture, Result
 from common.run import Run
-from papers.augmix import claims as augmix
-from papers.augmix.training import hooks as augmix_hooks
-from papers.styleaug_vit.training import by_textures, hooks
+from papers.styleaug_vit.training import augmix_hooks, by_textures, hooks
 from papers.styleaug_vit.transfer import EMBEDDING, StyleAugmentor
 
 RECIPE = Path(__file__).with_name("recipe.toml")
 VIT, RESNET = "vit_mini", "resnet_mini"
-VIT_STYLE, VIT_AUGMIX, VIT_ALONE = "vit_mini+styleaug", "vit_mini+augmix", "vit_mini+styleaug.alone"
-RESNET_STYLE, RESNET_AUGMIX = "resnet_mini+styleaug", augmix.AUGMIX
-#: Gain of StyleAug over AugMix.
+VIT_STYLE, VIT_AUGMIX, VIT_ALONE = "vit_mini+styleaug", "vit_mini+augmix_views", "vit_mini+styleaug.no_consistency"
+RESNET_STYLE = "resnet_mini+styleaug"
+#: Gain of StyleAug over the host without augmentation.
 GAIN = "styleaug_gain"
 
 
 def contenders() -> list[bench.Contender]:
-    """Both hosts with AugMix and with StyleAug, with consistency; the transformer with StyleAug without it."""
+    """Both hosts, and with StyleAug; the transformer with AugMix, and with StyleAug without the consistency term."""
     vit, resnet = bench.hosts.vit_mini, bench.hosts.resnet_mini
-    (resnet_augmix,) = (contender for contender in augmix.contenders() if contender.name == RESNET_AUGMIX)
-    alone = ("method.consistency=0.0", "total_batch=128", "epoch_images=51200")
     return [
         bench.host(VIT),
         bench.host(RESNET),
-        resnet_augmix,
-        bench.Contender(VIT_AUGMIX, vit, augmix_hooks, recipe=augmix.RECIPE),
         bench.Contender(VIT_STYLE, vit, hooks, recipe=RECIPE),
-        bench.Contender(VIT_ALONE, vit, hooks, alone, RECIPE),
         bench.Contender(RESNET_STYLE, resnet, hooks, recipe=RECIPE),
+        bench.Contender(VIT_AUGMIX, vit, augmix_hooks, recipe=RECIPE),
+        bench.Contender(VIT_ALONE, vit, hooks, ("method.consistency=0.0",), RECIPE),
     ]
 
 
 def architectures(run: Run) -> Iterator[Result]:
-    """What StyleAug brings over AugMix, for a transformer and for a residual network."""
+    """What StyleAug brings a transformer and a residual network; the transformer with AugMix beside it."""
     scores = bench.scores(run, contenders(), bench.calibration)
-    yield from bench.measurements(scores, ("top1", "corruption_top1"))
+    metrics = ("top1", "corruption_top1")
+    yield from bench.measurements(scores, metrics)
     gains = bench.Scores(
         {
             (host, seed): {
                 "top1": scores.values[style, seed]["top1"],
-                GAIN: _binary(scores, style, seed) - _binary(scores, mixed, seed),
+                GAIN: _corrupted(scores, style, seed) - _corrupted(scores, host, seed),
             }
-            for host, style, mixed in ((VIT, VIT_STYLE, VIT_AUGMIX), (RESNET, RESNET_STYLE, RESNET_AUGMIX))
+            for host, style in ((VIT, VIT_STYLE), (RESNET, RESNET_STYLE))
             for seed in scores.seeds
         }
     )
     yield from bench.measurements(gains, (GAIN,))
     yield from bench.findings(gains, f"{VIT} > {RESNET}: {GAIN}")
-    metrics = ("top1", "corruption_top1")
     yield from bench.findings(scores, *(f"{VIT_STYLE} > {VIT_AUGMIX}: {metric}" for metric in metrics))
     yield bench.difference_picture("differences", scores, VIT, metrics)
     yield restyled_picture(run.settings.quick)
 
 
-def _binary(scores: bench.Scores, name: str, seed: int) -> np.ndarray:
-    """Whether a contender is right, by image, as numbers that can be subtracted."""
-    return np.asarray(scores.values[name, seed]["top1"], dtype=np.float64)
+def _corrupted(scores: bench.Scores, name: str, seed: int) -> np.ndarray:
+    """Whether a contender is right under corruption, by image, as numbers that can be subtracted."""
+    return np.asarray(scores.values[name, seed]["corruption_top1"], dtype=np.float64)
 
 
 def consistency(run: Run) -> Iterator[Result]:
-    """The transformer with StyleAug, with the consistency term and, with as many passes, without it."""
+    """The transformer with StyleAug's images, with the consistency term and without it."""
     scores = bench.scores(run, contenders(), bench.calibration)
     yield from bench.findings(scores, f"{VIT_STYLE} > {VIT_ALONE}: top1", f"{VIT_STYLE} > {VIT_ALONE}: corruption_top1")
 

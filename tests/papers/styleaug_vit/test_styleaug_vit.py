@@ -13,11 +13,11 @@ from torch import Tensor
 
 from common import bench
 from common.errors import UserError
-from common.training.hooks import Training
+from common.training.hooks import Batch, Training
 from common.training.recipe import Recipe, load_recipe
 from papers.styleaug_vit import claims
 from papers.styleaug_vit.claims import RECIPE
-from papers.styleaug_vit.training import StyleAug, by_embeddings, by_textures, hooks
+from papers.styleaug_vit.training import AugMixViews, StyleAug, TwoViews, by_embeddings, by_textures, hooks
 from papers.styleaug_vit.transfer import FILES, Predictor, StyleAugmentor, Transformer
 from tests.parity import OUTPUT_TOLERANCE, Fixture, distance, fill
 
@@ -117,7 +117,7 @@ def test_released_files_load_and_train(augmentor: StyleAugmentor, tmp_path: Path
     write(tmp_path, augmentor)
     (hook,) = hooks(recipe(f"method.weights={tmp_path}"))
     assert isinstance(hook, StyleAug)
-    assert hook.copies == 3
+    assert hook.copies == 2
     hook.start(cast("Training", SimpleNamespace(device=torch.device("cpu"))))
     assert hook.augment(torch.from_numpy(FIXTURE.arrays["x_uint8"])).shape == (3, 3, 80, 80)
     pixels = torch.from_numpy(FIXTURE.arrays["x_uint8"])
@@ -169,11 +169,38 @@ def test_textures_restyle_as_strongly_as_they_should() -> None:
     assert none < half < full
 
 
-def test_contenders_have_equal_budgets() -> None:
+def test_both_views_have_the_label_and_should_agree() -> None:
+    hook = TwoViews(2.0, (0.5,) * 3, (0.25,) * 3)
+    hook.augment = lambda pixels: 255 - pixels  # type: ignore[method-assign]
+    levels = torch.randint(0, 256, (4, 3, 8, 8))
+    batch = Batch((levels / 255 - 0.5) / 0.25, torch.arange(4), torch.eye(4), None)
+    run = cast("Training", SimpleNamespace(device="cpu"))
+    hook.on_batch(run, batch)
+    assert batch.labels.tolist() == [0, 1, 2, 3] * 2
+    assert batch.targets.shape == (8, 4)
+    torch.testing.assert_close(batch.images[4:], -batch.images[:4])
+    one = torch.randn(4, 4)
+    batch.logits = torch.cat([one, one])
+    assert hook.on_loss(run, batch, torch.tensor(1.0)).item() == pytest.approx(1.0, abs=1e-5)
+    batch.logits = torch.cat([one, -one])
+    assert hook.on_loss(run, batch, torch.tensor(1.0)) > 1.01
+    assert TwoViews(0.0, (0.5,), (0.5,)).on_loss(run, batch, torch.tensor(1.0)).item() == 1
+    with pytest.raises(UserError, match="at least 0"):
+        TwoViews(-1.0, (0.5,), (0.5,))
+
+
+def test_contenders_differ_in_what_they_are_about() -> None:
     own = {contender.name: contender for contender in claims.contenders()}
-    for name in (claims.VIT_STYLE, claims.VIT_AUGMIX, claims.RESNET_STYLE, claims.RESNET_AUGMIX):
-        settings = own[name].settings()
-        (hook,) = own[name].hooks(settings)
-        assert (hook.copies, settings.epoch_images, settings.method["consistency"]) == (3, 17024, 12.0)
-    (alone,) = own[claims.VIT_ALONE].hooks(own[claims.VIT_ALONE].settings())
-    assert alone.copies == 1
+    for name, kind, weight in (
+        (claims.VIT_STYLE, StyleAug, 2.0),
+        (claims.RESNET_STYLE, StyleAug, 2.0),
+        (claims.VIT_AUGMIX, AugMixViews, 2.0),
+        (claims.VIT_ALONE, StyleAug, 0.0),
+    ):
+        (hook,) = own[name].hooks(own[name].settings())
+        assert isinstance(hook, kind)
+        assert hook.consistency == weight
+    (augmix,) = own[claims.VIT_AUGMIX].hooks(own[claims.VIT_AUGMIX].settings())
+    assert isinstance(augmix, AugMixViews)
+    pixels = bench.test_set(True).clean[0, :4]
+    assert augmix.augment(pixels).shape == pixels.shape
