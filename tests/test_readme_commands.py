@@ -281,6 +281,7 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     r"compare( [\w-]+)*": exists_only,
     r"all( --quick)?": exists_only,
     r"new [\w-]+": writes_a_paper,
+    r"(stylise|deepaugment) SOURCE TARGET( --\w+ [\w.]+)+": exists_only,  # run in the tests of their papers
     r"robustness --model \w+ --pretrained --data ([\w-]+=)?DIR": measures_a_timm_model,
     r"robustness --model NAME --checkpoint FILE --data images-occlusion=DIR": measures_any_pictures,
     rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model [\w.]+)?": evaluates,
