@@ -88,7 +88,7 @@ def separation(run: Run) -> Iterator[Result]:
         name="both_images",
         statement="The loss has the hidden patches of both images, each once, and no visible one.",
         verdict="holds" if count == (places, 0) else "does not hold",
-        evidence=f"Scored are {count[0]} hidden patches of an image and its mirror, of {places}, and {count[1]} visible.",
+        evidence=f"Scored of an image and its mirror: {count[0]} hidden patches of {places}, {count[1]} visible ones.",
         value=float(count[0]),
         exact=True,
     )
