@@ -80,6 +80,7 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         index = get_relative_position_index(window, window)
+        self.relative_position_index: Tensor
         self.register_buffer("relative_position_index", index, persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -237,7 +238,7 @@ class MixMIM(nn.Module):
         """Layers for layer-wise learning rates, as released: blocks one by one, what follows them with the last."""
         if coarse:
             return {"stem": r"^absolute_pos_embed|^patch_embed", "blocks": r"^layers\.(\d+)"}
-        depths = [len(stage.blocks) for stage in self.layers]  # type: ignore[union-attr,arg-type]
+        depths = [len(stage.blocks) for stage in self.layers]  # type: ignore[arg-type]
 
         def layer(name: str) -> int:
             kind, *position = name.split(".")

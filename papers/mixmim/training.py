@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,8 @@ class FreshClassifier(Hook):
 
     def on_model(self, run: Training, model: nn.Module) -> None:
         """Draw its weights."""
-        for parameter in model.get_classifier().parameters():
+        classifier: Any = model.get_classifier  # timm's convention
+        for parameter in classifier().parameters():
             if parameter.ndim > 1:
                 nn.init.trunc_normal_(parameter, std=2e-5)
             else:
@@ -85,14 +87,16 @@ class Mixing(Hook):
             raise UserError(
                 f"Images are mixed in pairs, not {len(batch.images)} of them: choose an even --device-batch."
             )
-        model = run.plain_model
+        model: Any = run.plain_model
         noise = torch.rand(model.places, generator=generator(run.plan.seed, "mask", run.step))
         model.mask = mask_of(noise, self.mask_ratio).to(run.device)
 
     def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Add the error of reconstruction to the loss of the classifier, which shares no parameter with it."""
-        return loss + run.plain_model.loss(batch.images, batch.outputs[1], self.normalise)
+        model: Any = run.plain_model
+        return loss + model.loss(batch.images, batch.outputs[1], self.normalise)
 
     def finish(self, run: Training) -> None:
         """Leave a classifier."""
-        run.plain_model.pretraining, run.plain_model.mask = False, None
+        model: Any = run.plain_model
+        model.pretraining, model.mask = False, None

@@ -35,7 +35,7 @@ def test_the_classifier_matches_the_release() -> None:
 
 def test_pretraining_matches_the_release() -> None:
     fixture = Fixture.load("mixmim", "mixmim_base_pretrain")
-    model = timm.create_model("mixmim_base_pretrain")
+    model: Any = timm.create_model("mixmim_base_pretrain")
     assert sum(p.numel() for p in model.parameters()) == fixture.about["params"]
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == fixture.about["params_trainable"]
     load_released(model, fixture.state())
@@ -92,14 +92,15 @@ def test_a_true_reconstruction_has_no_error_and_visible_patches_do_not_count() -
 
 
 def test_claim_of_separation_holds() -> None:
-    found = {finding.name: finding for finding in claims.separation(cast(Run, SimpleNamespace(settings=RunSettings())))}
+    results: list[Any] = list(claims.separation(cast(Run, SimpleNamespace(settings=RunSettings()))))
+    found = {finding.name: finding for finding in results}
     assert {name: finding.verdict for name, finding in found.items()} == dict.fromkeys(found, "holds")
 
 
 def test_the_claim_sees_a_mask_that_is_too_coarse() -> None:
     """Masked in one stage only, images meet in the other."""
     torch.manual_seed(0)
-    model = mixed().eval()
+    model: Any = mixed().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     x, mask = torch.randn(2, 3, 28, 28), mask_of(torch.rand(7, 7), 0.5)
@@ -167,7 +168,7 @@ def test_layers_of_fine_tuning_are_the_released_ones() -> None:
 
 def test_fine_tuning_takes_the_encoder_of_a_pretrained_file(tmp_path: Path) -> None:
     torch.save({"model": mixed().state_dict()}, tmp_path / "pretrained.pth")
-    larger = MixMIM(**{**SIZES, "img_size": 56, "window_sizes": (14, 14)})
+    larger: Any = MixMIM(**{**SIZES, "img_size": 56, "window_sizes": (14, 14)})
     head = larger.head.weight.detach().clone()
     notes = load_initial(larger, tmp_path / "pretrained.pth")
     assert any("relative_position_bias_table" in note for note in notes)
@@ -199,7 +200,7 @@ def test_labels_do_not_reach_the_encoder(build: Callable[[], MixMIMPretraining],
     states = []
     for data in (garments, shuffled):
         torch.manual_seed(0)
-        model = build()
+        model: Any = build()
         before = model.patch_embed.proj.weight.detach().clone()
         train(model, recipe(), data, seed=0, hooks=hooks(recipe()), options=Options(device="cpu"))
         assert not model.pretraining
@@ -210,7 +211,8 @@ def test_labels_do_not_reach_the_encoder(build: Callable[[], MixMIMPretraining],
 
 
 def test_fine_tuning_on_the_bench_starts_from_what_was_pretrained(garments: TensorData) -> None:
-    teacher, model = mixed(), classifier()
+    teacher: Any = mixed()
+    model: Any = classifier()
     start = finetuning(recipe())
     start[0].teacher = teacher  # type: ignore[attr-defined]
     still = recipe("learning_rate=0.0", "warmup_learning_rate=0.0", "min_learning_rate=0.0")
@@ -221,7 +223,7 @@ def test_fine_tuning_on_the_bench_starts_from_what_was_pretrained(garments: Tens
 
 
 def test_fine_tuning_starts_with_a_classifier_that_is_almost_zero() -> None:
-    model = classifier()
+    model: Any = classifier()
     hooks(recipe("method.stage=finetune"))[0].on_model(cast(Training, None), model)
     assert 0 < model.head.weight.abs().max() < 1e-3
 
