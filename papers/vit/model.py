@@ -56,7 +56,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: Any) -> dict[s
         unused = ("pre_logits/",) if classes else ("pre_logits/", "head/")
         file = {name: value for name, value in file.items() if not name.startswith(unused)}
     ours: dict[str, Tensor] = {}
-    for name in model.state_dict():
+    # A backbone may lack what stands behind the blocks; its names are timm's all the same.
+    last = [f"{module}.{kind}" for module in ("norm", "head") for kind in ("weight", "bias")]
+    for name in dict.fromkeys([*model.state_dict(), *last]):
         parts = _released_names(name)
         if all(part in file for part in parts):
             ours[name] = _from_flax(name, [file.pop(part) for part in parts])
@@ -67,7 +69,12 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: Any) -> dict[s
 
 
 def released_state_dict(state_dict: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """Names of timm to released ones, the inverse of :func:`checkpoint_filter_fn`; what flax has not keeps its name."""
+    """Names of timm to released ones, the inverse of :func:`checkpoint_filter_fn`.
+
+    Networks of timm that have more than the release's (register tokens, layer scale) keep timm's names.
+    """
+    if any(name not in _TENSORS and _released_names(name) == [name] for name in state_dict):
+        return dict(state_dict)
     heads = model.blocks[0].attn.num_heads
     released: dict[str, Tensor] = {}
     for name, value in state_dict.items():
@@ -146,5 +153,4 @@ def _to_flax(name: str, value: Tensor, heads: int) -> list[Tensor]:
         return [part.unflatten(0, (heads, -1)) for part in value.chunk(3)]
     if name.endswith("attn.proj.weight"):
         return [value.T.unflatten(0, (heads, -1))]
-    same = name in _TENSORS or _released_names(name) == [name]
-    return [value if same else value.permute(_TO_FLAX[value.ndim])]
+    return [value if name in _TENSORS else value.permute(_TO_FLAX[value.ndim])]
