@@ -8,6 +8,7 @@ it takes for granted (``tests.readmes``).
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import shlex
 import shutil
@@ -20,10 +21,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import papers
 from common.checkpoints import to_released
-from common.robustness.benchmarks.classes import imagenet_wnids
+from common.robustness.benchmarks.classes import imagenet_wnids, sixteen_classes
 from common.robustness.full_scale import CLAIMS as FULL_SCALE
 from common.run import Run, Settings
 from common.training import command
@@ -169,6 +171,21 @@ def measures_any_pictures(place: Place) -> None:
     assert (output / "occlusion.svg").is_file()
 
 
+def measures_cue_conflicts(place: Place) -> None:
+    """On two pictures of each category, which are named for shape and texture."""
+    cues = place.folder / "cues"
+    for shape, texture in itertools.pairwise((*sixteen_classes(), next(iter(sixteen_classes())))):
+        (cues / shape).mkdir(parents=True)
+        for number in (1, 2):
+            image = Image.new("RGB", (40, 40), (5 * number, 0, 0))
+            image.save(cues / shape / f"{shape}{number}-{texture}{number}.png")
+    given = {"NAME": "resnet18", "FILE": str(checkpoint(place.folder, "resnet18"))}
+    words = [given.get(word, word.replace("DIR", str(cues))) for word in place.words]
+    output = place.folder / "out"
+    assert main([*words, "--workers", "0", "--output", str(output)]) == 0
+    assert "shape_share" in (output / "results.json").read_text()
+
+
 def evaluates(place: Place) -> None:
     """A released file of random weights: every row that it settles is measured, and none is reproduced."""
     slug = place.found["slug"]
@@ -284,6 +301,7 @@ EXERCISES: dict[str, Callable[[Place], None]] = {
     r"(stylise|deepaugment) SOURCE TARGET( --\w+ [\w.]+)+": exists_only,  # run in the tests of their papers
     r"robustness --model \w+ --pretrained --data ([\w-]+=)?DIR": measures_a_timm_model,
     r"robustness --model NAME --checkpoint FILE --data images-occlusion=DIR": measures_any_pictures,
+    r"robustness --model NAME --checkpoint FILE --data cue-conflict=DIR": measures_cue_conflicts,
     rf"{SLUG}( --imagenet(-\w+)? DIR)+ --checkpoint \S+( --model [\w.]+)?": evaluates,
     rf"{SLUG} --cifar-10 DIR --cifar-10-c DIR --checkpoint FILE": evaluates_on_cifar,
     rf"{SLUG} train --recipe cifar10 --dataset torch/cifar10 --data DIR --model \w+": trains_on_cifar,
