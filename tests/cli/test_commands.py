@@ -394,7 +394,8 @@ def test_checks_of_a_paper_are_of_its_files(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_changes_concern_papers_and_what_builds_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.concerned([]) == []
-    assert checks.concerned(["papers/simclr/method.py", "tests/papers/simclr/test_simclr.py"]) == ["simclr"]
+    assert checks.concerned(["papers/tnt/model.py", "tests/papers/tnt/test_model.py"]) == ["tnt"]
+    assert checks.concerned(["papers/simclr/method.py"]) == ["mixmim", "simclr"]
     assert {"rvt", "vars", "unrolling"} <= set(checks.concerned(["results/reference/rvt.csv"]) or ())
     assert "hornet" in (checks.concerned(["papers/deit/recipe.toml"]) or ()), "its recipe is based on DeiT's"
     for file in ("common/run.py", "papers/__init__.py", "papers/rvts/model.py", "papers/_commands/new.py"):

@@ -22,6 +22,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keeps runs out of the checkout."""
     folder = tmp_path / "runs"
     monkeypatch.setattr(reproduce, "runs_folder", lambda: folder)
+    monkeypatch.setattr("papers._commands.reference.runs_folder", lambda: folder)
     return folder
 
 
