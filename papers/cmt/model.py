@@ -24,6 +24,7 @@ from timm.models._features_fx import register_notrace_module
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
+from common.classifier import HasClassifier
 from common.errors import UserError, nearest
 
 #: One row a variant, with the size of images that it is trained on, to which its scores by position are tied.
@@ -211,7 +212,7 @@ def resized_bias(bias: Tensor, old: tuple[int, int], new: tuple[int, int], reduc
     return F.interpolate(bias, size=keys, mode="bilinear", align_corners=False).flatten(2)
 
 
-class CMT(nn.Module):
+class CMT(HasClassifier):
     """The hierarchy: a stem of three 3x3 convolutions, stages at strides 4 to 32, a wide last layer, and a classifier.
 
     Args:
@@ -238,6 +239,8 @@ class CMT(nn.Module):
     Raises:
         UserError: a size of images that stages or reductions do not divide.
     """
+
+    architecture = "CMT"
 
     def __init__(
         self,
@@ -328,22 +331,6 @@ class CMT(nn.Module):
         stages: Any = self.stages
         for stage in stages:
             stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs (0: none)."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise UserError(f"CMT pools by 'avg' or not at all (''), not by {global_pool!r}.")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        like = next(self.stem.parameters())
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(device=like.device, dtype=like.dtype)
 
     def _embed(self, x: Tensor) -> Tensor:
         """Images to the stem's features; images of a wrong size are refused."""

@@ -22,6 +22,7 @@ from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from common.classifier import HasClassifier
 from common.errors import UserError, nearest
 from papers.evolving_attention.maps import Evolution, relative_terms
 from papers.evolving_attention.released import checkpoint_filter_fn, released_state_dict  # noqa: F401  (found here)
@@ -175,7 +176,7 @@ class Bottleneck(nn.Module):
         return torch.relu(x + shortcut), attention
 
 
-class EAResNet(nn.Module):
+class EAResNet(HasClassifier):
     """A ResNet with evolving attention in all stages but the first.
 
     Args:
@@ -188,6 +189,8 @@ class EAResNet(nn.Module):
         alpha, beta: see :class:`Evolution`.
         drop_rate: dropout before the classifier.
     """
+
+    architecture = "EA-ResNet"
 
     def __init__(
         self,
@@ -248,22 +251,6 @@ class EAResNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs (0: none)."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise UserError(f"EA-ResNet pools by 'avg' or not at all (''), not by {global_pool!r}.")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(device=like.device, dtype=like.dtype)
 
     def features_and_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images (B, in_chans, height, width) to features (B, C, H, W) and each layer's evolved map, before softmax."""

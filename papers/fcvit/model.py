@@ -27,6 +27,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
+from common.classifier import HasClassifier
 from common.errors import UserError, nearest
 
 #: One row a variant, with the share of an image that is evaluated.
@@ -193,7 +194,7 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x))
 
 
-class FCViT(nn.Module):
+class FCViT(HasClassifier):
     """The hierarchy: stages at strides 4, 8, 16 and 32 and, between them, strided convolutions; then a classifier.
 
     ``network`` holds stages at even places and what is between them at odd ones.
@@ -217,6 +218,8 @@ class FCViT(nn.Module):
     Raises:
         UserError: channels of a stage that heads or the bottleneck do not divide.
     """
+
+    architecture = "FCViT"
 
     def __init__(
         self,
@@ -287,22 +290,6 @@ class FCViT(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs (0: none)."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise UserError(f"FCViT pools by 'avg' or not at all (''), not by {global_pool!r}.")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        like = next(self.network.parameters())
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(device=like.device, dtype=like.dtype)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to features (B, C, H, W)."""

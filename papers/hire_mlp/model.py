@@ -22,6 +22,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
+from common.classifier import HasClassifier
 from common.errors import UserError, nearest
 
 #: One row a variant.
@@ -167,7 +168,7 @@ def overlapping_patches(in_chans: int, dim: int) -> nn.Module:
     return Embedding(in_chans, dim, kernel_size=7, stride=4, padding=2)
 
 
-class HireMLPNet(nn.Module):
+class HireMLPNet(HasClassifier):
     """Hire-MLP: stages of :class:`Block` at strides 4, 8, 16 and 32.
 
     Block k of a stage shifts by ``(k mod shift_period) * shift_step`` positions, so the first one of each exchanges
@@ -189,6 +190,8 @@ class HireMLPNet(nn.Module):
         stem_stride: pixels between positions of the first stage.
         map_norms: whether the features of each stage, as a pyramid, have a batch norm, as released for UPerNet.
     """
+
+    architecture = "Hire-MLP"
 
     def __init__(
         self,
@@ -253,22 +256,6 @@ class HireMLPNet(nn.Module):
         for part in self.network:
             if isinstance(part, Stage):
                 part.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs (0: none)."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise UserError(f"Hire-MLP pools by 'avg' or not at all (''), not by {global_pool!r}.")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(device=like.device, dtype=like.dtype)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to normalised features (B, C, H, W)."""

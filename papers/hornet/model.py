@@ -26,6 +26,7 @@ from timm.models._features_fx import register_notrace_module
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
+from common.classifier import HasClassifier
 from common.errors import UserError, nearest
 
 _GLOBAL = {"global_filter_stages": (2, 3)}
@@ -201,7 +202,7 @@ class Stage(nn.Sequential):
         return x.permute(0, 3, 1, 2)
 
 
-class HorNet(nn.Module):
+class HorNet(HasClassifier):
     """HorNet: stages of :class:`Block` at strides 4, 8, 16 and 32, each twice as wide as the one before.
 
     Args:
@@ -224,6 +225,8 @@ class HorNet(nn.Module):
     Raises:
         UserError: an image of ``img_size`` is smaller than the last stage's stride, or channels cannot be halved.
     """
+
+    architecture = "HorNet"
 
     def __init__(
         self,
@@ -305,22 +308,6 @@ class HorNet(nn.Module):
         stages: Any = self.stages
         for stage in stages:
             stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs (0: none)."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise UserError(f"HorNet pools by 'avg' or not at all (''), not by {global_pool!r}.")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(device=like.device, dtype=like.dtype)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to features (B, C, H, W), not yet normalised."""

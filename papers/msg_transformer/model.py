@@ -25,6 +25,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
+from common.classifier import HasClassifier
 from common.errors import UserError, nearest
 
 #: One row a variant.
@@ -231,7 +232,7 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
-class MSGTransformer(nn.Module):
+class MSGTransformer(HasClassifier):
     """The hierarchy, and a classifier of the last stage's messenger.
 
     Images are padded with zeros below and right until regions divide the maps of all stages: to multiples of 224 pixels
@@ -257,6 +258,8 @@ class MSGTransformer(nn.Module):
     Raises:
         UserError: an unknown manipulation, or channels that heads or messengers cannot share.
     """
+
+    architecture = "MSG-Transformer"
 
     def __init__(
         self,
@@ -339,21 +342,6 @@ class MSGTransformer(nn.Module):
         for stage in self.modules():
             if isinstance(stage, Stage):
                 stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs (0: none)."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise UserError(f"MSG-Transformer pools by 'avg' or not at all (''), not by {global_pool!r}.")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(device=self.msg_tokens.device, dtype=self.msg_tokens.dtype)
 
     def _stages(self, x: Tensor, stages: int) -> tuple[Tensor, list[Tensor]]:
         """Images to the last of ``stages``' messengers, and to each one's map of local tokens, padding included."""

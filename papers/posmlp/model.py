@@ -27,6 +27,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
+from common.classifier import HasClassifier
 from common.errors import UserError, nearest
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
@@ -279,7 +280,7 @@ class Stem(nn.Module):
         return x
 
 
-class PosMLP(nn.Module):
+class PosMLP(HasClassifier):
     """PosMLP: levels of :class:`PosMLPLayer` at strides 4, 8, 16 and 32.
 
     Args:
@@ -302,6 +303,8 @@ class PosMLP(nn.Module):
     Raises:
         UserError: windows do not fit ``img_size``, or the encoding is unknown.
     """
+
+    architecture = "PosMLP"
 
     def __init__(
         self,
@@ -375,22 +378,6 @@ class PosMLP(nn.Module):
         for part in self.levels:
             if isinstance(part, Level):
                 part.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs (0: none)."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise UserError(f"PosMLP pools by 'avg' or not at all (''), not by {global_pool!r}.")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(device=like.device, dtype=like.dtype)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to normalised features (B, C, H, W)."""

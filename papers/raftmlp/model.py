@@ -25,6 +25,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
+from common.classifier import HasClassifier
 from common.errors import UserError, nearest
 from papers.raftmlp.released import checkpoint_filter_fn, released_state_dict  # noqa: F401  (found beside the class)
 
@@ -238,7 +239,7 @@ class Level(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
-class RaftMLP(nn.Module):
+class RaftMLP(HasClassifier):
     """RaftMLP: levels of :class:`Block`, each at a coarser grid than the one before.
 
     Args:
@@ -263,6 +264,8 @@ class RaftMLP(nn.Module):
     Raises:
         UserError: a level's channels do not make whole rafts, or the mixing is unknown.
     """
+
+    architecture = "RaftMLP"
 
     def __init__(
         self,
@@ -330,22 +333,6 @@ class RaftMLP(nn.Module):
         for part in self.levels:
             if isinstance(part, Level):
                 part.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs (0: none)."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise UserError(f"RaftMLP pools by 'avg' or not at all (''), not by {global_pool!r}.")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(device=like.device, dtype=like.dtype)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to normalised features (B, C, H, W)."""

@@ -27,6 +27,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from common.classifier import HasClassifier
 from common.errors import UserError, nearest
 
 #: One row a variant. The paper calls those with windows of 14 tokens S+ and B+.
@@ -273,7 +274,7 @@ def as_maps(x: Tensor, regions: tuple[int, int], window_size: int, size: tuple[i
     return regional, local.flatten(4, 5).flatten(2, 3)[:, :, : size[0], : size[1]]
 
 
-class RegionViT(nn.Module):
+class RegionViT(HasClassifier):
     """The hierarchy, and a classifier of the mean regional token.
 
     Args:
@@ -299,6 +300,8 @@ class RegionViT(nn.Module):
     Raises:
         UserError: an unknown stem, or channels that are no multiple of a head's.
     """
+
+    architecture = "RegionViT"
 
     def __init__(
         self,
@@ -374,22 +377,6 @@ class RegionViT(nn.Module):
         for stage in self.modules():
             if isinstance(stage, Stage):
                 stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs (0: none)."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise UserError(f"RegionViT pools by 'avg' or not at all (''), not by {global_pool!r}.")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        like = next(self.layers.parameters())
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(device=like.device, dtype=like.dtype)
 
     def _stages(self, x: Tensor, stages: int) -> tuple[Tensor, list[Tensor]]:
         """Images to the last of ``stages``' map of regional tokens, and to each one's map of local tokens."""

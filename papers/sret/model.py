@@ -25,6 +25,7 @@ from timm.models._features_fx import register_notrace_module
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
+from common.classifier import HasClassifier
 from common.errors import UserError, nearest
 
 _TINY: dict[str, Any] = {"mlp_ratio": 3.6}
@@ -232,7 +233,7 @@ def _fixed_permutations(count: int, tokens: int) -> Tensor:
     return torch.from_numpy(np.asarray(drawn, dtype=np.int64).reshape(count, tokens))
 
 
-class SReT(nn.Module):
+class SReT(HasClassifier):
     """The hierarchy: a stem, positions, stages at strides 8, 16 and 32, and a classifier of the mean token.
 
     Args:
@@ -257,6 +258,8 @@ class SReT(nn.Module):
     Raises:
         UserError: a size of images whose tokens the groups do not divide.
     """
+
+    architecture = "SReT"
 
     def __init__(
         self,
@@ -345,21 +348,6 @@ class SReT(nn.Module):
         stages: Any = self.stages
         for stage in stages:
             stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs (0: none)."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise UserError(f"SReT pools by 'avg' or not at all (''), not by {global_pool!r}.")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(device=self.pos_embed.device, dtype=self.pos_embed.dtype)
 
     def _embed(self, x: Tensor) -> Tensor:
         """Images to the first map, positions added; images of a wrong size are refused."""
