@@ -31,13 +31,10 @@ class Model:
         name: timm's name, unique among all papers.
         released: the variant's name in the released implementation and in the parity fixtures, or empty where
             nothing was released for it.
-        defined_by: empty where the paper's own ``model.py`` builds it; ``timm`` or another paper's slug where the
-            architecture is already there and this paper only measures it.
     """
 
     name: str
     released: str = ""
-    defined_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +111,9 @@ class Paper:
         repository: the released implementation, or empty.
         commit: the commit of it that we compare with, or empty.
         licence: licence of the released code; ``none stated`` means that nothing of it may be copied.
-        models: what it adds to timm's registry, and the models of others that it is measured beside.
+        models: what its own ``model.py`` builds and adds to timm's registry.
+        reused_models: models of timm or of another paper that it trains or measures; their ``released`` is the name
+            of this paper's weights for them.
         converts: modules of timm whose released names the paper's ``model.py`` converts to (``released_state_dict``) or
             from (``checkpoint_filter_fn``), where timm itself does not; ``MODULE:PATTERN`` for some architectures.
         claims: in the order in which they are measured, those on the user's own data before all others.
@@ -138,6 +137,7 @@ class Paper:
     commit: str = ""
     licence: str = ""
     models: tuple[Model, ...] = ()
+    reused_models: tuple[Model, ...] = ()
     converts: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     deviations: tuple[Deviation, ...] = ()
@@ -149,7 +149,7 @@ class Paper:
         if not _SLUG.fullmatch(self.slug):
             raise ValueError(f"slug {self.slug!r}: use lower-case letters, digits and single hyphens")
         for what, names in (
-            ("model", [m.name for m in self.models]),
+            ("model", [m.name for m in self.all_models]),
             ("claim", [c.name for c in self.claims]),
         ):
             twice = {name for name in names if names.count(name) > 1}
@@ -160,6 +160,11 @@ class Paper:
     def package(self) -> str:
         """The importable name of the paper's package, e.g. ``papers.vars``."""
         return f"papers.{self.slug.replace('-', '_')}"
+
+    @property
+    def all_models(self) -> tuple[Model, ...]:
+        """Its own models, then those that it reuses."""
+        return (*self.models, *self.reused_models)
 
     @property
     def data_sets(self) -> list[Need]:

@@ -80,7 +80,7 @@ def register_models() -> None:
     for paper in all_papers().values():
         CONVERSIONS.update(dict.fromkeys(paper.converts, f"{paper.package}.model"))
         for model in paper.models:
-            if model.defined_by or _registered.get(model.name) == paper.slug:
+            if _registered.get(model.name) == paper.slug:
                 continue
             if is_model(model.name):
                 raise UserError(f"{paper.slug}: a model called {model.name!r} is already registered; rename one.")

@@ -170,7 +170,7 @@ def own_models_first(paper: Paper, rows: pd.DataFrame) -> pd.DataFrame:
         paper: whose models are its own; of one that defines none, all in its manifest are.
         rows: with the columns ``model`` and ``paper``.
     """
-    own = {model.name for model in paper.models if not model.defined_by}
+    own = {model.name for model in paper.models}
     mine = rows["paper"] == paper.slug
     # A name may have a tag of the weights behind a dot.
     names = pd.Series([name.partition(".")[0] for name in rows["model"]], index=rows.index, dtype=object)

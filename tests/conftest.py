@@ -38,7 +38,7 @@ def _concerns(item: pytest.Item, paper: Paper) -> bool:
     """Whether a test is among the paper's, or has it, a file, a model or a command of it as a parameter."""
     if paper.package.partition(".")[2] == item.path.parent.name and item.path.parts[-3] == "papers":
         return True
-    words = {paper.slug, *(model.name for model in paper.models)}
+    words = {paper.slug, *(model.name for model in paper.all_models)}
     values = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return any(
         value == paper

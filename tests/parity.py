@@ -181,7 +181,7 @@ def check_model(
 
 def _declared(slug: str, variant: str) -> str:
     """The name in timm of the paper's model that was released as ``variant``."""
-    names = [model.name for model in papers.find(slug).models if model.released == variant]
+    names = [model.name for model in papers.find(slug).all_models if model.released == variant]
     assert len(names) == 1, f"{slug} declares {len(names)} models as released under {variant}: say which is meant"
     return names[0]
 

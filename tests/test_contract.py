@@ -74,7 +74,7 @@ def test_contenders_are_classifiers_of_the_bench(paper: Paper) -> None:
 
 @each_paper
 def test_every_printed_row_is_of_a_known_model_and_settled_once(paper: Paper) -> None:
-    known = {model.name for built_on in (paper.slug, *paper.builds_on) for model in papers.find(built_on).models}
+    known = {model.name for built_on in (paper.slug, *paper.builds_on) for model in papers.find(built_on).all_models}
     for row in load_manifest(paper.manifest).itertuples():
         architecture = row.model.partition(".")[0]
         # A source that does not say which variant it measured has the slug in place of a model.
@@ -85,14 +85,14 @@ def test_every_printed_row_is_of_a_known_model_and_settled_once(paper: Paper) ->
 
 @each_paper
 def test_every_setting_of_the_recipe_loads_for_every_model(paper: Paper) -> None:
-    assert not (paper.recipe_type and paper.models), "registered models are trained by common.training's recipes"
+    assert not (paper.recipe_type and paper.all_models), "registered models are trained by common.training's recipes"
     for setting in settings(paper.recipe):
         if paper.recipe_type:
             module, _, name = paper.recipe_type.partition(":")
             for quick in (False, True):
                 load_as(getattr(importlib.import_module(module), name), paper.recipe, setting, quick=quick)
             continue
-        for model in paper.models or (None,):
+        for model in paper.all_models or (None,):
             recipe = load_recipe(paper.recipe, setting, model=model.name if model else "")
             if not model:
                 continue
@@ -108,7 +108,7 @@ def test_deviations_say_where_their_effect_is_seen(paper: Paper) -> None:
     assert not [name for name, n in Counter(d.name for d in paper.deviations).items() if n > 1]
 
 
-@pytest.mark.parametrize("name", sorted({m.name for paper in papers.all_papers().values() for m in paper.models}))
+@pytest.mark.parametrize("name", sorted({m.name for paper in papers.all_papers().values() for m in paper.all_models}))
 def test_every_declared_model_builds_and_keeps_to_the_protocols(name: str) -> None:
     """Also, its released names and shapes lead back to its own; values are compared in the papers' parity tests."""
     with shapes_only():
@@ -167,7 +167,7 @@ print(*sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     count, imported = done.stdout.splitlines()
-    own = [m.name for paper in papers.all_papers().values() for m in paper.models if not m.defined_by]
+    own = [m.name for paper in papers.all_papers().values() for m in paper.models]
     assert int(count) == len(own)
     modules = set(imported.split())
     packages = {path.parent.name for path in (CHECKOUT / "papers").glob("*/__init__.py")}

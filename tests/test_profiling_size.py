@@ -14,9 +14,9 @@ from common.run import Run, Settings, measuring_function
 def sizes(slug: str, folder: Path, *models: str) -> dict[tuple[str, str], float]:
     """What a paper's claim ``size`` measures of some of its models, by name and metric."""
     paper = papers.find(slug)
-    kept = tuple(model for model in paper.models if model.name in models)
+    kept = tuple(model for model in paper.all_models if model.name in models)
     assert len(kept) == len(models)
-    run = Run(replace(paper, models=kept), Settings(quick=True), folder)
+    run = Run(replace(paper, models=kept, reused_models=()), Settings(quick=True), folder)
     claim = next(claim for claim in paper.claims if claim.name == "size")
     return {(m.model, m.metric): m.value for m in measuring_function(paper, claim)(run)}
 

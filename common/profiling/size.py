@@ -32,7 +32,7 @@ def size(run: Run) -> Iterator[Measurement]:
     counted_by = own.model_size if isinstance(own, OffersSizes) else model_size
     manifest = load_manifest(run.paper.manifest)
     printed = manifest[(manifest["dataset"] == "-") & manifest["metric"].isin(("params", "flops"))]["model"].unique()
-    for declared in run.paper.models:
+    for declared in run.paper.all_models:
         counted = list(counted_by(declared.name))
         forms = {measurement.model for measurement in counted} - {declared.name}
         names = [name for name in printed if name.partition(".")[0] == declared.name and name not in forms]

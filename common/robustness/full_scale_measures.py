@@ -56,7 +56,7 @@ def load_model(run: Run, num_classes: int = 1000) -> tuple[nn.Module, str, Weigh
     name = run.settings.model or _identified(run.paper, checkpoint, checkpoint.stat().st_mtime_ns, num_classes)
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        known = [model.name for model in run.paper.models]
+        known = [model.name for model in run.paper.all_models]
         raise UserError(f"There is no model {architecture!r}.{nearest(architecture, known)}")
     tagged = [model for model, *_ in _printed(run.paper, architecture) if model != architecture]
     if name != architecture and tagged and name not in tagged:
@@ -115,7 +115,7 @@ def identify(paper: Paper, content: Mapping[str, Any], path: Path, num_classes: 
         UserError: it fits none; says which comes nearest, and where it differs.
     """
     misfits: list[tuple[int, str, str]] = []
-    for model in paper.models:
+    for model in paper.all_models:
         # On the meta device nothing is computed or allocated, so that trying every model is cheap.
         with shapes_only(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -104,7 +104,7 @@ def _values(args: Namespace) -> dict[str, object]:
         "repository": args.repository,
         "commit": args.commit,
         "licence": args.licence,
-        "timm_models": ", ".join(f'Model(name="{each}", defined_by="timm")' for each in args.timm or [EXAMPLE]),
+        "timm_models": ", ".join(f'Model(name="{each}")' for each in args.timm or [EXAMPLE]),
         "kind": args.kind,
         "key": f"{re.sub(r'[^a-z]', '', authors[0].split()[-1].lower())}{args.year}{name.partition('_')[0]}",
     }

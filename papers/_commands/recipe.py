@@ -35,7 +35,7 @@ def run(paper: Paper, args: Namespace) -> int:
         for name in names:
             print(f"{name:{width}}  {_based_on(paper, name)}".rstrip())
         return 0
-    models = [model.name for model in paper.models]
+    models = [model.name for model in paper.all_models]
     if args.model and args.model not in models:
         raise UserError(f"{args.model} is not a model of {paper.slug}.{nearest(args.model, models)}")
     form = {"model": args.model or "", "quick": args.quick}

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser, paper: Paper) -> None:
 
 def run(paper: Paper, args: Namespace) -> int:
     """Train with the hooks that the paper has in ``training.py``."""
-    models = [model.name for model in paper.models]
+    models = [model.name for model in paper.all_models]
     return command.run(
         args, slug=paper.slug, recipe_path=paper.recipe, models=models, hooks=_hooks(paper), report=write_report
     )

@@ -21,7 +21,7 @@ def trainable(paper: Paper) -> list[str]:
     """The models that the paper defines and its recipe trains on ImageNet."""
     if not paper.recipe.is_file() or SETTING not in settings(paper.recipe):
         return []
-    return [model.name for model in paper.models if not model.defined_by and "_cifar" not in model.name]
+    return [model.name for model in paper.models if "_cifar" not in model.name]
 
 
 def rows(paper: Paper) -> list[tuple[str, ...]]:

@@ -46,13 +46,9 @@ PAPER = Paper(
   journal = {arXiv preprint arXiv:2106.10270},
   year    = {2021}
 }""",
-    models=(
-        *(
-            Model(name=f"{name}_{size}", released=released, defined_by="timm")
-            for name, released in _MODELS.items()
-            for size in (224, 384)
-        ),
-        Model(name="vit_base_patch8_224", released="B_8", defined_by="timm"),
+    reused_models=(
+        *(Model(name=f"{name}_{size}", released=released) for name, released in _MODELS.items() for size in (224, 384)),
+        Model(name="vit_base_patch8_224", released="B_8"),
     ),
     claims=(
         Claim(

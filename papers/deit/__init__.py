@@ -57,12 +57,9 @@ PAPER = Paper(
   booktitle = {International Conference on Machine Learning},
   year      = {2021}
 }""",
-    models=(
-        *(Model(name=name, released=name, defined_by="timm") for name in _DEIT),
-        *(
-            Model(name=f"deit3_{name}", released=f"deit_{name.rpartition('_')[0]}_LS", defined_by="timm")
-            for name in _DEIT3
-        ),
+    reused_models=(
+        *(Model(name=name, released=name) for name in _DEIT),
+        *(Model(name=f"deit3_{name}", released=f"deit_{name.rpartition('_')[0]}_LS") for name in _DEIT3),
     ),
     converts=("timm.models.vision_transformer:deit*", "timm.models.deit"),
     claims=(

@@ -26,23 +26,20 @@ PAPER = Paper(
   year      = {2022}
 }""",
     builds_on=("swin",),
-    models=(
-        Model(name="deit_tiny_patch16_224", released="hat_vit_tiny_patch16_224", defined_by="timm"),
-        Model(name="deit_small_patch16_224", released="hat_vit_small_patch16_224", defined_by="timm"),
-        Model(name="deit_base_patch16_224", released="hat_vit_base_patch16_224", defined_by="timm"),
-        Model(
-            name="deit_base_distilled_patch16_224", released="hat_deit_base_distilled_patch16_224", defined_by="timm"
-        ),
+    reused_models=(
+        Model(name="deit_tiny_patch16_224", released="hat_vit_tiny_patch16_224"),
+        Model(name="deit_small_patch16_224", released="hat_vit_small_patch16_224"),
+        Model(name="deit_base_patch16_224", released="hat_vit_base_patch16_224"),
+        Model(name="deit_base_distilled_patch16_224", released="hat_deit_base_distilled_patch16_224"),
         *(
             Model(
                 name=f"swin_{size}_patch4_window7_224",
                 released=f"hat_swin_{size}_patch4_window7_224",
-                defined_by="timm",
             )
             for size in ("tiny", "small", "base")
         ),
         *(
-            Model(name=f"volo_{size}", released=f"hat_volo_{size}", defined_by="timm")
+            Model(name=f"volo_{size}", released=f"hat_volo_{size}")
             for size in ("d1_224", "d1_384", "d5_224", "d5_448", "d5_512")
         ),
     ),

@@ -41,12 +41,14 @@ PAPER = Paper(
     models=(
         Model(name="deit_tiny_no_position_patch16_224", released="no_pos_deit_t"),
         *(Model(name=f"deit_tiny_patch{patch}_224", released=f"patch_{patch}_deit_t") for patch in (22, 28, 32, 38)),
-        Model(name="deit_tiny_patch16_224", defined_by="timm"),
-        Model(name="deit_small_patch16_224", defined_by="timm"),
-        Model(name="deit_base_patch16_224", defined_by="timm"),
-        Model(name="deit_tiny_distilled_patch16_224", released="dino_tiny_dist", defined_by="timm"),
-        Model(name="deit_small_distilled_patch16_224", released="dino_small_dist", defined_by="timm"),
-        Model(name="resnet50", defined_by="timm"),
+    ),
+    reused_models=(
+        Model(name="deit_tiny_patch16_224"),
+        Model(name="deit_small_patch16_224"),
+        Model(name="deit_base_patch16_224"),
+        Model(name="deit_tiny_distilled_patch16_224", released="dino_tiny_dist"),
+        Model(name="deit_small_distilled_patch16_224", released="dino_small_dist"),
+        Model(name="resnet50"),
     ),
     claims=(
         Claim(

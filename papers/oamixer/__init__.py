@@ -41,10 +41,11 @@ PAPER = Paper(
         Model(name="oamixer_convmixer_s16", released="convmixer_s16_mask"),
         Model(name="oamixer_convmixer_s16_host", released="convmixer_s16"),
         Model(name="oamixer_convmixer_s16_unshared", released="convmixer_s16_noshare"),
-        # Hosts that timm has.
-        Model(name="deit_tiny_patch16_224", released="deit_t", defined_by="timm"),
-        Model(name="mixer_s32_224", released="mixer_s32", defined_by="timm"),
-        Model(name="mixer_s16_224", released="mixer_s16", defined_by="timm"),
+    ),
+    reused_models=(
+        Model(name="deit_tiny_patch16_224", released="deit_t"),
+        Model(name="mixer_s32_224", released="mixer_s32"),
+        Model(name="mixer_s16_224", released="mixer_s16"),
     ),
     claims=(
         Claim(

@@ -25,11 +25,11 @@ PAPER = Paper(
   pages     = {404--421},
   year      = {2022}
 }""",
-    models=(
-        Model(name="deit_tiny_patch16_224", defined_by="timm"),
-        Model(name="deit_small_patch16_224", defined_by="timm"),
-        Model(name="resnet18", defined_by="timm"),
-        Model(name="resnet50", defined_by="timm"),
+    reused_models=(
+        Model(name="deit_tiny_patch16_224"),
+        Model(name="deit_small_patch16_224"),
+        Model(name="resnet18"),
+        Model(name="resnet50"),
     ),
     claims=(
         Claim(

@@ -32,8 +32,8 @@ PAPER = Paper(
         ),
         Model(name="posmlp_b"),
         Model(name="gmlp_s16_posgu_224"),
-        Model(name="gmlp_s16_224", defined_by="timm"),
     ),
+    reused_models=(Model(name="gmlp_s16_224"),),
     claims=(
         Claim(
             name="parameterization",

@@ -34,7 +34,7 @@ PAPER = Paper(
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
   year      = {2022}
 }""",
-    models=(Model(name="vit_base_patch16_224", released="ViT-B/16", defined_by="timm"),),
+    reused_models=(Model(name="vit_base_patch16_224", released="ViT-B/16"),),
     claims=(
         Claim(
             name="adversarial_training",

@@ -25,9 +25,8 @@ PAPER = Paper(
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2022}
 }""",
-    models=tuple(
-        Model(name=name, released=name, defined_by="timm")
-        for name in ("sequencer2d_s", "sequencer2d_m", "sequencer2d_l")
+    reused_models=tuple(
+        Model(name=name, released=name) for name in ("sequencer2d_s", "sequencer2d_m", "sequencer2d_l")
     ),
     converts=("timm.models.sequencer",),
     claims=(

@@ -21,9 +21,9 @@ PAPER = Paper(
   journal = {arXiv preprint arXiv:2112.09260},
   year    = {2021}
 }""",
-    models=(
-        Model(name="deit_small_patch16_224", defined_by="timm"),
-        Model(name="resnet50", defined_by="timm"),
+    reused_models=(
+        Model(name="deit_small_patch16_224"),
+        Model(name="resnet50"),
     ),
     builds_on=("augmix",),
     claims=(

@@ -34,10 +34,8 @@ PAPER = Paper(
   booktitle = {International Conference on Learning Representations},
   year      = {2019}
 }""",
-    models=(
-        Model(name="resnet50_stylized", released="resnet50_trained_on_SIN"),
-        Model(name="vgg16", released="vgg16_train_60_epochs_lr0.01", defined_by="timm"),
-    ),
+    models=(Model(name="resnet50_stylized", released="resnet50_trained_on_SIN"),),
+    reused_models=(Model(name="vgg16", released="vgg16_train_60_epochs_lr0.01"),),
     converts=("timm.models.vgg",),
     claims=(
         Claim(

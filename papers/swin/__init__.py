@@ -73,10 +73,10 @@ PAPER = Paper(
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   year      = {2021}
 }""",
-    models=(
-        *(Model(name=name, released=name, defined_by="timm") for name in _V1),
-        *(Model(name=f"swinv2_{name}", released=_released_v2(name), defined_by="timm") for name in _V2),
-        *(Model(name=name, released=name) for name in _OWN),
+    models=(*(Model(name=name, released=name) for name in _OWN),),
+    reused_models=(
+        *(Model(name=name, released=name) for name in _V1),
+        *(Model(name=f"swinv2_{name}", released=_released_v2(name)) for name in _V2),
     ),
     converts=("timm.models.swin_transformer", "timm.models.swin_transformer_v2"),
     claims=(

@@ -25,11 +25,10 @@ PAPER = Paper(
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2021}
 }""",
-    models=(
-        Model(name="tnt_s_patch16_224", released="tnt_s", defined_by="timm"),
-        Model(name="tnt_b_patch16_224", released="tnt_b", defined_by="timm"),
-        # Of an earlier release, whose weights timm keeps under its own names.
-        Model(name="tnt_s_legacy_patch16_224", defined_by="timm"),
+    reused_models=(
+        Model(name="tnt_s_patch16_224", released="tnt_s"),
+        Model(name="tnt_b_patch16_224", released="tnt_b"),
+        Model(name="tnt_s_legacy_patch16_224"),
     ),
     converts=("timm.models.tnt",),
     claims=(

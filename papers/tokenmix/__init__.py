@@ -25,11 +25,11 @@ PAPER = Paper(
   year      = {2022}
 }""",
     builds_on=("transmix",),
-    models=(
-        Model(name="deit_tiny_patch16_224", defined_by="timm"),
-        Model(name="deit_small_patch16_224", defined_by="timm"),
-        Model(name="deit_base_patch16_224", defined_by="timm"),
-        Model(name="swin_tiny_patch4_window7_224", defined_by="timm"),
+    reused_models=(
+        Model(name="deit_tiny_patch16_224"),
+        Model(name="deit_small_patch16_224"),
+        Model(name="deit_base_patch16_224"),
+        Model(name="swin_tiny_patch4_window7_224"),
     ),
     claims=(
         Claim(

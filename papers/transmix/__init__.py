@@ -24,14 +24,14 @@ PAPER = Paper(
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
   year      = {2022}
 }""",
-    models=(
-        Model(name="deit_tiny_patch16_224", defined_by="timm"),
-        Model(name="deit_small_patch16_224", released="deit_small_patch16_224_return_attn", defined_by="timm"),
-        Model(name="deit_base_patch16_224", released="deit_base_patch16_224_return_attn", defined_by="timm"),
-        Model(name="xcit_small_12_p16_224", defined_by="timm"),
-        Model(name="xcit_medium_24_p16_224", defined_by="timm"),
-        Model(name="xcit_large_24_p16_224", defined_by="timm"),
-        Model(name="ca_swin_tiny_patch4_window7_224"),
+    models=(Model(name="ca_swin_tiny_patch4_window7_224"),),
+    reused_models=(
+        Model(name="deit_tiny_patch16_224"),
+        Model(name="deit_small_patch16_224", released="deit_small_patch16_224_return_attn"),
+        Model(name="deit_base_patch16_224", released="deit_base_patch16_224_return_attn"),
+        Model(name="xcit_small_12_p16_224"),
+        Model(name="xcit_medium_24_p16_224"),
+        Model(name="xcit_large_24_p16_224"),
     ),
     claims=(
         Claim(

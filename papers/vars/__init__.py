@@ -39,13 +39,15 @@ PAPER = Paper(
 }""",
     builds_on=("rvt", "fan"),
     models=(
-        *(Model(name=host, released=f"{host}_self_att", defined_by="rvt") for host in _RVT),
-        *(Model(name=f"{host}_patch16_224", released=f"{host}_patch16_224", defined_by="timm") for host in _DEIT),
         *(
             Model(name=f"{attention}_{host}", released=_released(attention, host))
             for attention in _RELEASED_NAME
             for host in (*_RVT, *_DEIT, *_FAN)
         ),
+    ),
+    reused_models=(
+        *(Model(name=host, released=f"{host}_self_att") for host in _RVT),
+        *(Model(name=f"{host}_patch16_224", released=f"{host}_patch16_224") for host in _DEIT),
     ),
     claims=(
         Claim(

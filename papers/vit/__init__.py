@@ -52,7 +52,7 @@ PAPER = Paper(
   booktitle = {International Conference on Learning Representations},
   year      = {2021}
 }""",
-    models=tuple(Model(name=name, released=released, defined_by="timm") for name, released in _MODELS.items()),
+    reused_models=tuple(Model(name=name, released=released) for name, released in _MODELS.items()),
     converts=("timm.models.vision_transformer:vit_*",),
     claims=(
         Claim(

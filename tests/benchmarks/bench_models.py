@@ -39,7 +39,7 @@ def training_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) 
 
 def bench(paper: str, names: Sequence[str] = (), batch: int = 8, repeats: int = 7) -> dict[str, dict[str, float]]:
     """Median seconds of each model (the first is the one to compare with) for ``forward`` and ``training_step``."""
-    names = tuple(names) or MODELS.get(paper) or tuple(m.name for m in papers.find(paper).models)
+    names = tuple(names) or MODELS.get(paper) or tuple(m.name for m in papers.find(paper).all_models)
     models = {name: timm.create_model(name) for name in names}
     images, labels = torch.randn(batch, 3, 224, 224), torch.randint(1000, (batch,))
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in names}

@@ -294,7 +294,7 @@ def test_skeleton_passes_the_checks(
     assert load_manifest(paper.manifest).empty
     for setting in settings(paper.recipe):
         for quick in (False, True):
-            load_recipe(paper.recipe, setting, model=paper.models[0].name, quick=quick)
+            load_recipe(paper.recipe, setting, model=paper.all_models[0].name, quick=quick)
     assert {claim.primary for claim in paper.claims if claim.needs} == {f"vit_mini > vit_mini.{name}: top1"}
     with torch.no_grad():
         for contender in compare.contenders(paper):
@@ -306,7 +306,7 @@ def test_skeleton_passes_the_checks(
     assert paper.claims[0].statement in (folder / "README.md").read_text()
 
     if timm_names:
-        assert [model.name for model in paper.models] == timm_names
+        assert [model.name for model in paper.reused_models] == timm_names
     elif kind == "architecture":
         model = timm.create_model(paper.models[0].name, num_classes=7, img_size=32)
         assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)

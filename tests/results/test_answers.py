@@ -102,7 +102,7 @@ def test_weights_of_the_other_models_are_missing_where_one_was_measured(fake: Fa
 def test_own_models_come_before_hosts(fake: Fake) -> None:
     models = ["host", "net", "other", "net.tag", "host"]
     rows = pd.DataFrame({"model": models, "paper": ["host", "fake", "fake", "fake", "host"]})
-    declared = fake.paper(models=(Model(name="net"), Model(name="other", defined_by="timm")))
+    declared = fake.paper(models=(Model(name="net"),), reused_models=(Model(name="other"),))
     assert list(own_models_first(declared, rows)["model"]) == ["net", "net.tag", "other", "host", "host"]
 
 

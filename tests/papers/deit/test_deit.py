@@ -105,8 +105,9 @@ def test_fine_tuning_starts_from_positions_that_are_resized_as_released(name: st
 def test_a_file_is_recognised(name: str) -> None:
     with shapes_only():
         state = to_released(timm.create_model(name))
-    among = replace(PAPER, models=tuple(m for m in PAPER.models if m.name.split("_")[1] == name.split("_")[1]))
-    assert len(among.models) > 1
+    size = name.split("_")[1]
+    among = replace(PAPER, reused_models=tuple(m for m in PAPER.reused_models if m.name.split("_")[1] == size))
+    assert len(among.reused_models) > 1
     assert identify(among, {"model": state}, Path("deit.pth")) == name
 
 

@@ -269,7 +269,7 @@ def test_variant_without_positions_and_refusals() -> None:
         create("deit_tiny_patch22_224", pretrained=True)
     with pytest.raises(UserError, match="no variant"):
         create("deit_tiny_patch23_224")
-    assert set(VARIANTS) < {model.name for model in papers.find("intriguing-vit").models}
+    assert set(VARIANTS) < {model.name for model in papers.find("intriguing-vit").all_models}
 
 
 def test_files_are_recognised(tmp_path) -> None:

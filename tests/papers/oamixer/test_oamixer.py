@@ -91,8 +91,8 @@ def test_masked_networks_match_the_release(variant: str) -> None:
 
 
 def test_every_variant_has_the_recorded_size() -> None:
-    assert {model.released for model in PAPER.models} == set(PARAMETERS)
-    for model in PAPER.models:
+    assert {model.released for model in PAPER.all_models} == set(PARAMETERS)
+    for model in PAPER.all_models:
         with shapes_only():
             network = timm.create_model(model.name)
         assert sum(p.numel() for p in network.parameters()) == PARAMETERS[model.released], model.name

@@ -166,7 +166,7 @@ def test_names_of_timm_stay() -> None:
 def test_a_file_is_recognised() -> None:
     with shapes_only():
         state = to_released(timm.create_model("vit_base_patch32_384"))
-    among = replace(PAPER, models=tuple(m for m in PAPER.models if m.name.startswith("vit_base_patch")))
+    among = replace(PAPER, reused_models=tuple(m for m in PAPER.reused_models if m.name.startswith("vit_base_patch")))
     assert identify(among, state, Path("ViT.npz")) == "vit_base_patch32_384"
 
 
