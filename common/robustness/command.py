@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from common.data.preprocessing import Preprocessing
-    from common.robustness.evaluation import Processes
+    from common.robustness.evaluation import Execution
 
 #: What a folder without a name of a benchmark is measured on: ImageNet's validation set, clean and corrupted.
 DEFAULT_BENCHMARKS = ("imagenet", "imagenet-c-generated")
@@ -118,7 +118,7 @@ def run(args: Namespace) -> int:
     """Measure, write ``results.json`` and the figures to the output folder, and print the tables."""
     from common.robustness.benchmarks import benchmark
     from common.robustness.corruptions.frost_textures import read_pictures
-    from common.robustness.evaluation import Processes
+    from common.robustness.evaluation import Execution, Processes
 
     wanted = _wanted(args.data)
     if args.frost_photos is not None:
@@ -140,10 +140,18 @@ def run(args: Namespace) -> int:
             benchmark(name, folder, preprocessing, **_options(name, args, wanted))
 
     processes = Processes.here()
+    execution = Execution(
+        device=f"cuda:{processes.local}" if device == "cuda" else device,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        limit=args.limit,
+        amp=args.amp,
+        processes=processes,
+    )
     with ExitStack() as folders:
         for label in models if processes.index == 0 else ():
             folders.enter_context(held(_folder(label, args)))
-        return _measure(args, models, files, others, wanted, device, processes)
+        return _measure(args, models, files, others, wanted, execution)
 
 
 def _measure(
@@ -152,19 +160,16 @@ def _measure(
     files: Mapping[str, tuple[str, Path | None]],
     others: Mapping[str, list[Measurement]],
     wanted: Sequence[tuple[str, str]],
-    device: str,
-    processes: Processes,
+    execution: Execution,
 ) -> int:
     """Measure every model, and show them side by side."""
     from common.robustness.evaluation import evaluate
 
-    if device == "cuda":
-        device = f"cuda:{processes.local}"
     results: dict[str, list[Measurement]] = {}
     for label, (model, weights, preprocessing) in models.items():
         output = _folder(label, args)
         results[label] = []
-        model.to(device)
+        model.to(execution.device)
         for name, folder in wanted:
             results[label] += evaluate(
                 model,
@@ -172,21 +177,17 @@ def _measure(
                 folder,
                 model_name=files[label][0],
                 weights=weights,
-                device=device,
-                batch_size=args.batch_size,
-                workers=args.workers,
-                limit=args.limit,
-                amp=args.amp,
+                execution=execution,
                 preprocessing=preprocessing,
                 output=output,
                 **_options(name, args, wanted),
             )
-            if processes.index == 0:
+            if execution.processes.index == 0:
                 write_atomic(
                     output / RESULTS, json.dumps([signed(to_json(result)) for result in results[label]], indent=1)
                 )
         model.to("cpu")
-    if processes.index == 0:
+    if execution.processes.index == 0:
         _show({_folder(label, args): label for label in results}, args.output, {**results, **others})
     return 0
 

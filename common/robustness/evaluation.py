@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +37,7 @@ from common.robustness.benchmarks.videos import Videos
 from common.robustness.normalisation import Normalized, evaluating
 from common.robustness.protocols import versioned
 from common.robustness.records import CellRecord
+from common.run import Settings
 from common.signed import checked, signed
 
 #: Seconds between two times that records are brought to disk; an interruption loses no more than that.
@@ -63,6 +64,46 @@ class Processes:
         return cls(state.process_index, state.num_processes, state.local_process_index, state.wait_for_everyone)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How an evaluation is computed, whatever it measures.
+
+    Attributes:
+        device: torch device.
+        batch_size: images per forward pass.
+        workers: loader processes; 0 loads in this one.
+        limit: evaluate on so many images only: the first of a fixed random order.
+        amp: forward passes in mixed precision (float16); None: on CUDA. Attacks are always made in float32.
+        processes: which share of the images is this process's.
+
+    Raises:
+        UserError: a number is too small.
+    """
+
+    device: str | torch.device = "cpu"
+    batch_size: int = 64
+    workers: int = 2
+    limit: int | None = None
+    amp: bool | None = None
+    processes: Processes = field(default_factory=Processes.here)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0 or (self.limit is not None and self.limit < 1):
+            raise UserError("batch size and limit must be at least 1, workers at least 0.")
+
+    @classmethod
+    def of(cls, settings: Settings) -> Execution:
+        """As a run's user asks for."""
+        return cls(
+            device=settings.device, batch_size=settings.batch_size, workers=settings.workers, limit=settings.limit
+        )
+
+    @property
+    def mixed(self) -> bool:
+        """Whether forward passes are in mixed precision."""
+        return torch.device(self.device).type == "cuda" if self.amp is None else self.amp
+
+
 def evaluate(
     model: nn.Module,
     name: str,
@@ -70,11 +111,7 @@ def evaluate(
     *,
     model_name: str,
     weights: Weights = "released",
-    device: str | torch.device = "cpu",
-    batch_size: int = 64,
-    workers: int = 2,
-    limit: int | None = None,
-    amp: bool | None = None,
+    execution: Execution | None = None,
     preprocessing: Preprocessing | None = None,
     output: Path | None = None,
     **options: Any,
@@ -87,11 +124,7 @@ def evaluate(
         root: where the data set is.
         model_name: for the measurements.
         weights: where the weights come from.
-        device: torch device.
-        batch_size: images per forward pass.
-        workers: loader processes; 0 loads in this one.
-        limit: evaluate on so many images only: the first of a fixed random order.
-        amp: forward passes in mixed precision (float16); default: on CUDA. Attacks are always made in float32.
+        execution: default: on the processor, all images.
         preprocessing: default: what timm's configuration of the model says.
         output: folder for per-image records; a call that was interrupted goes on from there. Default: a temporary
             folder.
@@ -104,14 +137,10 @@ def evaluate(
         UserError: the data set is missing or laid out otherwise, an image cannot be read, the model has other
             classes or gives no numbers, or ``output`` holds something else. What was computed stays in ``output``.
     """
-    device = torch.device(device)
-    if batch_size < 1 or workers < 0 or (limit is not None and limit < 1):
-        raise UserError("batch size and limit must be at least 1, workers at least 0.")
-    amp = device.type == "cuda" if amp is None else amp
+    execution = execution or Execution()
     preprocessing = preprocessing or Preprocessing.of(model)
     bench = benchmark(name, root, preprocessing, **options)
-    processes = Processes.here()
-    if output is None and processes.count > 1:
+    if output is None and execution.processes.count > 1:
         raise UserError("several processes need one folder to write to; give --output.")
     temporary = TemporaryDirectory() if output is None else nullcontext(str(output))
     with temporary as folder:
@@ -125,16 +154,11 @@ def evaluate(
                 "benchmark": f"{name}: {bench.description}",
                 "root": str(Path(root).resolve()) if Path(root).exists() else str(root),
                 "preprocessing": str(preprocessing),
-                "precision": f"amp float16 on {device.type}" if amp else "float32",
-                "limit": limit,
+                "precision": f"amp float16 on {torch.device(execution.device).type}" if execution.mixed else "float32",
+                "limit": execution.limit,
             },
             normalized=Normalized(model, preprocessing.mean, preprocessing.std),
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            amp=amp,
-            processes=processes,
+            execution=execution,
         )
         return run.measure(model_name, weights)
 
@@ -150,24 +174,16 @@ class Evaluation:
         *,
         identity: dict[str, Any],
         normalized: Normalized,
-        device: torch.device,
-        batch_size: int,
-        workers: int,
-        limit: int | None,
-        amp: bool,
-        processes: Processes,
+        execution: Execution,
     ) -> None:
         self.model = model
         self.bench = bench
         self.folder = folder
         self.identity = identity
-        self.normalized = normalized.to(device)
-        self.device = device
-        self.batch_size = batch_size
-        self.workers = workers
-        self.limit = limit
-        self.amp = amp
-        self.processes = processes
+        self.execution = execution
+        self.device = torch.device(execution.device)
+        self.normalized = normalized.to(self.device)
+        self.processes = execution.processes
         self.choice = ""
         self._said: set[str] = set()
         self.records: dict[str, CellRecord] = {}
@@ -219,7 +235,7 @@ class Evaluation:
         pictures = stage.read()
         if pictures.left_out and self.processes.index == 0:
             console.print(f"{self.bench.name} {stage.name}: {pictures.left_out}.", markup=False, soft_wrap=True)
-        self.choice = pictures.keep(self.limit)
+        self.choice = pictures.keep(self.execution.limit)
         records = [CellRecord(self.folder / f"{cell.name}.npy", stage.score.columns) for cell in stage.cells]
         for cell, record in zip(stage.cells, records, strict=True):
             if self.processes.index == 0 and record.create(len(pictures)):
@@ -238,9 +254,9 @@ class Evaluation:
         loader = DataLoader(
             Subset(pictures, mine.tolist()),
             # A sequence is a batch already, and the next may have more frames.
-            batch_size=1 if isinstance(pictures, Videos) else self.batch_size,
-            num_workers=self.workers,
-            collate_fn=collation(collate, self.workers, self._batch_bytes(pictures, int(mine[0])), self._say),
+            batch_size=1 if isinstance(pictures, Videos) else self.execution.batch_size,
+            num_workers=self.execution.workers,
+            collate_fn=collation(collate, self.execution.workers, self._batch_bytes(pictures, int(mine[0])), self._say),
             pin_memory=self.device.type == "cuda",
         )
         label = f"{self.bench.name} {stage.name}" if stage.name != self.bench.name else self.bench.name
@@ -267,7 +283,7 @@ class Evaluation:
         sample = pictures[position]
         if isinstance(sample, UnreadableImage):
             return 0
-        return sample[1].nbytes * (1 if isinstance(pictures, Videos) else self.batch_size)
+        return sample[1].nbytes * (1 if isinstance(pictures, Videos) else self.execution.batch_size)
 
     def _say(self, sentence: str) -> None:
         """Say something once."""
@@ -311,10 +327,10 @@ class Evaluation:
     @torch.no_grad()
     def _logits(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images, ``(B, T, K)`` of sequences ``(B, T, 3, H, W)``."""
-        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.amp):
+        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.execution.mixed):
             if images.ndim == 4:
                 return self.normalized(images)
-            frames = images.flatten(0, 1).split(self.batch_size)
+            frames = images.flatten(0, 1).split(self.execution.batch_size)
             return torch.cat([self.normalized(part) for part in frames]).unflatten(0, images.shape[:2])
 
     def _take_up(self) -> float:

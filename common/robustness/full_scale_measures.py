@@ -29,7 +29,7 @@ from common.declaration import Paper
 from common.errors import UserError, nearest
 from common.manifest import load_manifest
 from common.measurement import Measurement, Weights, WeightsChoice
-from common.robustness.evaluation import evaluate
+from common.robustness.evaluation import Execution, evaluate
 from common.run import Run
 from common.shapes import shapes_only
 
@@ -177,10 +177,7 @@ def _measuring(benchmark: str, need: str) -> Callable[[Run], Iterator[Measuremen
             run.settings.folders[need],
             model_name=name,
             weights=weights,
-            device=run.settings.device,
-            batch_size=run.settings.batch_size,
-            workers=run.settings.workers,
-            limit=run.settings.limit,
+            execution=Execution.of(run.settings),
             output=run.folder / "evaluation",
         ):
             yield found

@@ -14,7 +14,7 @@ from common import bench
 from common.bench import autoencoder
 from common.figures import figure, to_svg
 from common.measurement import Finding, FindingVerdict, Picture, Result
-from common.robustness.evaluation import evaluate
+from common.robustness.evaluation import Execution, evaluate
 from common.robustness.full_scale_measures import load_model
 from common.run import Run
 from papers.augmix import claims as augmix
@@ -167,10 +167,7 @@ def real_blurry_images(run: Run) -> Iterator[Result]:
         run.settings.folders["real-blurry-images"],
         model_name=name,
         weights=weights,
-        device=run.settings.device,
-        batch_size=run.settings.batch_size,
-        workers=run.settings.workers,
-        limit=run.settings.limit,
+        execution=Execution.of(run.settings),
         output=run.folder / "evaluation",
     )
 

@@ -12,7 +12,7 @@ from common import bench
 from common.bench import inference
 from common.bench.hosts import PATCH, SIDE
 from common.measurement import Finding, Result
-from common.robustness.evaluation import evaluate
+from common.robustness.evaluation import Execution, evaluate
 from common.robustness.full_scale_measures import load_model
 from common.robustness.occlusion import shuffle_tiles
 from common.run import Run
@@ -166,10 +166,7 @@ def imagenet_occlusion(run: Run) -> Iterator[Result]:
         run.settings.folders["imagenet"],
         model_name=name,
         weights=weights,
-        device=run.settings.device,
-        batch_size=run.settings.batch_size,
-        workers=run.settings.workers,
-        limit=run.settings.limit,
+        execution=Execution.of(run.settings),
         output=run.folder / "evaluation",
         **options,
     )

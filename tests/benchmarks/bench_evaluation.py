@@ -21,7 +21,7 @@ from common.data.preprocessing import Preprocessing
 from common.robustness.benchmarks import Benchmark, benchmark
 from common.robustness.benchmarks.classes import imagenet_wnids
 from common.robustness.corruptions import corrupt
-from common.robustness.evaluation import Evaluation, Processes
+from common.robustness.evaluation import Evaluation, Execution
 from common.robustness.normalisation import Normalized
 
 CELLS = ("clean", "gaussian_noise/3", "brightness/3", "jpeg_compression/3")
@@ -72,12 +72,7 @@ def main(arguments: Sequence[str] = ()) -> int:
                 Path(folder) / f"{bench.name}-{repeat}",
                 identity={"preprocessing": "", "precision": ""},
                 normalized=normalized,
-                device=torch.device(args.device),
-                batch_size=args.batch_size,
-                workers=args.workers,
-                limit=None,
-                amp=False,
-                processes=Processes(),
+                execution=Execution(device=args.device, batch_size=args.batch_size, workers=args.workers, amp=False),
             )
             start = time.perf_counter()
             for stage in bench.stages:

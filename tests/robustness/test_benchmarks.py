@@ -19,7 +19,7 @@ from common.robustness.benchmarks.classes import imagenet_wnids, sixteen_class_s
 from common.robustness.benchmarks.saliency import Saliency
 from common.robustness.benchmarks.sets import STAND_IN_FROST
 from common.robustness.corruptions import CORRUPTIONS
-from common.robustness.evaluation import evaluate
+from common.robustness.evaluation import Execution, evaluate
 from common.robustness.frequency import RADII
 from common.robustness.metrics.corruption import alexnet
 from common.robustness.metrics.detection import detection
@@ -31,8 +31,9 @@ PARITY = Path(__file__).parent / "fixtures"
 
 
 def measure(name: str, root: Path, **settings) -> dict[tuple[str, str], Measurement]:
-    settings = {"preprocessing": PLAIN, "workers": 0, "batch_size": 256, **settings}
-    found = evaluate(ColourModel(), name, root, model_name="colour", **settings)
+    settings = {"preprocessing": PLAIN, **settings}
+    execution = Execution(workers=0, batch_size=settings.pop("batch_size", 256), limit=settings.pop("limit", None))
+    found = evaluate(ColourModel(), name, root, model_name="colour", execution=execution, **settings)
     assert all(m.model == "colour" and m.protocol.startswith(versioned(m.metric)) for m in found)
     return {(m.dataset, m.metric): m for m in found}
 
@@ -401,7 +402,7 @@ def few(tmp_path: Path) -> Path:
 
 def test_pictures_of_any_classes(few: Path, tmp_path: Path) -> None:
     """Labels are numbered folders in the order of numbers, and grids need not divide the pictures."""
-    chosen = {"preprocessing": replace(PLAIN, size=30), "workers": 0, "model_name": "few"}
+    chosen = {"preprocessing": replace(PLAIN, size=30), "execution": Execution(workers=0), "model_name": "few"}
     model = ColourModel(12)
     found = {m.metric: m for m in evaluate(model, "images", few, **chosen)}
     assert (found["top1"].value, found["top1"].n) == (pytest.approx(100 * 25 / 36), 36)

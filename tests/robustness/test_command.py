@@ -19,7 +19,7 @@ from common.robustness.benchmarks import benchmark
 from common.robustness.benchmarks.classes import imagenet_wnids, subset
 from common.robustness.benchmarks.pictures import collate
 from common.robustness.corruptions import corrupt
-from common.robustness.evaluation import evaluate
+from common.robustness.evaluation import Execution, evaluate
 from common.robustness.normalisation import Normalized
 from papers._commands.arguments import Parser
 from tests.robustness.stand_ins import ColourModel, class_folders, write_picture
@@ -271,8 +271,15 @@ def test_real_model_on_real_photographs(photographs: Path) -> None:
     model = pretrained_lite0()
     # The photographs are square crops already; the statistics are the package's, for pixels from 0 to 255.
     preprocessing = Preprocessing(crop=1.0, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-    settings = {"model_name": "efficientnet_lite0", "preprocessing": preprocessing, "workers": 0, "batch_size": 20}
-    clean = {m.metric: m for m in evaluate(model, "imagenet", photographs, **settings) if m.dataset == "imagenet-1k"}
+    found = evaluate(
+        model,
+        "imagenet",
+        photographs,
+        model_name="efficientnet_lite0",
+        preprocessing=preprocessing,
+        execution=Execution(workers=0, batch_size=20),
+    )
+    clean = {m.metric: m for m in found if m.dataset == "imagenet-1k"}
     assert clean["top1"].n == 20
     assert clean["top1"].value >= 85
     assert clean["top5"].value >= 95

@@ -9,7 +9,7 @@ import os
 import re
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from common.robustness import evaluation
 from common.robustness.benchmarks import Cell, benchmark
 from common.robustness.benchmarks.changes import as_read
 from common.robustness.benchmarks.classes import imagenet_wnids, sixteen_classes, subset
-from common.robustness.evaluation import Evaluation, Processes, evaluate, fingerprint
+from common.robustness.evaluation import Evaluation, Execution, Processes, evaluate, fingerprint
 from common.robustness.normalisation import Normalized
 from common.robustness.records import CellRecord
 from tests.robustness.stand_ins import PLAIN, ColourModel, class_folders, imagenet_family, write_picture
@@ -39,7 +39,9 @@ def root(tmp_path: Path) -> Path:
 def run(root: Path, **settings) -> list[Measurement]:
     settings = {"preprocessing": PLAIN, "workers": 0, "batch_size": 32, "model_name": "colour", **settings}
     model = settings.pop("model", None) or ColourModel()
-    return evaluate(model, settings.pop("name", "imagenet-r"), root, **settings)
+    names = {field.name for field in fields(Execution)} & set(settings)
+    execution = Execution(**{name: settings.pop(name) for name in names})
+    return evaluate(model, settings.pop("name", "imagenet-r"), root, execution=execution, **settings)
 
 
 def values(found: list[Measurement]) -> list[tuple]:
@@ -126,13 +128,8 @@ def test_processes_share_the_images_exactly(root: Path, tmp_path: Path) -> None:
             tmp_path,
             identity={"preprocessing": str(PLAIN), "precision": "float32"},
             normalized=Normalized(model, PLAIN.mean, PLAIN.std),
-            device=torch.device("cpu"),
-            batch_size=16,
-            workers=0,
-            limit=None,
-            amp=False,
             # The others' shares are still to come while this process takes its own.
-            processes=Processes(index=0, count=3 - index),
+            execution=Execution(batch_size=16, workers=0, processes=Processes(index=0, count=3 - index)),
         )
         if index < 2:
             with pytest.raises(UserError, match="images are not evaluated"):
@@ -334,10 +331,9 @@ def test_every_changed_byte_of_a_row_is_seen(tmp_path: Path) -> None:
         assert again.pending().tolist() == [row == place // 12 for row in range(3)]
 
 
-def test_several_processes_need_a_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation.Processes, "here", classmethod(lambda cls: Processes(0, 2)))
+def test_several_processes_need_a_folder(root: Path) -> None:
     with pytest.raises(UserError, match="--output"):
-        run(root)
+        run(root, processes=Processes(0, 2))
     with pytest.raises(UserError, match="at least 1"):
         run(root, batch_size=0)
 
