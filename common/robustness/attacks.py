@@ -140,7 +140,7 @@ class Pgd:
             normal = draw(torch.randn, shape, images, generator, seeds)
         if radius is None:
             # Other seeds than the direction's, so that radius and direction are independent.
-            others = None if seeds is None else [(int(seed) + 1) * 2**32 - 1 for seed in seeds]
+            others = None if seeds is None else [((int(seed) + 1) * 2**32 - 1) % 2**64 for seed in seeds]
             radius = draw(torch.rand, shape[:1], images, generator, others)
         # The volume within radius r grows as r^d, so u^(1/d) makes the point uniform in the ball.
         share = radius ** (1 / math.prod(shape[1:]))
