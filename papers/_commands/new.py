@@ -35,8 +35,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--kind",
         default="architecture",
-        help="of its contribution, e.g. augmentation; an architecture gets a model.py, everything else a method.py "
-        "(default: architecture)",
+        help="of its contribution, e.g. augmentation; an architecture gets a model.py, an analysis or survey an "
+        "analysis.py, everything else a method.py (default: architecture)",
     )
     parser.add_argument(
         "--timm", nargs="+", default=[], metavar="NAME", help="its models, where timm has them: no model.py is written"
@@ -51,7 +51,7 @@ def run(args: Namespace) -> int:
     folder = PAPERS / args.slug.replace("-", "_")
     _check_slug(args.slug, folder)
     values = _values(args)
-    kind = "model" if args.kind == "architecture" else "method"
+    kind = {"architecture": "model", "analysis": "analysis", "survey": "analysis"}.get(args.kind, "method")
     for part in ("every", "timm" if args.timm and kind == "model" else kind):
         for template in sorted((SKELETON / part).glob("*.template")):
             text = Template(template.read_text(encoding="utf-8")).substitute(values)

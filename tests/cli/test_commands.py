@@ -16,6 +16,7 @@ import torch
 
 import papers
 from common import native
+from common.bench import test_set
 from common.errors import UserError
 from common.manifest import load_manifest
 from common.training.recipe import load_recipe, settings
@@ -252,7 +253,8 @@ def test_readme_mistakes(
 
 
 @pytest.mark.parametrize(
-    ("kind", "timm_names"), [("architecture", []), ("architecture", ["resnet18", "resnet34"]), ("augmentation", [])]
+    ("kind", "timm_names"),
+    [("architecture", []), ("architecture", ["resnet18", "resnet34"]), ("augmentation", []), ("analysis", [])],
 )
 def test_skeleton_passes_the_checks(
     kind: str,
@@ -273,7 +275,7 @@ def test_skeleton_passes_the_checks(
         == 0
     )
     folder = more_papers / name
-    code = ["model.py"] if kind == "architecture" else ["method.py"]
+    code = {"architecture": ["model.py"], "analysis": ["analysis.py", "metrics.csv"]}.get(kind, ["method.py"])
     assert {path.name for path in folder.iterdir() if path.is_file()} == {
         *("__init__.py", "README.md", "claims.py", "expected.csv", "recipe.toml", *([] if timm_names else code))
     }
@@ -295,7 +297,8 @@ def test_skeleton_passes_the_checks(
     for setting in settings(paper.recipe):
         for quick in (False, True):
             load_recipe(paper.recipe, setting, model=paper.all_models[0].name, quick=quick)
-    assert {claim.primary for claim in paper.claims if claim.needs} == {f"vit_mini > vit_mini.{name}: top1"}
+    compared = "resnet_mini: mirrored_agreement" if kind == "analysis" else f"vit_mini.{name}: top1"
+    assert {claim.primary for claim in paper.claims if claim.needs} == {f"vit_mini > {compared}"}
     with torch.no_grad():
         for contender in compare.contenders(paper):
             assert contender.build().eval()(torch.zeros(2, 3, 28, 28)).shape == (2, 10)
@@ -312,6 +315,11 @@ def test_skeleton_passes_the_checks(
         assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
         features = timm.create_model(paper.models[0].name, features_only=True, img_size=32)
         assert len(features(torch.zeros(1, 3, 32, 32))) == 3
+    elif kind == "analysis":
+        (host, _) = compare.contenders(paper)
+        measure = importlib.import_module(f"{paper.package}.analysis").measure
+        same = measure(host.build(), host.settings(quick=True), True)["mirrored_agreement"]
+        assert same.shape == test_set(True).labels.shape
     else:
         method = importlib.import_module(f"{paper.package}.method")
         images = torch.rand(4, 3, 8, 8)
