@@ -55,7 +55,7 @@ def add_arguments(parser: ArgumentParser, paper: Paper) -> None:
 def add_embedded_arguments(parser: ArgumentParser) -> None:
     """Declare what every command that measures on embedded data can be asked."""
     parser.add_argument("--quick", action="store_true", help="smaller budgets everywhere, for CI")
-    parser.add_argument("--seeds", type=whole_number(1), metavar="N", help="trainings per trained number (default: 3)")
+    parser.add_argument("--seeds", type=whole_number(1), metavar="N", help="trainings per trained number (default: 2)")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="the first seed (default: 0)")
     parser.add_argument("--epochs", type=whole_number(1), metavar="N", help="epochs of trainings on embedded data")
     parser.add_argument(
@@ -114,6 +114,9 @@ def _claims(paper: Paper, selection: str | None) -> tuple[Claim, ...]:
 
 
 def _settings(paper: Paper, args: Namespace) -> Settings:
+    for option, value in (("--model", args.model), ("--weights", args.weights)):
+        if value is not None and args.checkpoint is None:
+            raise UserError(f"{option} is of what --checkpoint holds; give --checkpoint FILE, too.")
     given = {need.name: getattr(args, need.name.replace("-", "_")) for need in paper.data_sets}
     return replace(
         embedded_settings(args),

@@ -33,6 +33,8 @@ TRAIN = ("rvt", "train", "--model", "rvt_tiny", "--recipe", "embedded", "--quick
         ((*TRAIN, "--initial", "/tmp"), "argument --initial: '/tmp' is a folder, not a file"),
         ((*TRAIN, "--weights", "ema"), "--weights is of what --initial holds"),
         (("vars", "--output", "/dev/null"), "argument --output: '/dev/null' is no folder; name one"),
+        (("vars", "--model", "rvt_tiny"), "--model is of what --checkpoint holds; give --checkpoint FILE, too"),
+        (("vars", "--weights", "ema"), "--weights is of what --checkpoint holds"),
         (("vars", "--imagenet", ""), "argument --imagenet: it names nothing; give a path"),
         (("vars", "--checkpoint", "~nobody-of-this-name/x"), "is no path"),
         (("all", "--output", "/dev/null"), "is no folder; name one"),
