@@ -62,7 +62,7 @@ def inside(run: Run) -> Iterator[Result]:
             similar.add(layers, layers)
     distances, shifted = torch.cat(far), torch.stack(moved).mean(dim=0)
     offsets, cka = att.offsets(shifted).norm(dim=-1), similar.value().cpu()
-    common = {"model": name, "dataset": "imagenet-1k", "weights": "released", "n": len(distances)}
+    common: dict[str, Any] = {"model": name, "dataset": "imagenet-1k", "weights": "released", "n": len(distances)}
     protocol = "; ".join(filter(None, [str(declared), choice]))
     for block, own in enumerate(distances.mean(dim=2).T.numpy(), 1):
         estimate = mean_interval(100 * own)

@@ -69,12 +69,12 @@ class MaskedAutoencoder(VisionTransformer):
         super().__init__(**kwargs)
         embed: Any = self.patch_embed
         self.patch, self.places = int(embed.patch_size[0]), tuple(embed.grid_size)
-        heads = self.blocks[0].attn.num_heads
+        blocks: Any = self.blocks
         self.mask_token = nn.Parameter(torch.zeros(self.embed_dim))
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, 1 + embed.num_patches, self.embed_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         nn.init.trunc_normal_(self.decoder_pos_embed, std=0.02)
-        self.decoder = Block(self.embed_dim, heads, mlp_ratio=2.0, qkv_bias=True)
+        self.decoder = Block(self.embed_dim, blocks[0].attn.num_heads, mlp_ratio=2.0, qkv_bias=True)
         self.decoder_norm = nn.LayerNorm(self.embed_dim)
         self.decoder_pred = nn.Linear(self.embed_dim, 3 * self.patch**2)
         self.pretraining = False

@@ -184,7 +184,14 @@ def test_a_look_inside_changes_nothing(vit: Any) -> None:
     torch.testing.assert_close(vit.norm(tokens[:, -1]), vit.forward_features(images))
     assert torch.equal(vit(images), before)
     assert not any(module._forward_hooks for module in vit.modules())
-    small = {"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
+    small: dict[str, Any] = {
+        "img_size": 32,
+        "patch_size": 16,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": 0,
+    }
     beit = timm.create_model("beit_base_patch16_224", **small).eval()
     assert attention_maps(beit, torch.rand(1, 3, 32, 32)).shape == (1, 2, 2, 5, 5)
     with pytest.raises(UserError, match="no blocks of self-attention"):
@@ -333,7 +340,8 @@ def test_imagenet_is_looked_into(small: Any, tmp_path: Path) -> None:
     class_folders(tmp_path / "val", imagenet_wnids(), {imagenet_wnids()[3]: 6})
     settings = SimpleNamespace(folders={"imagenet": tmp_path}, limit=5, device="cpu")
     run: Any = SimpleNamespace(settings=settings)
-    *measured, heads, cka = claims.imagenet_inside(run)
+    results: list[Any] = list(claims.imagenet_inside(run))
+    *measured, heads, cka = results
     assert [one.metric for one in measured] == [
         "relative_attention_distance/1",
         "relative_attention_distance/2",
@@ -362,7 +370,8 @@ def test_keypoints_of_spair_are_found_in_the_same_picture(small: Any, tmp_path: 
     (tmp_path / "PairAnnotation/test/000001-a-a:cat.json").write_text(json.dumps(pair))
     settings = SimpleNamespace(folders={"spair-71k": tmp_path}, device="cpu")
     run: Any = SimpleNamespace(settings=settings, memo=lambda key, compute: compute())
-    first, second = claims.spair(run)
+    results: list[Any] = list(claims.spair(run))
+    first, second = results
     assert (first.value, second.value) == (100, 100)
     assert first.n == 2
     settings.folders["spair-71k"] = tmp_path / "JPEGImages"
