@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.bench.images import CORRUPTION_CELLS, OCCLUSION_SHARES, QUICK_IMAGES, test_set
-from common.robustness.attacks import PROTOCOLS
+from common.robustness.attacks import PROTOCOLS, Attack
 from common.robustness.metrics.calibration import BIN_SIZE, adaptive_calibration_error, corruption_calibration_error
 from common.robustness.normalisation import Normalized
 from common.robustness.prediction import predict
@@ -40,14 +40,8 @@ def robustness(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.nd
         "corruption_top1": correct(classifier, tests.corrupted, tests.labels_of(len(CORRUPTION_CELLS))),
         "occlusion_top1": correct(classifier, tests.occluded, tests.labels_of(len(OCCLUSION_SHARES))),
     }
-    images, labels = tests.clean[:1], tests.labels[:1]  # an attack is one cell
     for metric, attack in PROTOCOLS.items():
-        attacked = []
-        for first in range(0, images.shape[1], BATCH):
-            part, truth = images[0, first : first + BATCH], labels[0, first : first + BATCH]
-            seeds = range(first, first + len(part))
-            attacked.append(attack(classifier, _pixels(part, classifier), truth.to(_device(classifier)), seeds=seeds))
-        found[metric] = correct(classifier, torch.cat(attacked)[None], labels)
+        found[metric] = correct_under_attack(classifier, attack, tests.clean[0], tests.labels[0])
     for (name, severity), right in zip(CORRUPTION_CELLS, np.asarray(found["corruption_top1"]), strict=True):
         found[f"corruption_top1/{name}/{severity}"] = float(right.mean())
     for share, right in zip(OCCLUSION_SHARES, np.asarray(found["occlusion_top1"]), strict=True):
@@ -97,6 +91,23 @@ def correct(classifier: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray
         for part in images.flatten(0, 1).split(BATCH):
             right.append(classifier(_pixels(part, classifier)).argmax(dim=1).cpu())
     return (torch.cat(right).view(labels.shape) == labels.cpu()).numpy()
+
+
+def correct_under_attack(classifier: nn.Module, attack: Attack, images: Tensor, labels: Tensor) -> np.ndarray:
+    """Whether ``classifier`` is right on attacked images: (1, n) of 0 and 1, since an attack is one cell.
+
+    Args:
+        classifier: images (B, 3, H, W) in [0, 1] to logits.
+        attack: whose random numbers are those of an image's place, whatever else is attacked.
+        images: (n, 3, H, W), uint8 or in [0, 1].
+        labels: (n,).
+    """
+    attacked = []
+    for first in range(0, len(images), BATCH):
+        part, truth = images[first : first + BATCH], labels[first : first + BATCH]
+        seeds = range(first, first + len(part))
+        attacked.append(attack(classifier, _pixels(part, classifier), truth.to(_device(classifier)), seeds=seeds))
+    return correct(classifier, torch.cat(attacked)[None], labels[None])
 
 
 def per_channel(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -28,6 +28,8 @@ from common.robustness.draws import draw, given
 from common.robustness.normalisation import check_range, evaluating
 
 Norm = Literal["linf", "l2"]
+#: Names of norms in AutoAttack's package.
+_PACKAGE_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 class Attack(Protocol):
@@ -67,7 +69,7 @@ class Pgd:
     """Projected gradient ascent on the cross-entropy within a ball around each image.
 
     With one step, no random start and ``step == epsilon`` this is FGSM (``l_inf``) or the normalised gradient step
-    (``l_2``).
+    (``l_2``). Labels may be probabilities ``(B, K)``, too, as images have that are mixed.
 
     Attributes:
         epsilon: radius of the ball, in pixel units (1.0 is white minus black); for ``l2`` over the whole image.
@@ -103,7 +105,7 @@ class Pgd:
         draws: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """See ``Attack``."""
-        model, images, labels = prepared(model, images, labels)
+        model, images, labels = prepared(model, images, labels, soft=True)
         adversarial = images
         if self.random_start:
             adversarial = (images + self._start(images, generator, seeds, draws or {})).clamp(0, 1)
@@ -238,17 +240,19 @@ class AutoAttack:
 
     Attributes:
         epsilon: radius in pixel units.
-        norm: ``linf`` or ``l2``.
-        attacks: names of the package's attacks to run instead of the standard four, e.g. ``("apgd-ce",)``.
+        norm: ``linf``, ``l2`` or ``l1``.
+        attacks: names of the package's attacks to run instead of the standard four, e.g. ``("apgd-ce",)``, as often
+            and as long as in the ensemble.
     """
 
     epsilon: float
-    norm: Norm = "linf"
+    norm: Literal["linf", "l2", "l1"] = "linf"
     attacks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2") or self.epsilon < 0:
-            raise UserError(f"AutoAttack has a norm 'linf' or 'l2', not {self.norm!r}, and an epsilon of at least 0.")
+        if self.norm not in _PACKAGE_NORMS or self.epsilon < 0:
+            known = ", ".join(map(repr, _PACKAGE_NORMS))
+            raise UserError(f"AutoAttack has the norms {known}, not {self.norm!r}, and an epsilon of at least 0.")
         for name in self.attacks:
             if name not in _CLASSES_NEEDED:
                 known = ", ".join(_CLASSES_NEEDED)
@@ -289,13 +293,13 @@ class AutoAttack:
             classes = self._classes(model, clean, labels)
             adversary = package.AutoAttack(
                 _Single(model),
-                norm={"linf": "Linf", "l2": "L2"}[self.norm],
+                norm=_PACKAGE_NORMS[self.norm],
                 eps=self.epsilon,
                 seed=seed,
-                version="custom" if self.attacks else "standard",
-                attacks=list(self.attacks) or None,
                 device=images.device,
             )
+            if self.attacks:  # the version "custom" would restart APGD five times, where the ensemble does it once
+                adversary.attacks_to_run = list(self.attacks)
             for targeted in (adversary.apgd_targeted, adversary.fab):
                 targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
             found = adversary.run_standard_evaluation(clean, labels, batch_size=len(images))
@@ -333,10 +337,10 @@ PROTOCOLS: dict[str, Pgd] = {
 def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Gradient of each image's cross-entropy with respect to that image, in the precision of ``images``.
 
-    The loss is summed over the batch, so an image's gradient does not depend on what else is in the batch and does
-    not underflow. Parameters get no gradients. Autocast is off, as in the released evaluations. The loss itself is
-    computed in double precision: in single precision the gradient of a very confident prediction is rounding noise,
-    and its sign would lead the attack anywhere.
+    Labels are classes ``(B,)`` or probabilities ``(B, K)``. The loss is summed over the batch, so an image's gradient
+    does not depend on what else is in the batch and does not underflow. Parameters get no gradients. Autocast is off,
+    as in the released evaluations. The loss itself is computed in double precision: in single precision the gradient of
+    a very confident prediction is rounding noise, and its sign would lead the attack anywhere.
     """
     # Callers may be in inference mode, whose tensors cannot take part in a gradient; copies made outside of it can.
     with (
@@ -353,9 +357,13 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def _checked(labels: Tensor, logits: Tensor) -> Tensor:
-    """``labels`` as int64, which are classes of a model with these logits."""
+    """``labels`` as int64, which are classes of a model with these logits, or as probabilities of its classes."""
     if logits.ndim != 2:
         raise UserError(f"the model's output has shape {tuple(logits.shape)}; attacks need logits (B, K).")
+    if labels.is_floating_point():
+        if labels.shape != logits.shape:
+            raise UserError(f"labels have shape {tuple(labels.shape)} and logits {tuple(logits.shape)}.")
+        return labels.double()
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise UserError(
             f"labels lie in [{int(labels.min())}, {int(labels.max())}] and the model has {logits.shape[1]} classes; "
@@ -364,16 +372,24 @@ def _checked(labels: Tensor, logits: Tensor) -> Tensor:
     return labels.long()
 
 
-def prepared(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+def prepared(
+    model: nn.Module, images: Tensor, labels: Tensor, *, soft: bool = False
+) -> tuple[nn.Module, Tensor, Tensor]:
     """The model behind a check of what it returns, the images without gradients, and the labels as int64.
 
+    Args:
+        model, images, labels: see ``Attack``.
+        soft: whether labels may be probabilities ``(B, K)``, which stay floating-point numbers.
+
     Raises:
-        UserError: the images are not ``(B, C, H, W)`` in [0, 1], the labels not ``(B,)`` integers, or the model was
-            made in inference mode, so that nothing can be differentiated through it.
+        UserError: the images are not ``(B, C, H, W)`` in [0, 1], the labels not as said, or the model was made in
+            inference mode, so that nothing can be differentiated through it.
     """
+    probabilities = soft and labels.ndim == 2 and len(labels) == len(images) and labels.is_floating_point()
     if images.ndim != 4:
         raise UserError(f"images have shape {tuple(images.shape)}; attacks need a batch (B, C, H, W).")
-    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+    hard = labels.shape == images.shape[:1] and not labels.is_floating_point() and labels.dtype != torch.bool
+    if not hard and not probabilities:
         raise UserError(
             f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; {len(images)} class indices are needed."
         )
@@ -384,7 +400,8 @@ def prepared(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[nn.Modul
         raise UserError(
             "the model was made inside torch.inference_mode, where gradients are impossible: make it outside."
         )
-    return _Logits(model), images.detach(), labels.to(device=images.device, dtype=torch.int64)
+    kind = labels.dtype if probabilities else torch.int64
+    return _Logits(model), images.detach(), labels.detach().to(device=images.device, dtype=kind)
 
 
 class _Logits(nn.Module):

@@ -196,9 +196,12 @@ def _error(accuracy: Measurement) -> Measurement:
 
 imagenet = _measuring("imagenet", "imagenet")
 imagenet_attacks = _measuring("imagenet-attacks", "imagenet")
+imagenet_pgd100 = _measuring("imagenet-pgd100", "imagenet")
+imagenet_autoattack = _measuring("imagenet-autoattack", "imagenet")
 imagenet_occlusion = _measuring("imagenet-occlusion", "imagenet")
 imagenet_frequency = _measuring("imagenet-frequency", "imagenet")
 imagenet_c = _measuring("imagenet-c", "imagenet-c")
+imagenet_c_19 = _measuring("imagenet-c-19", "imagenet-c-19")
 imagenet_v2 = _measuring("imagenet-v2", "imagenet-v2")
 imagenet_a = _measuring("imagenet-a", "imagenet-a")
 imagenet_r = _measuring("imagenet-r", "imagenet-r")

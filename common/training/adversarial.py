@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from common.errors import UserError
 from common.robustness.attacks import Pgd
 from common.robustness.normalisation import Normalized
 from common.training.batch import Batch
@@ -20,8 +19,7 @@ class AdversarialTraining(Hook):
         attack: in pixel units; its random numbers follow torch's global generator.
         mean, std: with which the images of a batch are normalised.
 
-    Raises:
-        UserError: at the start, the recipe mixes images, whose labels an attack cannot take.
+    Where the recipe mixes images, the attack raises the loss of the mixed labels.
     """
 
     def __init__(self, attack: Pgd, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -30,8 +28,6 @@ class AdversarialTraining(Hook):
 
     def start(self, run: Training) -> None:
         """Have the statistics on the run's device, and the network behind its normalisation."""
-        if run.recipe.mixes:
-            raise UserError("Adversarial images are made for one label each: set mix_probability=0.")
         mean, std = self._mean.flatten().tolist(), self._std.flatten().tolist()
         self._mean, self._std = self._mean.to(run.device), self._std.to(run.device)
         self._classifier = Normalized(run.plain_model, mean, std).to(run.device)
@@ -39,5 +35,6 @@ class AdversarialTraining(Hook):
     def on_batch(self, run: Training, batch: Batch) -> None:
         """Attack the images."""
         pixels = (batch.images * self._std + self._mean).clamp(0, 1)
-        adversarial = self.attack(self._classifier, pixels, batch.labels, generator=torch.default_generator)
+        labels = batch.targets if run.recipe.mixes else batch.labels
+        adversarial = self.attack(self._classifier, pixels, labels, generator=torch.default_generator)
         batch.images = (adversarial - self._mean) / self._std

@@ -276,6 +276,22 @@ def test_autoattack_is_at_least_as_strong_as_pgd(network: nn.Module, batch: tupl
         assert survivors <= (network(reference).argmax(1) == labels).sum()
 
 
+@pytest.mark.parametrize(("norm", "epsilon"), [("l2", 0.5), ("l1", 6.0)])
+def test_autoattack_keeps_to_the_ball_of_its_norm(norm: str, epsilon: float) -> None:
+    pytest.importorskip("pyautoattack")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval()
+        images = torch.rand(3, 3, 8, 8)
+    labels = network(images).argmax(1)
+    attack = AutoAttack(epsilon=epsilon, norm=norm, attacks=("apgd-ce",))
+    change = (attack(network, images, labels, seeds=range(3)) - images).flatten(1)
+    lengths = change.norm(p=int(norm[1]), dim=1)
+    assert 0 < lengths.max() <= epsilon * (1 + 1e-4)
+    with pytest.raises(UserError, match="'linf', 'l2', 'l1', not 'l3'"):
+        AutoAttack(epsilon=1.0, norm="l3")
+
+
 @pytest.mark.slow
 def test_autoattacks_ensemble_on_a_trained_network() -> None:
     """All four attacks; the last one, without gradients, finds what the others miss where gradients are zero."""

@@ -18,7 +18,7 @@ from common.robustness.benchmarks import BENCHMARKS, benchmark
 from common.robustness.benchmarks.classes import imagenet_wnids, sixteen_class_scores, sixteen_classes, subset
 from common.robustness.benchmarks.saliency import Saliency
 from common.robustness.benchmarks.sets import STAND_IN_FROST
-from common.robustness.corruptions import CORRUPTIONS
+from common.robustness.corruptions import CORRUPTIONS, EXTRA
 from common.robustness.evaluation import Execution, evaluate
 from common.robustness.frequency import RADII
 from common.robustness.metrics.corruption import alexnet
@@ -234,6 +234,27 @@ def test_imagenet_c_from_disk(imagenet: Path, tmp_path: Path) -> None:
     (root / "fog" / "3").unlink()
     with pytest.raises(UserError, match=r"lacks 1 folders of ImageNet-C, the first fog/3: expected .*gaussian_noise/1"):
         benchmark("imagenet-c", root)
+
+
+def test_imagenet_c_with_its_extra_corruptions(imagenet: Path, tmp_path: Path) -> None:
+    """All right but under one extra corruption, which the mean over 19 counts and mCE does not."""
+    clean = class_folders(tmp_path / "clean", imagenet_wnids())
+    root = tmp_path / "c"
+    for name in CORRUPTIONS + EXTRA:
+        (root / name).mkdir(parents=True)
+        for severity in range(1, 6):
+            (root / name / str(severity)).symlink_to(imagenet / "val" if name == "saturate" else clean)
+    found = measure("imagenet-c-19", root, limit=40)
+    saturate = found["imagenet-c", "corruption_error/saturate/1"].value
+    assert 0 < saturate < 40
+    assert found["imagenet-c", "corruption_top1_19"].value == pytest.approx(100 - saturate / 19)
+    assert found["imagenet-c", "corruption_top1"].value == 100
+    assert found["imagenet-c", "mce"].value == 0
+    assert ("imagenet-c", "corruption_top1_15") not in measure("imagenet-c", root, limit=1)
+    (root / "spatter" / "2").unlink()
+    with pytest.raises(UserError, match=r"with the extra corruptions, the first spatter/2"):
+        benchmark("imagenet-c-19", root)
+    benchmark("imagenet-c", root)
 
 
 def test_imagenet_c_generated_degrades(imagenet: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from common import bench
 from common.errors import UserError
@@ -47,6 +48,48 @@ def test_images_move_up_to_epsilon_and_raise_the_loss() -> None:
         change = (adversarial - clean).abs() * recipe.std[0]
         assert change.max() == pytest.approx(EPSILON, rel=1e-3)
         assert change.mean() > EPSILON / 4
-    mixing = recipe.with_changes("mixup=0.8", "mix_probability=1.0")
-    with pytest.raises(UserError, match="set mix_probability=0"):
-        train(bench.hosts.resnet_mini(), mixing, data, hooks=[hook])
+
+
+class MeanLabels(nn.Module):
+    """Logits that a grey level alone decides: class 0 wins where images are dark, class 1 where they are bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        grey = images.mean(dim=(1, 2, 3)) - 0.5
+        return torch.stack([-self.scale * grey, self.scale * grey], dim=1)
+
+
+def test_mixed_images_are_attacked_by_their_mixed_labels() -> None:
+    """An image that is mostly of the dark class becomes brighter, one that is mostly of the bright class darker."""
+    images, shares = torch.full((2, 3, 4, 4), 0.5), torch.tensor([[0.8, 0.2], [0.3, 0.7]])
+    attack = Pgd(epsilon=EPSILON, step=EPSILON, steps=1)
+    change = attack(MeanLabels(), images, shares) - images
+    torch.testing.assert_close(change[:, 0, 0, 0], torch.tensor([EPSILON, -EPSILON]))
+    hard = attack(MeanLabels(), images, torch.tensor([0, 1])) - images
+    torch.testing.assert_close(change, hard)
+    # Of a half of each, with logits that are equal, there is no way up.
+    assert torch.equal(attack(MeanLabels(), images, torch.full((2, 2), 0.5)), images)
+    with pytest.raises(UserError, match=r"labels have shape \(2, 3\) and logits \(2, 2\)"):
+        attack(MeanLabels(), images, torch.full((2, 3), 1 / 3))
+
+
+def test_a_recipe_that_mixes_is_trained_adversarially() -> None:
+    images = torch.randint(60, 200, (16, 3, 28, 28), dtype=torch.uint8)
+    data = TensorData(images, torch.arange(16) % 10, images[:8], torch.arange(8))
+    steps = ("epochs=1", "epoch_images=16", "total_batch=8", "warmup_epochs=0", "evaluate_every=1")
+    recipe = load_recipe(RECIPE, "embedded", changes=(*steps, "mixup=0.8", "mix_probability=1.0"))
+    seen: list[torch.Tensor] = []
+
+    class Recorded(Pgd):
+        def __call__(self, model, images, labels, **draws):
+            seen.append(labels)
+            return super().__call__(model, images, labels, **draws)
+
+    recorded = Recorded(epsilon=EPSILON, step=EPSILON, steps=1)
+    hook = AdversarialTraining(recorded, bench.per_channel(recipe.mean), bench.per_channel(recipe.std))
+    train(bench.hosts.resnet_mini(), recipe, data, hooks=[hook])
+    assert all(labels.shape == (8, 10) for labels in seen)
+    torch.testing.assert_close(torch.cat(seen).sum(dim=1), torch.ones(16))

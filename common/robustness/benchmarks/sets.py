@@ -13,7 +13,7 @@ from typing import Any
 
 from common.data.preprocessing import Preprocessing
 from common.errors import UserError, nearest
-from common.robustness.attacks import PROTOCOLS, Attack, AutoAttack, PatchPgd
+from common.robustness.attacks import PROTOCOLS, Attack, AutoAttack, PatchPgd, Pgd
 from common.robustness.benchmarks import summaries
 from common.robustness.benchmarks.base import Benchmark, Cell, Records, Stage, Value
 from common.robustness.benchmarks.changes import (
@@ -33,7 +33,7 @@ from common.robustness.benchmarks.pictures import LIBRARY, STREAMS, Pictures
 from common.robustness.benchmarks.saliency import Saliency
 from common.robustness.benchmarks.scores import Classification, CueConflict, Stability
 from common.robustness.benchmarks.videos import Videos
-from common.robustness.corruptions import CORRUPTIONS, SEVERITIES
+from common.robustness.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
 from common.robustness.corruptions.frost_textures import read_pictures
 from common.robustness.frequency import FILTERS, RADII
 from common.robustness.metrics.sequences import NOISE, PERTURBATIONS
@@ -47,6 +47,9 @@ DROP_GRID = 14
 SHUFFLE_GRIDS = (2, 4, 8, 14)
 #: Side of an attacked or corrupted patch, in pixels: one token of most vision transformers.
 PATCH = 16
+
+#: PGD of many steps, by which adversarially trained networks are measured, as in Bai et al., arXiv 2111.05464.
+PGD100 = Pgd(epsilon=4 / 255, step=1 / 255, steps=100, random_start=True)
 
 #: In the description, and so in the protocol of every number, of what was measured without the original's pictures.
 STAND_IN_FROST = "frost from stand-in textures"
@@ -311,10 +314,18 @@ def _cue_conflict(root: str, preprocessing: Preprocessing) -> Benchmark:
     )
 
 
-def _imagenet_c(root: str, preprocessing: Preprocessing, *, clean: str | None = None) -> Benchmark:
-    title, layout, places = _specification("imagenet-c")
-    folder = find_folder(Path(root), title, layout, places, CORRUPTIONS, all_of_them=False)
-    _require(folder, title, layout, [f"{name}/{severity}" for name in CORRUPTIONS for severity in SEVERITIES])
+def _imagenet_c(
+    root: str,
+    preprocessing: Preprocessing,
+    *,
+    name: str = "imagenet-c",
+    corruptions: tuple[str, ...] = CORRUPTIONS,
+    clean: str | None = None,
+) -> Benchmark:
+    title, layout, places = _specification(name)
+    folder = find_folder(Path(root), title, layout, places, corruptions, all_of_them=False)
+    cells = [f"{corruption}/{severity}" for corruption in corruptions for severity in SEVERITIES]
+    _require(folder, title, layout, cells)
     stored = replace(preprocessing, crop=1.0)
 
     sizes: dict[str, int] = {}
@@ -336,15 +347,14 @@ def _imagenet_c(root: str, preprocessing: Preprocessing, *, clean: str | None = 
         score = Classification([[index] for index in range(len(imagenet_wnids()))])
         return Stage(name, read, score, (Cell(name, as_read),))
 
-    names = [f"{name}/{severity}" for name in CORRUPTIONS for severity in SEVERITIES]
-    stages = [stage(name, str(folder / name), stored) for name in names]
+    stages = [stage(cell, str(folder / cell), stored) for cell in cells]
     if clean is not None:
         stages.append(stage("clean", clean, preprocessing))
     return Benchmark(
-        name="imagenet-c",
+        name=name,
         description="stored images, not resized but to another input size than 224",
         stages=tuple(stages),
-        summarise=lambda records: summaries.corruptions("imagenet-c", records, CORRUPTIONS),
+        summarise=lambda records: summaries.corruptions("imagenet-c", records, corruptions),
     )
 
 
@@ -443,11 +453,13 @@ def _builders() -> dict[str, Callable[..., Benchmark]]:
         "imagenet": _imagenet,
         "imagenet-attacks": _attacks("imagenet-attacks", PROTOCOLS),
         "imagenet-autoattack": _attacks("imagenet-autoattack", {"autoattack_eps4_top1": AutoAttack(epsilon=4 / 255)}),
+        "imagenet-pgd100": _attacks("imagenet-pgd100", {"pgd100_eps4_top1": PGD100}),
         "imagenet-patch-attack": _attacks("imagenet-patch-attack", {"patch_attack_top1": PatchPgd(size=PATCH)}),
         "imagenet-patch-corruption": _patch_corruption,
         "imagenet-occlusion": _occlusion,
         "imagenet-frequency": _frequency,
         "imagenet-c": _imagenet_c,
+        "imagenet-c-19": partial(_imagenet_c, name="imagenet-c-19", corruptions=CORRUPTIONS + EXTRA),
         "imagenet-c-generated": _imagenet_c_generated,
         "imagenet-p": _imagenet_p,
         "imagenet-a": _subset("imagenet-a"),
@@ -473,14 +485,14 @@ def benchmark(name: str, root: Path | str, preprocessing: Preprocessing | None =
     """A benchmark set on disk.
 
     Args:
-        name: one of ``BENCHMARKS``. Those named ``imagenet-`` and a change (``-attacks``, ``-autoattack``,
+        name: one of ``BENCHMARKS``. Those named ``imagenet-`` and a change (``-attacks``, ``-autoattack``, ``-pgd100``,
             ``-patch-attack``, ``-patch-corruption``, ``-occlusion``, ``-frequency``, ``-c-generated``) are computed on
             ImageNet's validation set, ``images``, ``images-occlusion`` and ``images-frequency`` on class folders of any
-            data.
+            data. ``imagenet-c-19`` is ImageNet-C with its four extra corruptions.
         root: its folder; for sets of class folders also a tar file or a Hugging Face data set ``hfds/NAME``.
         preprocessing: of the model; default: 256/224 bicubic, ImageNet's mean and standard deviation.
-        options: ``clean`` (folder of ImageNet) for imagenet-c, where it adds relative mCE, and imagenet-o, which
-            needs it; ``jpeg`` for imagenet-c-generated; ``frost_photos`` for it and imagenet-patch-corruption;
+        options: ``clean`` (folder of ImageNet) for imagenet-c and -c-19, where it adds relative mCE, and imagenet-o,
+            which needs it; ``jpeg`` for imagenet-c-generated; ``frost_photos`` for it and imagenet-patch-corruption;
             ``saliency`` (weights of DINO ViT-S/16) for imagenet-occlusion and images-occlusion; ``alexnet_flips`` (flip
             probabilities in [0, 1]) and ``alexnet_distances`` (top-5 distances), both by perturbation, for imagenet-p.
 

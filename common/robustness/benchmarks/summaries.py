@@ -42,6 +42,8 @@ def classification(dataset: str, record: Mapping[str, np.ndarray]) -> list[Value
 def corruptions(dataset: str, records: Records, names: tuple[str, ...]) -> list[Value]:
     """mCE, relative mCE where there are clean images, mean accuracy, and the error of each cell.
 
+    Where ``names`` has the four extra corruptions, too, there is the mean accuracy over all 19.
+
     All cells hold the same images, so each metric is a mean over images of a weighted sum of that image's errors;
     its interval follows from their spread and takes the correlation between corruptions into account.
     """
@@ -71,6 +73,9 @@ def corruptions(dataset: str, records: Records, names: tuple[str, ...]) -> list[
     weighted = [100 * per_corruption[name] / reference["error"][name] for name in benchmark]
     values.append(value("mce", np.mean(weighted, axis=0), "", **detail))
     values.append(value("corruption_top1", 100 - 100 * np.mean(list(per_corruption.values()), axis=0), "%"))
+    if len(names) > len(benchmark):
+        everything = [_image_errors(records, name) for name in names]
+        values.append(value(f"corruption_top1_{len(names)}", 100 - 100 * np.mean(everything, axis=0), "%"))
     if "clean" in records:
         clean = 1 - records["clean"]["top1"].astype(float)
         relative = [
