@@ -28,14 +28,16 @@ PAPER = Paper(
   year      = {2021}
 }""",
     models=(
-        Model(name="deit_small_patch16_224", released="deit_small_patch16_224", defined_by="timm"),
         Model(name="deit_mini_patch16_224", released="deit_mini_patch16_224"),
-        Model(name="resnet18", released="resnet18", defined_by="timm"),
-        Model(name="resnet50", released="resnet50", defined_by="timm"),
-        Model(name="resnet101", released="resnet101", defined_by="timm"),
         Model(name="deit_small_patch16_224_adv", released="deit_small_patch16_224_adv"),
         Model(name="resnet50_adv", released="resnet50"),
         Model(name="resnet50_gelu_adv", released="resnet50"),
+    ),
+    reused_models=(
+        Model(name="deit_small_patch16_224", released="deit_small_patch16_224"),
+        Model(name="resnet18", released="resnet18"),
+        Model(name="resnet50", released="resnet50"),
+        Model(name="resnet101", released="resnet101"),
     ),
     converts=("timm.models.resnet",),
     claims=(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -133,17 +133,20 @@ def imagenet_c_19(run: Run) -> Iterator[Measurement]:
             yield replace(found, metric="corruption_error_19", value=100 - found.value, interval=interval)
 
 
-_NETWORKS = {VIT: bench.hosts.vit_mini, CNN: bench.hosts.resnet_mini, HYBRID: hybrid_mini}
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    VIT: bench.hosts.vit_mini,
+    CNN: bench.hosts.resnet_mini,
+    HYBRID: hybrid_mini,
+}
 
 
 def _parameters(model: nn.Module) -> int:
     return sum(value.numel() for value in model.parameters())
 
 
-def _seeded(run: Run, make: object) -> nn.Module:
+def _seeded(run: Run, make: Callable[..., nn.Module]) -> nn.Module:
     torch.manual_seed(run.settings.seed)
-    model: nn.Module = make()  # type: ignore[operator]
-    return model.eval().requires_grad_(False)
+    return make().eval().requires_grad_(False)
 
 
 def _share_from_noise(run: Run, draw: str) -> float:

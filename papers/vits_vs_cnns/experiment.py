@@ -39,8 +39,8 @@ def measure(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.ndarr
 class ResidualStem(hosts.Stem):
     """The first half of ``resnet_mini``, and a strided convolution to tokens, where ``vit_mini`` has its stem."""
 
-    def __init__(self, *args: Any, embed_dim: int = 48, **kwargs: Any) -> None:
-        super().__init__(*args, embed_dim=embed_dim, **kwargs)
+    def __init__(self, *, embed_dim: int = 48, **kwargs: Any) -> None:
+        super().__init__(embed_dim=embed_dim, **kwargs)
         half = hosts.resnet_mini(widths=(32,), num_classes=0)
         self.proj = nn.Sequential(half.stem, half.stages, nn.Conv2d(32, embed_dim, 3, stride=2, padding=1))
 

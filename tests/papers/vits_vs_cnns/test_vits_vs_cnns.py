@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import papers
 from common import bench
 from common.checkpoints import load_released, to_released
+from common.data.preprocessing import Preprocessing
 from common.errors import UserError
 from common.measurement import Finding, Measurement
 from common.robustness import full_scale_measures
@@ -26,10 +28,10 @@ from papers.vits_vs_cnns.training import AdversarialSettings, StartDrawn, hooks
 PAPER = papers.find("vits-vs-cnns")
 
 
-def trained(name: str, **changes: object) -> nn.Module:
+def trained(name: str) -> nn.Module:
     """A network of random weights and statistics."""
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=7, **changes)
+    model = timm.create_model(name, num_classes=7)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -91,7 +93,7 @@ def test_networks_are_what_their_names_say() -> None:
     relu, gelu = (timm.create_model(name, num_classes=0) for name in ("resnet50_adv", "resnet50_gelu_adv"))
     assert any(isinstance(module, nn.ReLU) for module in relu.modules())
     assert not any(isinstance(module, nn.ReLU) for module in gelu.modules())
-    assert gelu.pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+    assert Preprocessing.of(gelu).mean == (0.5, 0.5, 0.5)
     mini = timm.create_model("deit_mini_patch16_224", num_classes=5, img_size=32)
     assert mini(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
     with pytest.raises(UserError, match="no weights to fetch"):
@@ -127,14 +129,14 @@ def test_a_share_of_passes_starts_from_the_image() -> None:
     """From the image itself a sign moves all pixels alike; from noise it does not."""
     recipe = load_recipe(PAPER.recipe, "embedded")
     model = bench.hosts.resnet_mini().train()
-    run = SimpleNamespace(recipe=recipe, plain_model=model, device=torch.device("cpu"))
+    run: Any = SimpleNamespace(recipe=recipe, plain_model=model, device=torch.device("cpu"))
     images, labels = torch.zeros(4, 3, 28, 28), torch.arange(4)
     for share, from_image in ((1.0, True), (0.0, False)):
         settings = AdversarialSettings(4 / 255, 1 / 255, 1, share, "uniform")
         hook = StartDrawn(settings, bench.per_channel(recipe.mean), bench.per_channel(recipe.std))
-        hook.start(run)  # type: ignore[arg-type]
-        batch = SimpleNamespace(images=images, labels=labels, targets=labels)
-        hook.on_batch(run, batch)  # type: ignore[arg-type]
+        hook.start(run)
+        batch: Any = SimpleNamespace(images=images, labels=labels, targets=labels)
+        hook.on_batch(run, batch)
         moved = (batch.images * recipe.std[0]).abs()
         assert (moved.unique().numel() <= 3) is from_image
     assert model.training
