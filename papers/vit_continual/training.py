@@ -247,7 +247,9 @@ class ElasticWeights(ClassIncremental):
         super().end_task(run)
         learner, weights = _learner(run), _weights(run)
         known = [*self.earlier, *self.tasks.classes[self.task]]
+        learner.eval()  # so that statistics of batch norm, where there are any, stay
         found = fisher_information(lambda x: learner.classify(learner.features(x))[:, known], weights, self.recent)
+        learner.train()
         before = self.importance or {name: torch.zeros_like(value) for name, value in found.items()}
         self.importance = merged(before, found, self.alpha)
         self.anchors = {name: value.detach().clone() for name, value in weights.items()}
