@@ -56,10 +56,8 @@ PAPER = Paper(
   year   = {2022},
   note   = {Transformers for Vision workshop at CVPR, arXiv 2205.01586}
 }""",
-    models=(
-        Model(name="early_conv_vit", released="early_conv_vit"),
-        *(Model(name=name, defined_by="timm") for name in _BACKBONES),
-    ),
+    models=(Model(name="early_conv_vit", released="early_conv_vit"),),
+    reused_models=tuple(Model(name=name) for name in _BACKBONES),
     claims=(
         Claim(
             name="asymmetry",

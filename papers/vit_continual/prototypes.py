@@ -83,12 +83,12 @@ def _measuring(need: str, classes: int, read: Callable[[Path, bool], Iterable[tu
         for images, labels in _batches(read(folder, True), run.settings.batch_size, limit, f"{need}, training images"):
             learnt.add(_features(model, images, device), labels)
         seconds = time.perf_counter() - start
+        if len(learnt.counts) != classes and not limit:
+            raise UserError(f"{folder} has {len(learnt.counts)} classes to learn, {need} has {classes}.")
         right = count = 0
         for images, labels in _batches(read(folder, False), run.settings.batch_size, limit, f"{need}, test images"):
             right += int((learnt.predict(_features(model, images, device)) == labels).sum())
             count += len(labels)
-        if len(learnt.counts) != classes and not limit:
-            raise UserError(f"{folder} has {len(learnt.counts)} classes to learn, {need} has {classes}.")
         share = wilson(right, count)
         common: dict[str, Any] = {"model": name, "dataset": need, "weights": weights, "protocol": PROTOCOL, "n": count}
         yield Measurement(

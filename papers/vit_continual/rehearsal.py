@@ -132,7 +132,7 @@ class RandomFeatures:
         return F.relu((images.flatten(1) - self.mean) / self.scale @ self.weight + self.bias)
 
 
-def curve(form: Format, seed: int, order: Tensor, quick: bool) -> dict[str, np.ndarray | float]:
+def curve(form: Format, seed: int, order: Tensor, quick: bool) -> dict[str, np.ndarray]:
     """``rehearsal_top1`` by image for all budgets, (budgets x subsets, images), and its mean for each one.
 
     Args:
@@ -153,5 +153,5 @@ def curve(form: Format, seed: int, order: Tensor, quick: bool) -> dict[str, np.n
         learner = RandomFeatures(form.side**2, generator(seed, "features", form.side))
         learner.fit(form.reduced(images[kept, :1]), labels[kept], len(order))
         right.append((learner.predict(seen).view(tests.labels.shape) == tests.labels).numpy())
-    cells = {f"rehearsal_top1/{budget}": float(one.mean()) for budget, one in zip(BUDGETS, right, strict=True)}
+    cells = {f"rehearsal_top1/{budget}": np.asarray(one.mean()) for budget, one in zip(BUDGETS, right, strict=True)}
     return {"rehearsal_top1": np.concatenate(right), **cells}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,8 +13,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from common import bench
 from common.checkpoints import load_released
 from common.errors import UserError
 from common.run import Run
@@ -21,7 +25,7 @@ from common.training.data import TensorData, make_plan
 from common.training.loop import train
 from common.training.options import Options
 from common.training.recipe import Recipe, load_recipe
-from papers.vit_continual import claims
+from papers.vit_continual import claims, prototypes
 from papers.vit_continual.distillation import (
     attention_divergence,
     distil_decisions,
@@ -287,17 +291,18 @@ def test_every_regulariser_learns_the_tasks(regulariser: str) -> None:
     recipe = _recipe(f"method.regulariser={regulariser}", "optimizer=adamw", "learning_rate=0.003")
     data = TaskByTask(_data(), Tasks.of(4, 2, 2))
     model = _small_learner(data.tasks)
-    start = [head.weight.detach().clone() for head in model.heads]
+    first, second = (cast(nn.Linear, head) for head in model.heads)
+    start = [head.weight.detach().clone() for head in (first, second)]
     train(model, recipe, data, hooks=hooks(recipe), options=Options(device="cpu"))
     assert not model.notes
     snapshots: Any = model.snapshots
     assert snapshots.abs().sum(dim=1).all()
     assert not torch.equal(snapshots[0], snapshots[1])
-    last = model.heads[0].weight.detach().clone()
+    last = first.weight.detach().clone()
     assert not torch.equal(last, start[0])
     model.recall(0)
-    assert torch.equal(model.heads[0].weight, last), "the first head is frozen in the second task"
-    assert torch.equal(model.heads[1].weight, start[1]), "the second one waits in the first task"
+    assert torch.equal(first.weight, last), "the first head is frozen in the second task"
+    assert torch.equal(second.weight, start[1]), "the second one waits in the first task"
 
 
 def _trained(*changes: str) -> Tensor:
@@ -321,7 +326,7 @@ def test_regularisers_without_weight_are_fine_tuning_and_with_it_are_not() -> No
         assert not torch.allclose(on[1], plain[1], atol=1e-5), name
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Any) -> None:
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     data = TaskByTask(_data(30), Tasks.of(4, 2, 2))
     recipe = _recipe("method.regulariser=functional", "epochs=3", "optimizer=adamw", "learning_rate=0.003")
     whole = _small_learner(data.tasks)
@@ -362,14 +367,17 @@ def test_what_is_no_learning_by_tasks_is_refused() -> None:
         TaskByTask(data, Tasks.of(6, 2, 2))
 
 
-def test_a_learner_is_measured_by_its_snapshots() -> None:
+def test_a_learner_is_measured_by_its_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
     """A learner whose weights after every task are the same has forgotten nothing."""
+    tests = bench.test_set(True)
+    few = dataclasses.replace(tests, clean=tests.clean[:, :10], labels=tests.labels[:, :10])
+    monkeypatch.setattr(bench, "test_set", lambda quick: few)
     model = learner().eval()
     for task in range(5):
         model.remember(task)
     values = {n: np.asarray(v) for n, v in measure(model, load_recipe(RECIPE, "embedded"), True).items()}
-    assert values["average_top1"].shape == values["new_task_top1"].shape == (20, 50)
-    assert values["forgetting"].shape == (20, 40)
+    assert values["average_top1"].shape == values["new_task_top1"].shape == (20, 10)
+    assert values["forgetting"].shape == (20, 8)
     assert not values["forgetting"].any()
     assert np.array_equal(values["new_task_top1"], values["task_aware_top1"])
     assert values["task_aware_top1"].mean() >= values["average_top1"].mean()
@@ -448,3 +456,37 @@ def test_it_behaves_as_timms_models_do() -> None:
         create("early_conv")
     with pytest.raises(UserError, match="were released"):
         create("early_conv_vit", pretrained=True)
+
+
+class Colours(nn.Module):
+    """Features that are an image's mean colours."""
+
+    num_features = 3
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def test_frozen_features_are_measured_on_class_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part, count in (("train", 3), ("test", 2)):
+        for name, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (20 + number, 30), colour).save(folder / f"{number}.png")
+    monkeypatch.setattr(prototypes, "load_model", lambda run: (Colours(), "resnet18", "released"))
+    settings = RunSettings(folders={"flowers-102": tmp_path}, limit=6, batch_size=4)
+    run = cast(Run, SimpleNamespace(settings=settings))
+    found = {one.metric: one for one in prototypes.prototypes_flowers_102(run)}
+    assert (found["top1"].value, found["top1"].n, found["top1"].model) == (100.0, 4, "resnet18")
+    assert found["prototype_time"].value > 0
+    whole = cast(Run, SimpleNamespace(settings=dataclasses.replace(settings, limit=None)))
+    with pytest.raises(UserError, match="has 2 classes to learn, flowers-102 has 102"):
+        list(prototypes.prototypes_flowers_102(whole))
+    lost = dataclasses.replace(settings, folders={"flowers-102": tmp_path / "train"})
+    run = cast(Run, SimpleNamespace(settings=lost))
+    with pytest.raises(UserError, match="class folders of images are read from train and from test"):
+        list(prototypes.prototypes_flowers_102(run))
