@@ -27,7 +27,7 @@ PROTOCOL = "scenes/1"
 #: Garments of a scene, their size relative to the photographs', and what is behind.
 GARMENTS, SCALE, BEHIND = (1, 2), (0.5, 0.65), Background(clutter=3)
 #: Scenes of each split; ``tuning`` are for choosing a threshold, apart from those that are measured on.
-TRAINING, VALIDATION, TEST, TUNING = 51200, 2000, 2000, 500
+TRAINING, VALIDATION, TEST, TUNING = 51200, 2000, 1000, 300
 QUICK = 200
 SHARES = 16
 #: Classes of a segmentation: background first.

@@ -53,7 +53,7 @@ def pseudo_labels(
 
 
 def _quantile(maps: Tensor, cut: float) -> Tensor:
-    """The value (B, K, 1, 1) below which the share ``cut`` of a map's positive values is; infinite where there is none."""
+    """The value (B, K, 1, 1) below which the share ``cut`` of a map's positive values is; infinite without any."""
     values = maps.flatten(2).sort(dim=2).values
     count = (values > 0).sum(dim=2, keepdim=True)
     rank = (count * cut).long()

@@ -1,8 +1,8 @@
 """DPT with a classifier: the network that GETAM trains from image-level labels.
 
 Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021 (DPT), as Sun et al., arXiv 2112.02841, use it:
-four blocks of a vision transformer are reassembled to maps of strides 4, 8, 16 and 32 and fused from coarse to fine. The
-coarsest map, averaged, gives the logits of classes; the finest, excited by squeeze and excitation, gives those of
+four blocks of a vision transformer are reassembled to maps of strides 4, 8, 16 and 32 and fused from coarse to fine.
+The coarsest map, averaged, gives the logits of classes; the finest, excited by squeeze and excitation, gives those of
 pixels. Backbones are timm's.
 
 Axes: B images, C channels, K classes, H x W pixels.
