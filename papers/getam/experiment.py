@@ -128,7 +128,7 @@ def maps_of(model: nn.Module, images: Tensor, present: Tensor, reading: str) -> 
         with torch.no_grad():
             features = model.forward_features(images)  # type: ignore[operator]
             head = model.head
-            maps = torch.einsum("bchw,kc->bkhw", features, head.weight).relu() * present[:, :, None, None]  # type: ignore[union-attr,arg-type]
+            maps = torch.einsum("bchw,kc->bkhw", features, head.weight).relu() * present[:, :, None, None]  # type: ignore[union-attr]
     else:
         maps = class_maps(model, images, present, READINGS[reading])
         maps = maps.unflatten(2, token_grid(maps.shape[2], *images.shape[-2:]))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from timm.layers import Attention
@@ -82,7 +83,8 @@ def recorded_attention(model: nn.Module) -> Iterator[list[Tensor]]:
     Raises:
         UserError: the model has no attention of timm's kind.
     """
-    modules = [module for module in model.modules() if isinstance(module, Attention)]
+    # Any, since timm declares final what it also sets from outside.
+    modules: list[Any] = [module for module in model.modules() if isinstance(module, Attention)]
     if not modules:
         raise UserError(f"{type(model).__name__} has no attention to read: take a vision transformer of timm.")
     maps: list[Tensor] = []
@@ -116,16 +118,16 @@ def class_maps(
     Returns:
         (B, K, N - prefix), zeros for classes that are not there.
     """
-    with torch.enable_grad(), recorded_attention(model) as attention:
+    with torch.inference_mode(False), torch.enable_grad(), recorded_attention(model) as attention:
         logits = model(images)
         logits = logits[0] if isinstance(logits, tuple) else logits
-    todo = present.clone()
-    maps = images.new_zeros(*present.shape, attention[0].shape[-1] - prefix)
-    while todo.any():
-        image = todo.any(dim=1).nonzero()[:, 0]
-        label = todo[image].float().argmax(dim=1)
-        todo[image, label] = False
-        gradient = torch.autograd.grad(logits[image, label].sum(), attention, retain_graph=bool(todo.any()))
-        with torch.no_grad():
-            maps[image, label] = read(attention, gradient)[image, prefix:]
+        todo = present.clone()
+        maps = images.new_zeros(*present.shape, attention[0].shape[-1] - prefix)
+        while todo.any():
+            image = todo.any(dim=1).nonzero()[:, 0]
+            label = todo[image].float().argmax(dim=1)
+            todo[image, label] = False
+            gradient = torch.autograd.grad(logits[image, label].sum(), attention, retain_graph=bool(todo.any()))
+            with torch.no_grad():
+                maps[image, label] = read(attention, gradient)[image, prefix:]
     return maps

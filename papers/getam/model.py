@@ -52,7 +52,7 @@ class StandardisedConv(StdConv2dSame):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""
         if self.same_pad:
-            x = pad_same(x, self.kernel_size, self.stride, self.dilation)
+            x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         deviation, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
         weight = (self.weight - mean) / (deviation + 1e-5)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -166,14 +166,15 @@ class DPT(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.backbone: Any = timm.create_model(
+        vit: Any = timm.create_model(
             backbone, num_classes=0, img_size=img_size, in_chans=in_chans, drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
         )  # fmt: skip
-        self.backbone.norm = nn.Identity()  # blocks are read before it
-        StandardisedConv.convert(self.backbone)
+        vit.norm = nn.Identity()  # blocks are read before it
+        StandardisedConv.convert(vit)
+        self.backbone: Any = vit
         self.num_classes, self.num_features, self.blocks = num_classes, widths[-1], blocks
-        dim, prefix = self.backbone.embed_dim, self.backbone.num_prefix_tokens
+        dim, prefix = vit.embed_dim, vit.num_prefix_tokens
         from_stages = len(widths) - len(blocks)
         self.reassemble = nn.ModuleList(
             Reassemble(dim, widths[place], prefix, stride)
@@ -262,7 +263,7 @@ class DPT(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Classify other classes, of images and of pixels."""
         self.num_classes = num_classes
-        device = self.segmentation[4].weight.device
+        device = next(self.segmentation.parameters()).device
         self.head = nn.Linear(self.num_features, num_classes).to(device) if num_classes else nn.Identity()
         self.segmentation[4] = nn.Conv2d(FEATURES, 1 + num_classes, 1).to(device)
 

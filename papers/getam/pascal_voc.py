@@ -53,7 +53,8 @@ def measure(run: Run) -> Iterator[Measurement]:
             collate = collation(tuple, workers, bytes_each, _say_once)
             loader = DataLoader(pictures, batch_size=None, sampler=chunk, num_workers=workers, collate_fn=collate)
             with watched_loaders():
-                parts = [confusion(model, *received(one), declared) for one in islice(loader, len(chunk))]
+                images = map(received, islice(loader, len(chunk)))
+                parts = [confusion(model, image, classes, declared) for image, classes in images]
             return torch.stack(parts).sum(dim=0).tolist()
 
         total += np.array(run.memo(f"{DATASET} {pictures.folder} {name} pictures {chunk}", compute))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -153,7 +154,7 @@ class SingleStage(Hook):
             )
         if not hasattr(model, "segmenting"):
             raise UserError(f"{type(model).__name__} cannot segment: choose a model of GETAM.")
-        model.segmenting = False
+        model.segmenting = False  # type: ignore[assignment]
 
     def start(self, run: Training) -> None:
         """Take down the constant rates."""
@@ -174,12 +175,13 @@ class SingleStage(Hook):
             scale = left * (self.settings.segmentation_rate if second else 1)
             for group, rate in zip(run.optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate * scale
-        run.plain_model.segmenting = False
+        model: Any = run.plain_model
+        model.segmenting = False
         if second:
             self._labels, self._completed = labels_for(
-                run.plain_model, batch.images, self._present, self._salient, self.settings, prefix=self.prefix
+                model, batch.images, self._present, self._salient, self.settings, prefix=self.prefix
             )
-        run.plain_model.segmenting = second
+        model.segmenting = second
 
     def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
         """Of the classifier, and in the second part of the segmentation network."""
@@ -202,4 +204,5 @@ class SingleStage(Hook):
 
     def finish(self, run: Training) -> None:
         """Leave a classifier that can segment when asked."""
-        run.plain_model.segmenting = False
+        model: Any = run.plain_model
+        model.segmenting = False

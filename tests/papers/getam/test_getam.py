@@ -143,7 +143,7 @@ def test_exact_claims_hold(claim: Any) -> None:
     assert {finding.verdict for finding in found} == {"holds"}
 
 
-def test_the_claim_sees_a_map_without_the_square(monkeypatch) -> None:
+def test_the_claim_sees_a_map_without_the_square(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "class_activation", partial(class_activation, square=False))
     found: list[Any] = list(claims.elementwise(cast(Run, SimpleNamespace(settings=RunSettings()))))
     assert found[0].verdict == "does not hold"
@@ -344,7 +344,7 @@ def test_training_needs_supervision_and_a_network_that_segments(garments: Tensor
 # -- what is measured
 
 
-def test_maps_of_a_network_that_knows_the_masks_segment_without_error(monkeypatch) -> None:
+def test_maps_of_a_network_that_knows_the_masks_segment_without_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def exact(model: Any, x: Tensor, present: Tensor, reading: str) -> Tensor:
         bright = (x[:, 0] - x[:, 0].amin(dim=(1, 2), keepdim=True)) > 0.05
         return bright[:, None].float() * present[:, :, None, None]
@@ -378,7 +378,7 @@ def test_every_reading_gives_maps_of_the_classes_that_are_there(reading: str) ->
     assert not maps[~present].any()
 
 
-def test_pascal_voc_counts_all_but_void(tmp_path: Path, monkeypatch) -> None:
+def test_pascal_voc_counts_all_but_void(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "VOC2012"
     for place in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
         (folder / place).mkdir(parents=True)
