@@ -138,6 +138,14 @@ PAPER = Paper(
             effect="No output of the release could be recorded.",
         ),
         Deviation(
+            name="schedule",
+            publication="could not be read",
+            released="a linear decay for mixer, hybrid and plain ViT; a mixer's epoch has the steps of JFT",
+            ours="the cosine of the others, over epochs of the data",
+            switch="none",
+            effect="Shows only in full-scale training.",
+        ),
+        Deviation(
             name="randaug",
             publication="could not be read",
             released="two of TensorFlow's operations at magnitude 15",

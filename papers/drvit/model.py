@@ -14,6 +14,7 @@ Shapes: B images, N = h x w places, C channels of a token, K words of D channels
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -60,19 +61,26 @@ class Codes(nn.Module):
         encoder: images in [0, 1] to features (B, D, h, w).
         words: K.
         tuned: whether an offset of each word is learned; the codebook itself stays.
+        discrete: False for the features themselves in place of the words, an option of the release for comparison.
         mean, std: of the images that come in, which are undone: the encoder sees [0, 1].
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
         encoder: Encoder,
         words: int = WORDS,
         tuned: bool = True,
+        discrete: bool = True,
         mean: Sequence[float] = (0.5,) * 3,
         std: Sequence[float] = (0.5,) * 3,
     ) -> None:
         super().__init__()
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.discrete = discrete
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.encoder = encoder.requires_grad_(False)
         dim = encoder.conv_out.out_channels
         bound = (3 / words) ** 0.5
@@ -85,9 +93,9 @@ class Codes(nn.Module):
 
         Which word is nearest is a decision; rounding in half precision would change some.
         """
-        mean, std = (torch.tensor(value, device=images.device).view(-1, 1, 1) for value in (self.mean, self.std))
-        with torch.autocast(images.device.type, enabled=False):
-            return self.encoder(images.float() * std + mean).permute(0, 2, 3, 1)
+        autocast = not images.is_meta and torch.is_autocast_enabled(images.device.type)
+        with torch.autocast(images.device.type, enabled=False) if autocast else nullcontext():
+            return self.encoder(images.float() * self.std + self.mean).permute(0, 2, 3, 1)
 
     def indices(self, images: Tensor) -> Tensor:
         """The word of each place of normalised images (B, 3, H, W): (B, h, w)."""
@@ -95,6 +103,8 @@ class Codes(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The embedding of each place: (B, D, h, w). No gradient comes back to the images."""
+        if not self.discrete:
+            return self.features(images).permute(0, 3, 1, 2)
         words = self.codebook if self.delta is None else self.codebook + self.delta
         return F.embedding(self.indices(images), words).permute(0, 3, 1, 2)
 
@@ -196,9 +206,7 @@ class DiscreteVisionTransformer(VisionTransformer):
 class DiscreteMixer(MlpMixer):
     """timm's MLP-Mixer, likewise."""
 
-    def __init__(
-        self, *, fusion_dim: int, words: int = WORDS, vqgan: dict[str, Any] = VQGAN, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, fusion_dim: int, words: int = WORDS, vqgan: dict[str, Any] = VQGAN, **kwargs: Any) -> None:
         super().__init__(**{"act_layer": GELUTanh, **kwargs})
         given = self.stem
         self.stem = code_embed(

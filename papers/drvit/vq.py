@@ -51,13 +51,21 @@ class Encoder(nn.Module):
         multipliers: channels of each level, in units of ``filters``.
         depth: blocks of a level, and blocks after the last.
         groups: of the norms.
+        unshuffle: pixels on a side that the first convolution takes as one place, with so many times the channels.
     """
 
     def __init__(
-        self, code_dim: int, filters: int, multipliers: Sequence[int], depth: int, groups: int = GROUPS
+        self,
+        code_dim: int,
+        filters: int,
+        multipliers: Sequence[int],
+        depth: int,
+        groups: int = GROUPS,
+        unshuffle: int = 1,
     ) -> None:
         super().__init__()
-        self.conv_in = conv3x3(3, filters)
+        self.unshuffle = unshuffle
+        self.conv_in = conv3x3(3 * unshuffle**2, filters)
         widths = [filters * multiplier for multiplier in multipliers for _ in range(depth)] + depth * [
             filters * multipliers[-1]
         ]
@@ -70,7 +78,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images in [0, 1]."""
-        x = self.conv_in(images)
+        x = self.conv_in(F.pixel_unshuffle(images, self.unshuffle))
         for i, block in enumerate(self.blocks):
             x = block(F.avg_pool2d(x, 2) if i in self.pooled else x)
         return self.conv_out(F.silu(self.norm(x)))
@@ -80,7 +88,13 @@ class Decoder(nn.Module):
     """The way back, (B, D, h, w) to images (B, 3, H, W), with the arguments of :class:`Encoder`."""
 
     def __init__(
-        self, code_dim: int, filters: int, multipliers: Sequence[int], depth: int, groups: int = GROUPS
+        self,
+        code_dim: int,
+        filters: int,
+        multipliers: Sequence[int],
+        depth: int,
+        groups: int = GROUPS,
+        unshuffle: int = 1,
     ) -> None:
         super().__init__()
         width = filters * multipliers[-1]
@@ -92,7 +106,8 @@ class Decoder(nn.Module):
                 width = filters * multiplier
             if level:
                 layers += [nn.Upsample(scale_factor=2), conv3x3(width, width, bias=True)]
-        layers += [nn.GroupNorm(groups, width, EPSILON), nn.SiLU(), conv3x3(width, 3, bias=True)]
+        layers += [nn.GroupNorm(groups, width, EPSILON), nn.SiLU()]
+        layers += [conv3x3(width, 3 * unshuffle**2, bias=True), nn.PixelShuffle(unshuffle)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -101,7 +116,7 @@ class Decoder(nn.Module):
 
 
 def nearest_code(features: Tensor, codebook: Tensor) -> Tensor:
-    """The index of the code word nearest to each of the features (..., D) by Euclidean distance, of a tie the lowest."""
+    """The index of the code word that is nearest to each of the features (..., D); of a tie the lowest."""
     # The square of the feature itself is the same for all code words.
     return (codebook.square().sum(dim=1) - 2 * features @ codebook.T).argmin(dim=-1)
 
