@@ -40,10 +40,10 @@ PAPER = Paper(
   booktitle = {International Conference on Learning Representations},
   year      = {2022}
 }""",
-    models=(
-        *(Model(name=name, released=released) for name, released in _MODELS.items()),
-        Model(name="vit_base_patch16_224", released="ViT-B/16 on pixels", defined_by="timm"),
-        Model(name="vit_base_r50_s16_224", released="R50x1+B/16 on pixels", defined_by="timm"),
+    models=tuple(Model(name=name, released=released) for name, released in _MODELS.items()),
+    reused_models=(
+        Model(name="vit_base_patch16_224", released="ViT-B/16 on pixels"),
+        Model(name="vit_base_r50_s16_224", released="R50x1+B/16 on pixels"),
     ),
     claims=(
         Claim(

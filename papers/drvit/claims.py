@@ -20,9 +20,14 @@ def contenders() -> list[bench.Contender]:
     return mini.contenders()
 
 
+def _scores(run: Run) -> bench.Scores:
+    mini.quantiser()  # trained here, once, and not by every process at the same time
+    return bench.scores(run, contenders(), mini.measure)
+
+
 def robustness(run: Run) -> Iterator[Result]:
     """Accuracy on clean, corrupted and occluded images."""
-    scores = bench.scores(run, contenders(), mini.measure)
+    scores = _scores(run)
     yield from bench.measurements(scores, ("top1", "corruption_top1", "occlusion_top1"))
     yield from bench.findings(
         scores,
@@ -36,7 +41,7 @@ def robustness(run: Run) -> Iterator[Result]:
 
 def shape(run: Run) -> Iterator[Result]:
     """Decisions on silhouettes of one garment with the texture of another, and on either cue alone."""
-    scores = bench.scores(run, contenders(), mini.measure)
+    scores = _scores(run)
     yield from bench.measurements(
         scores, ("shape_bias", "shape_share", "texture_share", "silhouette_top1", "texture_top1")
     )
@@ -45,7 +50,7 @@ def shape(run: Run) -> Iterator[Result]:
 
 def positions(run: Run) -> Iterator[Result]:
     """Accuracy with the position embeddings of patches in another order."""
-    scores = bench.scores(run, contenders(), mini.measure)
+    scores = _scores(run)
     yield from bench.measurements(scores, ("shuffled_positions_top1", "position_reliance"))
     yield from bench.findings(scores, f"{BOTH} > {HOST}: position_reliance", f"{ALONE} > {HOST}: position_reliance")
 

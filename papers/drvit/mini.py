@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,8 +15,8 @@ from common import bench
 from common.bench import cue_conflict, hosts
 from common.training.recipe import Recipe
 from papers.drvit.model import CodeEmbed, Codes
-from papers.drvit.quantiser import SIZES, WORDS, quantiser
-from papers.drvit.vq import Encoder, margin, nearest_code
+from papers.drvit.quantiser import WORDS, quantiser
+from papers.drvit.vq import margin, nearest_code
 
 HOST = "vit_mini"
 BOTH, ALONE, FEATURES = f"{HOST}+codes", f"{HOST}+codes_alone", f"{HOST}+encoder_features"
@@ -39,8 +40,7 @@ def tokens(
     recipe = bench.host(HOST).settings()
     mean, std = (bench.per_channel(values) for values in (recipe.mean, recipe.std))
     encoder, codebook = quantiser()
-    codes = Codes(Encoder(**SIZES), WORDS, tuned=False, discrete=discrete, mean=mean, std=std)
-    codes.encoder.load_state_dict(encoder.state_dict())
+    codes = Codes(copy.deepcopy(encoder), WORDS, tuned=False, discrete=discrete, mean=mean, std=std)
     codes.codebook.data.copy_(codebook)
     embed = CodeEmbed(img_size, patch_size, in_chans, embed_dim, fusion_dim=fusion_dim, codes=codes, **kwargs)
     if fusion_dim:

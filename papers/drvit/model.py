@@ -187,7 +187,7 @@ def code_embed(
     codes = Codes(Encoder(**vqgan), words, tuned=fusion_dim > 0)
     if hybrid:  # the convolutional part of timm's vit_base_r50_s16_224
         backbone = ResNetV2(
-            (3, 4, 9), num_classes=0, global_pool="", preact=False, stem_type="same", conv_layer=StdConv2dSame
+            [3, 4, 9], num_classes=0, global_pool="", preact=False, stem_type="same", conv_layer=StdConv2dSame
         )
         kwargs |= {"backbone": backbone, "features": backbone.num_features}
     return CodeEmbed(fusion_dim=fusion_dim, codes=codes, **kwargs)
