@@ -9,7 +9,7 @@ built for its shapes alone (`common.shapes`) is counted as well, without memory 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from common.errors import UserError
 from common.profiling.operators import FORMULAS, NO_ARITHMETIC
@@ -96,11 +97,32 @@ class _Calls(TorchDispatchMode):
         super().__init__()
         self.counted: dict[str, float] = defaultdict(float)
         self.not_counted: Counter[str] = Counter()
+        #: What calls on tensors without content gave, since a network's blocks call the same again and again.
+        self.seen: dict[Hashable, tuple[Any, ...]] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        call = _shapes(func, args, kwargs)
+        if call is None:
+            return self._count(func, args, kwargs)
+        if call not in self.seen:
+            before = self.counted.copy(), self.not_counted.copy()
+            output = self._count(func, args, kwargs)
+            if not isinstance(output, Tensor):
+                return output
+            added = _added(self.counted, before[0]), _added(self.not_counted, before[1])
+            self.seen[call] = (output.shape, output.stride(), output.dtype, *added)
+            return output
+        shape, stride, dtype, counted, not_counted = self.seen[call]
+        for name, number in counted:
+            self.counted[name] += number
+        for name, number in not_counted:
+            self.not_counted[name] += number
+        return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+
+    def _count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operator = func._schema.name.partition("::")[2]
         if operator in FORMULAS:
             output = func(*args, **kwargs)
@@ -115,6 +137,25 @@ class _Calls(TorchDispatchMode):
             return output  # its parts were counted
         self.not_counted[operator.removeprefix("_")] += 1
         return func(*args, **kwargs)
+
+
+def _shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable | None:
+    """What the result of a call on the meta device depends on; None where it is not one new tensor of known shape."""
+    schema = func._schema
+    if len(schema.returns) != 1 or schema.returns[0].alias_info or schema.is_mutable:
+        return None
+    leaves, structure = tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not tensors or not all(tensor.is_meta for tensor in tensors):
+        return None
+    parts = (
+        (leaf.shape, leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves
+    )
+    return (func, structure, *parts)
+
+
+def _added(now: Mapping[str, float], before: Mapping[str, float]) -> list[tuple[str, float]]:
+    return [(name, number - before.get(name, 0)) for name, number in now.items() if number != before.get(name, 0)]
 
 
 def _example(model: nn.Module, input_size: Sequence[int]) -> Tensor:
