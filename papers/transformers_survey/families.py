@@ -102,7 +102,10 @@ class Axial(nn.Module):
 
 
 class ConvolutionalAttention(nn.Module):
-    """CMT's: a depth-wise 3x3 convolution beside a shortcut, attention with keys convolved to half the side."""
+    """CMT's: a depth-wise 3x3 convolution beside a shortcut, attention with keys convolved to half the side.
+
+    Scores by position, which CMT adds, are zero here. With any, PyTorch's attention computes the whole map.
+    """
 
     def __init__(self, dim: int, heads: int, side: int) -> None:
         super().__init__()
