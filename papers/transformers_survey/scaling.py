@@ -104,13 +104,13 @@ def time_and_memory(costs: dict[str, list[Cost]], quick: bool) -> Iterator[Resul
                 protocol=f"scaling/1 power of the tokens {between}, {DIM} channels, forward",
                 detail={f"{side}^2 tokens": each for side, each in zip(sides, values, strict=True)},
             )
-    time, memory = found["global"]
+    of_time, of_memory = found["global"]
     yield Finding(
         name="global_memory",
         statement="The memory of global self-attention grows by the square of the number of tokens.",
-        verdict="holds" if memory > 2 - TOLERANCE else "does not hold",
-        evidence=f"It grows by the power {memory:.2f}, and time by {time:.2f}, {between}.",
-        value=memory,
+        verdict="holds" if of_memory > 2 - TOLERANCE else "does not hold",
+        evidence=f"It grows by the power {of_memory:.2f}, and time by {of_time:.2f}, {between}.",
+        value=of_memory,
     )
     linear = [family.name for family in FAMILIES if family.exponent <= 1]
     slow = {name: found[name][0] for name in linear if found[name][0] > SUPERLINEAR}
