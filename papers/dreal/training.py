@@ -91,7 +91,8 @@ class Reinforce(Hook):
             self.watch.close()
         model: Any = run.plain_model
         if isinstance(getattr(model, "rewards", None), Tensor):
-            model.rewards.copy_(binned(self.rewards, *model.rewards.shape, run.total_steps))
+            bins, modules = model.rewards.shape
+            model.rewards.copy_(binned(self.rewards, bins, modules, run.total_steps))
 
     def state_dict(self) -> dict[str, Any]:
         """The critic, its optimizer and the rewards so far."""
