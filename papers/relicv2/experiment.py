@@ -16,6 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from common import bench
+from common.bench.stored import check_sum, stored
+from common.data import composition
 from common.data.composition import Background, Composition, place_on_canvas
 from common.robustness.corruptions import corrupt
 from common.training.data import TensorData
@@ -26,6 +28,8 @@ DATASET = "fashion-mnist-canvas"
 PROTOCOL = "canvases/1 garments of 24 pixels on 28, 8 pieces of clutter"
 SIDE, GARMENT = bench.hosts.SIDE, 24
 CLUTTER, MORE_CLUTTER = Background(clutter=8), Background(clutter=24)
+#: Training images are put on canvases in so many parts.
+SHARES = 20
 #: Labelled canvases of a probe, about a tenth of the training set.
 LABELLED = 6000
 #: Subsets of the test images that are put on canvases.
@@ -45,11 +49,18 @@ def _placed(images: Tensor, labels: Tensor, background: Background, seed: int) -
 def canvases(masks: bool = False) -> TensorData:
     """The bench's training images on canvases: three equal channels, and with ``masks`` a fourth, white on garments."""
     data = bench.training_data()
-    train, validation = (_placed(*part, CLUTTER, seed) for seed, part in enumerate((data.train, data.validation)))
-    images = _three(train.images)
-    if masks:
-        images = torch.cat([images, 255 * train.masks.to(torch.uint8)], dim=1)
-    return TensorData(images, data.train[1], _three(validation.images), data.validation[1])
+    version = check_sum(__file__, composition.__file__)
+    drawn = stored("canvases-training", version, _training_share, SHARES)  # (58000, 2, 28, 28)
+    channels = (0, 0, 0, 1) if masks else (0, 0, 0)
+    validation = _placed(*data.validation, CLUTTER, SHARES)
+    return TensorData(drawn[:, channels], data.train[1], _three(validation.images), data.validation[1])
+
+
+def _training_share(share: int) -> Tensor:
+    """Canvases and the masks of their garments of a share of the training images, (n, 2, 28, 28) uint8."""
+    images, labels = (part.tensor_split(SHARES)[share] for part in bench.training_data().train)
+    placed = _placed(images, labels, CLUTTER, share)
+    return torch.stack([placed.images, 255 * placed.masks[:, 0].to(torch.uint8)], dim=1)
 
 
 #: For contenders: data with masks.

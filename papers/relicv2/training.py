@@ -112,7 +112,7 @@ class ReLIC(Hook):
         batch.labels = batch.targets = batch.labels.repeat(self.views)
 
     def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
-        """Add the loss of all pairs of a view in the online network and a large one in the target network, their mean."""
+        """Add the mean loss of all pairs of a view in the online network and a large one in the target network."""
         model: Any = run.plain_model
         online = [*batch.outputs[1].chunk(self.views), *(model(small)[1] for small in self._small)]
         with torch.no_grad():
