@@ -64,25 +64,23 @@ class ReLIC(SimCLR):
         # Not SimCLR's own construction, which pads otherwise.
         ResNet.__init__(
             self,
-            Bottleneck,
+            Bottleneck,  # type: ignore[arg-type]  # timm's annotation asks for an instance
             layers or LAYERS[depth],
             channels=tuple(width * count for count in channels),
             stem_type="deep",  # the kind of stem whose width timm lets one choose
             stem_width=stem // 2,
             **kwargs,
         )
-        self.conv1 = Conv2dSame(self.in_chans, stem, 7, stride=2, bias=False)
+        self.conv1 = Conv2dSame(self.in_chans, stem, 7, stride=2, bias=False)  # type: ignore[assignment]
         self.maxpool = create_pool2d("max", 3, stride=2, padding="same")
-        for stage in (self.layer2, self.layer3, self.layer4):
-            conv = stage[0].conv2
-            stage[0].conv2 = Conv2dSame(conv.in_channels, conv.out_channels, 3, stride=2, bias=False)
+        for stage in ("layer2", "layer3", "layer4"):
+            first: Any = self.get_submodule(stage)[0]  # type: ignore[index]
+            conv = first.conv2
+            first.conv2 = Conv2dSame(conv.in_channels, conv.out_channels, 3, stride=2, bias=False)
         self.projection = ProjectionHead(self.num_features, layers=2)
         self.kept_layers = 0
         self.pretraining = self.frozen = False
         self._initialise()
-        for block in self.modules():
-            if isinstance(block, Bottleneck):
-                nn.init.zeros_(block.bn3.weight)
 
 
 def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -104,7 +102,7 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         kwargs.pop(unused, None)
     if kwargs.get("drop_rate") is None:
         kwargs.pop("drop_rate", None)
-    model = ReLIC(**{**VARIANTS[name], **kwargs})
+    model: Any = ReLIC(**{**VARIANTS[name], **kwargs})
     model.pretrained_cfg = model.default_cfg = {
         **PREPROCESSING,
         "num_classes": model.num_classes,

@@ -94,9 +94,9 @@ def from_ours(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
 
 
 def encoder_name(model: nn.Module) -> str:
-    """What Haiku calls the encoder: its class in snake case."""
-    depth = 2 + 3 * sum(len(model.get_submodule(f"layer{stage}")) for stage in range(1, 5))  # type: ignore[arg-type]
-    return f"res_net{depth}"
+    """What Haiku calls the encoder: its class in snake case, with the number of its layers."""
+    convolutions = [name for name in names(model) if name.startswith("layer") and ".conv" in name]
+    return f"res_net{2 + len(convolutions)}"
 
 
 def _turned(value: Tensor, like: Tensor) -> Tensor:

@@ -39,10 +39,10 @@ def hooks(recipe: Recipe) -> Sequence[Hook]:
     (hook,) = simclr_hooks(recipe)
     if not isinstance(hook, Contrastive):
         return [hook]
-    if recipe.method["large_views"] < 2:
+    if int(method["large_views"]) < 2:
         raise UserError(f"An image has two large views at least, not {method['large_views']}: set method.large_views.")
     for key in ("mask_probability", "target_decay"):
-        if not 0 <= method[key] <= 1:
+        if not 0 <= float(method[key]) <= 1:
             raise UserError(f"{key} lies between 0 and 1, not at {method[key]}: set method.{key}.")
     low, high = float(method["smallest_share"]), float(method["largest_share"])
     if not 0 < low <= high <= 1:

@@ -79,7 +79,7 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(processes, process_
         own = online[3 * rank : 3 * rank + 3].clone().requires_grad_()
         terms = relic_terms(own, target[3 * rank : 3 * rank + 3], 0.2, kept.unflatten(0, (2, -1))[rank])
         (terms.contrast + terms.invariance).backward()
-        torch.save({"terms": torch.stack(list(terms)).detach(), "gradient": own.grad / 2}, tmp_path / f"{rank}.pt")  # type: ignore[operator]
+        torch.save({"terms": torch.stack(list(terms)).detach(), "gradient": own.grad / 2}, tmp_path / f"{rank}.pt")
 
     assert processes(child, 2, **process_group(2)) == [0, 0]
     whole = online.clone().requires_grad_()
@@ -196,7 +196,7 @@ def test_what_a_recipe_may_not_ask_for(change: str, said: str) -> None:
 def test_a_linear_stage_trains_the_classifier_alone(garments: TensorData) -> None:
     (hook,) = hooks(load_recipe(RECIPE, "linear"))
     model = tiny()
-    hook.on_model(SimpleNamespace(accelerator=SimpleNamespace(num_processes=1)), model)  # type: ignore[arg-type]
+    hook.on_model(SimpleNamespace(accelerator=SimpleNamespace(num_processes=1)), model)
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["fc.weight", "fc.bias"]
 
 
