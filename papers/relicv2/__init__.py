@@ -65,7 +65,7 @@ PAPER = Paper(
         ),
         Claim(
             name="robustness",
-            statement="Probes on features of ReLICv2 lose less than SimCLR's when more is in the background.",
+            statement="Probes on features of ReLICv2 are better than SimCLR's when more is in the background.",
             needs=("embedded",),
             primary="resnet_mini.canvas_relicv2 > resnet_mini.canvas_simclr: cluttered_probe_top1",
         ),
