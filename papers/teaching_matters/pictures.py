@@ -14,7 +14,7 @@ from papers.teaching_matters.experiment import BLOCKS
 def distances(scores: bench.Scores, names: Sequence[str]) -> Picture:
     """Mean attention distance by block, a line a network and a point a head and seed."""
     heads = sorted({name.rpartition(".")[2] for name in scores.metrics if name.startswith("head_offset/")})
-    with figures.figure("attention_distance", width=5.5, height=3.2) as drawn:
+    with figures.figure("attention_distance", width=5.5, height=3.4) as drawn:
         axis = drawn.subplots()
         for place, name in enumerate(names):
             colour, shift = figures.COLOURS[place], 0.08 * (place - 1)
@@ -26,7 +26,7 @@ def distances(scores: bench.Scores, names: Sequence[str]) -> Picture:
             axis.plot([block + shift for block in BLOCKS], means, color=colour, linewidth=1.5, label=name)
         axis.set_xticks(BLOCKS)
         axis.set_xlabel("block")
-        axis.set_ylabel("attention distance, % of the image's side")
+        axis.set_ylabel("attention distance, % of the side")
         axis.grid(axis="y")
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         svg = figures.to_svg(drawn)
