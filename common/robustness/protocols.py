@@ -16,6 +16,8 @@ VERSIONS: dict[str, int] = {
     "pgd_top1": 1,
     "pgd_eps4_top1": 1,
     "autoattack_eps4_top1": 1,
+    "autoattack_l2_eps2_top1": 1,
+    "autoattack_l1_eps75_top1": 1,
     "pgd100_eps4_top1": 1,
     "patch_attack_top1": 1,
     "patch_corruption_top1": 1,

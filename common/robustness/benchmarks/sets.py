@@ -51,6 +51,12 @@ PATCH = 16
 #: PGD of many steps, by which adversarially trained networks are measured, as in Bai et al., arXiv 2111.05464.
 PGD100 = Pgd(epsilon=4 / 255, step=1 / 255, steps=100, random_start=True)
 
+#: Norms in which networks are seldom trained, radii for images of 224 pixels, as in Singh et al., arXiv 2303.01870.
+UNSEEN = {
+    "autoattack_l2_eps2_top1": AutoAttack(epsilon=2.0, norm="l2"),
+    "autoattack_l1_eps75_top1": AutoAttack(epsilon=75.0, norm="l1"),
+}
+
 #: In the description, and so in the protocol of every number, of what was measured without the original's pictures.
 STAND_IN_FROST = "frost from stand-in textures"
 
@@ -453,6 +459,7 @@ def _builders() -> dict[str, Callable[..., Benchmark]]:
         "imagenet": _imagenet,
         "imagenet-attacks": _attacks("imagenet-attacks", PROTOCOLS),
         "imagenet-autoattack": _attacks("imagenet-autoattack", {"autoattack_eps4_top1": AutoAttack(epsilon=4 / 255)}),
+        "imagenet-autoattack-unseen": _attacks("imagenet-autoattack-unseen", UNSEEN),
         "imagenet-pgd100": _attacks("imagenet-pgd100", {"pgd100_eps4_top1": PGD100}),
         "imagenet-patch-attack": _attacks("imagenet-patch-attack", {"patch_attack_top1": PatchPgd(size=PATCH)}),
         "imagenet-patch-corruption": _patch_corruption,
@@ -485,10 +492,11 @@ def benchmark(name: str, root: Path | str, preprocessing: Preprocessing | None =
     """A benchmark set on disk.
 
     Args:
-        name: one of ``BENCHMARKS``. Those named ``imagenet-`` and a change (``-attacks``, ``-autoattack``, ``-pgd100``,
-            ``-patch-attack``, ``-patch-corruption``, ``-occlusion``, ``-frequency``, ``-c-generated``) are computed on
-            ImageNet's validation set, ``images``, ``images-occlusion`` and ``images-frequency`` on class folders of any
-            data. ``imagenet-c-19`` is ImageNet-C with its four extra corruptions.
+        name: one of ``BENCHMARKS``. Those named ``imagenet-`` and a change (``-attacks``, ``-autoattack``,
+            ``-autoattack-unseen``, ``-pgd100``, ``-patch-attack``, ``-patch-corruption``, ``-occlusion``,
+            ``-frequency``, ``-c-generated``) are computed on ImageNet's validation set, ``images``,
+            ``images-occlusion`` and ``images-frequency`` on class folders of any data. ``imagenet-c-19`` is ImageNet-C
+            with its four extra corruptions.
         root: its folder; for sets of class folders also a tar file or a Hugging Face data set ``hfds/NAME``.
         preprocessing: of the model; default: 256/224 bicubic, ImageNet's mean and standard deviation.
         options: ``clean`` (folder of ImageNet) for imagenet-c and -c-19, where it adds relative mCE, and imagenet-o,
