@@ -31,6 +31,7 @@ from common.bench.images import (
     training_data,
 )
 from common.bench.inference import difference
+from common.bench.long_attacks import LONG_ATTACKS, under_long_attacks
 from common.bench.measures import (
     CALIBRATION,
     ROBUSTNESS,
@@ -51,6 +52,7 @@ __all__ = [
     "CHANCE",
     "CORRUPTION_CELLS",
     "DATASET",
+    "LONG_ATTACKS",
     "OCCLUSION_SHARES",
     "PROTOCOL",
     "RECIPE",
@@ -85,5 +87,6 @@ __all__ = [
     "train_share",
     "trained",
     "training_data",
+    "under_long_attacks",
     "without_network",
 ]

@@ -49,7 +49,6 @@ PAPER = Paper(
         Model(name="convnext_base", released="convnext_base"),
     ),
     converts=("timm.models.vision_transformer:*_cvst", "timm.models.convnext:*_cvst"),
-    builds_on=("vits-vs-cnns",),
     claims=(
         Claim(
             name="chain",
@@ -107,8 +106,9 @@ PAPER = Paper(
             publication="an ablation from ResNet to ConvNeXt (abstract); its steps could not be read",
             released="nothing was released",
             ours=(
-                "the order of the publication of ConvNeXt, in six steps; what it changes beside them (separate strided "
-                "convolutions, learned scales) comes with the last, its share of blocks in each stage with the first"
+                "the changes of ConvNeXt's publication in six steps; kernels grow when they become depth-wise, blocks' "
+                "share of stages comes with the first step, separate strided convolutions and learned scales with the "
+                "last"
             ),
             switch="model.STEPS",
             effect="steps",

@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from common import bench
-from common.robustness.attacks import Attack, AutoAttack, Pgd
+from common.robustness.attacks import AutoAttack, Pgd
 from common.training.recipe import Recipe
 from papers.interplay.model import STEPS, Network, designs
-from papers.vits_vs_cnns.experiment import AUTOATTACK, PGD, QUICK_AUTOATTACK
 
 #: Threat models that are not trained against, in pixel units over three equal channels of 28 x 28 pixels.
 L2 = Pgd(epsilon=0.5, step=0.1, steps=20, norm="l2", random_start=True)
 L1 = AutoAttack(epsilon=6.0, norm="l1", attacks=("apgd-ce",))
 #: Images that attacks of hundreds of steps are made on: AutoAttack's, and that in l_1.
 AUTOATTACK_IMAGES, L1_IMAGES = 20, 30
-#: What is measured under attack.
-SEEN, AUTOATTACKED, UNSEEN = "pgd20_eps4_top1", "autoattack_after_apgd_t", ("pgd20_l2_top1", "apgd_l1_top1")
+#: What is measured under attack: as is trained against, and in other norms.
+SEEN, AUTOATTACKED = bench.LONG_ATTACKS
+UNSEEN = ("pgd20_l2_top1", "apgd_l1_top1")
 
 
 def chain_mini(step: str) -> nn.Module:
@@ -54,14 +54,10 @@ def measure(model: nn.Module, recipe: Recipe, quick: bool) -> dict[str, np.ndarr
     """Accuracy on clean images and under attacks, of the kind that is trained against and of others."""
     tests, classifier = bench.test_set(quick), bench.normalised(model, recipe)
     images, labels = tests.clean[0], tests.labels[0]
-    found: dict[str, np.ndarray | float] = {"top1": bench.correct(classifier, tests.clean, tests.labels)}
-    attacks: dict[str, tuple[Attack, int]] = {
-        SEEN: (PGD, len(images)),
-        AUTOATTACKED: (QUICK_AUTOATTACK if quick else AUTOATTACK, AUTOATTACK_IMAGES),
-        UNSEEN[0]: (L2, len(images)),
-        UNSEEN[1]: (L1, L1_IMAGES),
+    of_l2, of_l1 = (1, 1) if quick else (len(images), L1_IMAGES)
+    return {
+        "top1": bench.correct(classifier, tests.clean, tests.labels),
+        **bench.under_long_attacks(classifier, quick, AUTOATTACK_IMAGES),
+        UNSEEN[0]: bench.correct_under_attack(classifier, L2, images[:of_l2], labels[:of_l2]),
+        UNSEEN[1]: bench.correct_under_attack(classifier, L1, images[:of_l1], labels[:of_l1]),
     }
-    for metric, (attack, count) in attacks.items():
-        few = 1 if quick else count
-        found[metric] = bench.correct_under_attack(classifier, attack, images[:few], labels[:few])
-    return found

@@ -2,8 +2,8 @@
 
 Croce and Hein, "On the interplay of adversarial robustness and architecture components: patches, convolution and
 attention", arXiv 2209.06953. ``STEPS`` is the way as data: each step says what it changes in the network before it. The
-first network is ResNet-50, the last one ConvNeXt-T (Liu et al., "A ConvNet for the 2020s", CVPR 2022, whose order the
-steps have), to the last digit. `Network` is all of them, at full size and small.
+first network is ResNet-50, the last one ConvNeXt-T (Liu et al., "A ConvNet for the 2020s", CVPR 2022), both to the last
+digit. `Network` is all of them, at full size and small.
 
 Networks called ``cvst`` are those of the follow-up (Singh, Croce, Hein, "Revisiting Adversarial Training for ImageNet",
 NeurIPS 2023, arXiv 2303.01870): transformers and ConvNeXts of timm whose stem of patches is one of convolutions.

@@ -17,7 +17,7 @@ from common.robustness import full_scale_measures
 from common.robustness.attacks import Pgd
 from common.run import Run
 from papers.vits_vs_cnns import experiment
-from papers.vits_vs_cnns.experiment import ATTACKED, hybrid_mini, resnet_gelu_mini
+from papers.vits_vs_cnns.experiment import hybrid_mini, resnet_gelu_mini
 from papers.vits_vs_cnns.training import AdversarialSettings, hooks
 
 RECIPE = Path(__file__).with_name("recipe.toml")
@@ -47,8 +47,8 @@ def adversarial_robustness(run: Run) -> Iterator[Result]:
     yield from bench.measurements(scores)
     yield from inference.findings(
         scores,
-        *(f"{ROBUST_GELU} = {ROBUST_VIT}: {metric}" for metric in ATTACKED),
-        f"{ROBUST_VIT} > {VIT}: {ATTACKED[0]}",
+        *(f"{ROBUST_GELU} = {ROBUST_VIT}: {metric}" for metric in bench.LONG_ATTACKS),
+        f"{ROBUST_VIT} > {VIT}: {bench.LONG_ATTACKS[0]}",
         floor=bench.floor(_FLOOR),
     )
     yield _trade(scores)
@@ -57,7 +57,7 @@ def adversarial_robustness(run: Run) -> Iterator[Result]:
 def activation(run: Run) -> Iterator[Result]:
     """The CNN with ReLU and with GELU under attack, after adversarial training."""
     scores = bench.scores(run, contenders(), experiment.measure)
-    hypotheses = [f"{ROBUST_GELU} > {ROBUST_CNN}: {metric}" for metric in (*ATTACKED, "top1")]
+    hypotheses = [f"{ROBUST_GELU} > {ROBUST_CNN}: {metric}" for metric in (*bench.LONG_ATTACKS, "top1")]
     yield from inference.findings(scores, *hypotheses, floor=bench.floor(_FLOOR))
 
 
@@ -168,10 +168,15 @@ def _trade(scores: bench.Scores) -> Picture:
         axis = drawn.subplots()
         for place, (label, names) in enumerate(pairs.items()):
             colour = figures.COLOURS[place]
-            means = [(scores.mean(name, "top1"), scores.mean(name, ATTACKED[0])) for name in names]
+            means = [(scores.mean(name, "top1"), scores.mean(name, bench.LONG_ATTACKS[0])) for name in names]
             axis.plot(*zip(*means, strict=True), "o-", color=colour, markersize=5, linewidth=1, label=label)
             for name in names:
-                axis.plot(*(scores.per_seed(name, one) for one in ("top1", ATTACKED[0])), ".", color=colour, alpha=0.5)
+                axis.plot(
+                    *(scores.per_seed(name, one) for one in ("top1", bench.LONG_ATTACKS[0])),
+                    ".",
+                    color=colour,
+                    alpha=0.5,
+                )
         axis.set_xlabel("top-1 on clean images, %")
         axis.set_ylabel("top-1 under PGD, 4/255, %")
         axis.grid()

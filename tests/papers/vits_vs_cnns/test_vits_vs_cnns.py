@@ -174,7 +174,7 @@ def test_an_attacked_network_is_measured() -> None:
     torch.manual_seed(0)
     recipe = load_recipe(PAPER.recipe, "embedded", quick=True)
     found = experiment.measure(bench.hosts.resnet_mini(widths=(8,)).eval(), recipe, True)
-    assert set(experiment.ATTACKED) < set(found)
+    assert set(bench.LONG_ATTACKS) < set(found)
     assert np.shape(found["pgd20_eps4_top1"]) == (1, 50)
     assert np.shape(found["autoattack_after_apgd_t"]) == (1, 1)
 
