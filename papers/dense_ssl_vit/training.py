@@ -65,11 +65,12 @@ class AcrossViews(Contrastive):
         Raises:
             UserError: the model has no projection heads.
         """
-        if not hasattr(model, "local_projection"):
+        projection = getattr(model, "local_projection", None)
+        if not isinstance(projection, nn.Module):
             raise UserError(f"{type(model).__name__} has no projection heads: choose a model named dense_ssl_vit_...")
         super().train(model)
         if self.features == "global":
-            for parameter in model.local_projection.parameters():
+            for parameter in projection.parameters():
                 parameter.requires_grad_(False)  # it is not used
 
     def on_loss(self, run: Training, batch: Batch, loss: Tensor) -> Tensor:
