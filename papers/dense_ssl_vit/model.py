@@ -38,9 +38,9 @@ class DenseViT(VisionTransformer):
         self.local_projection = _projection(self.embed_dim, hidden, out)
         self.pretraining = False
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Any:
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Any:
         """Logits (B, K); in pre-training beside both projections."""
-        tokens = self.forward_features(x, attn_mask)
+        tokens = self.forward_features(x, attn_mask, is_causal)
         if not (self.pretraining and self.training):
             return self.forward_head(tokens)
         logits = self.forward_head(tokens.detach())

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import papers
@@ -21,7 +22,7 @@ from common.training.data import TensorData
 from common.training.loop import train
 from common.training.options import Options
 from common.training.recipe import Recipe, load_recipe
-from papers.dense_ssl_vit import claims, experiment
+from papers.dense_ssl_vit import claims, experiment, method
 from papers.dense_ssl_vit.experiment import Dense, encoder
 from papers.dense_ssl_vit.method import contrast_across_views
 from papers.dense_ssl_vit.model import DenseViT, create
@@ -65,6 +66,24 @@ def test_groups_are_batches_of_their_own() -> None:
     ]
     assert torch.allclose(grouped, torch.stack(alone).mean())
     assert contrast_across_views(anchors.flatten(0, 1), features.flatten(0, 1), 0.2) > grouped
+
+
+def test_two_processes_contrast_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    anchors, features = torch.randn(2, 6, 8), torch.randn(2, 6, 3, 8)
+    whole = contrast_across_views(anchors.flatten(0, 1), features.flatten(0, 1), 0.2)
+    unit, parts = F.normalize(features, dim=-1).flip(0), []
+    for rank, own in enumerate((slice(0, 3), slice(3, 6))):
+        # Each view of the other process, in the order in which they are gathered: the second view comes first.
+        others = iter(unit[:, 3:] if rank == 0 else unit[:, :3])
+
+        def gathered(mine: Tensor, rank: int = rank, others: Iterator[Tensor] = others) -> Tensor:
+            return torch.cat([mine, next(others)] if rank == 0 else [next(others), mine])
+
+        monkeypatch.setattr(method, "world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(method, "gather", gathered)
+        parts.append(contrast_across_views(anchors[:, own].flatten(0, 1), features[:, own].flatten(0, 1), 0.2))
+    assert torch.allclose(torch.stack(parts).mean(), whole)
 
 
 def test_two_images_have_a_known_answer() -> None:
