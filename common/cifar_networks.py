@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 from timm.models import resnet
+from timm.models._builder import build_model_with_cfg
 from torch import Tensor, nn
 
 from common.errors import UserError, nearest
@@ -27,20 +29,38 @@ class CifarNet(nn.Module):
     Args:
         num_features: channels of the last stage.
         num_classes: 0: no classifier, the pooled features are returned.
+        global_pool: see `reset_classifier`.
+
+    Attributes:
+        feature_info: what ``features_only`` gives: the maps of the three stages, as timm describes them.
     """
 
-    #: Name of the classifier, as released.
-    head = "fc"
+    #: Names of the classifier and of the first convolution, as released, and what is left of 32 x 32 pixels.
+    head, first_conv, last_map = "fc", "conv1", (8, 8)
 
-    def __init__(self, num_features: int, num_classes: int) -> None:
+    feature_info: list[dict[str, Any]]
+
+    def __init__(self, num_features: int, num_classes: int, global_pool: str = "avg") -> None:
         super().__init__()
         self.num_features = self.head_hidden_size = num_features
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Make a new classifier; the only pooling is the average."""
-        if global_pool not in (None, "avg"):
-            raise UserError(f"{type(self).__name__} averages its features; it has no pooling {global_pool!r}.")
+        """Make a new classifier (0: none).
+
+        Args:
+            num_classes: its outputs.
+            global_pool: ``avg``, or empty for features as they are; None: as before.
+
+        Raises:
+            UserError: there is no such pooling.
+        """
+        if global_pool not in (None, "avg", ""):
+            raise UserError(
+                f"{type(self).__name__} averages its features, or leaves them ('') as they are; it has no pooling "
+                f"{global_pool!r}."
+            )
+        self.global_pool = self.global_pool if global_pool is None else global_pool
         self.num_classes = num_classes
         classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         setattr(self, self.head, classifier)
@@ -54,9 +74,10 @@ class CifarNet(nn.Module):
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature maps to logits (B, num_classes), or to pooled features (B, num_features)."""
-        pooled = x.mean(dim=(2, 3))
-        return pooled if pre_logits else self.get_classifier()(pooled)
+        """Feature maps to logits (B, num_classes), or to what the classifier gets when ``pre_logits``."""
+        x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
+        x = x if pre_logits else self.get_classifier()(x)
+        return x if self.global_pool else x.permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, num_classes)."""
@@ -75,6 +96,14 @@ class CifarNet(nn.Module):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
             elif isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+
+
+def stages_of(module: str, channels: Sequence[int]) -> list[dict[str, Any]]:
+    """Timm's description of stages whose maps are halved from one to the next, called by their number from 1 on."""
+    return [
+        {"module": module.format(stage + 1), "num_chs": count, "reduction": 2**stage}
+        for stage, count in enumerate(channels)
+    ]
 
 
 class WideBlock(nn.Module):
@@ -105,11 +134,18 @@ class WideResNet(CifarNet):
     block3: nn.Module
 
     def __init__(
-        self, num_classes: int, in_chans: int, drop_rate: float = 0.0, depth: int = 40, widen: int = 2
+        self,
+        num_classes: int,
+        in_chans: int,
+        drop_rate: float = 0.0,
+        depth: int = 40,
+        widen: int = 2,
+        global_pool: str = "avg",
     ) -> None:
         if depth < 10 or (depth - 4) % 6:
             raise UserError(f"The depth of a Wide ResNet is 10, 16, 22, ...: not {depth}.")
-        super().__init__(64 * widen, num_classes)
+        super().__init__(64 * widen, num_classes, global_pool)
+        self.feature_info = stages_of("block{}", [16 * widen, 32 * widen, 64 * widen])
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
         before = 16
         for stage, stride in enumerate((1, 2, 2)):
@@ -134,7 +170,10 @@ class ResNet(resnet.ResNet):
     Args:
         layers: blocks of each of the four stages.
         bottleneck: of three convolutions a block, else of two.
+        global_pool: as of timm's.
     """
+
+    head, first_conv, last_map = "fc", "conv1", (4, 4)
 
     def __init__(
         self,
@@ -144,9 +183,13 @@ class ResNet(resnet.ResNet):
         *,
         layers: Sequence[int],
         bottleneck: bool = False,
+        global_pool: str = "avg",
     ) -> None:
         block: Any = resnet.Bottleneck if bottleneck else resnet.BasicBlock
-        super().__init__(block, tuple(layers), num_classes, in_chans, drop_rate=drop_rate, zero_init_last=False)
+        super().__init__(
+            block, tuple(layers), num_classes, in_chans, global_pool=global_pool, drop_rate=drop_rate,
+            zero_init_last=False,
+        )  # fmt: skip
         stem = nn.Conv2d(in_chans, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         self.conv1, self.maxpool = stem, nn.Identity()  # type: ignore[assignment]  # timm has longer stems
@@ -180,15 +223,16 @@ def create_variant(
     preprocessing: Mapping[str, Any],
     pretrained: bool = False,
     **kwargs: Any,
-) -> nn.Module:
+) -> Any:
     """Build one of a paper's networks by its name, as timm asks for it.
 
     Args:
         name: a key of ``variants``.
-        variants: makes each network from ``num_classes``, ``in_chans`` and further arguments.
+        variants: each network's class here, or a partial of it.
         preprocessing: of images in evaluation, as timm's configurations have it.
         pretrained: must be False; weights are loaded with ``common.checkpoints.load_released``.
-        kwargs: ``num_classes`` (1000), ``in_chans`` (3), ``drop_rate`` and the variant's own.
+        kwargs: ``num_classes`` (1000), ``in_chans`` (3), ``drop_rate``, ``global_pool`` and the variant's own, and
+            timm's ``features_only`` and ``out_indices``.
 
     Raises:
         UserError: the name is unknown, or pretrained weights or dropped paths are asked for.
@@ -200,9 +244,16 @@ def create_variant(
         raise UserError(f"{name} drops no paths; set drop_path_rate=0.")
     if kwargs.get("drop_rate") is None:
         kwargs.pop("drop_rate", None)
-    model: Any = variants[name](**{"num_classes": 1000, "in_chans": 3, **kwargs})
-    model.pretrained_cfg = model.default_cfg = {**preprocessing, "num_classes": model.num_classes, "architecture": name}
-    return model
+    kind: Any = variants[name]
+    network = kind.func if isinstance(kind, partial) else kind
+    cfg = {
+        **preprocessing, "architecture": name, "num_classes": 1000, "pool_size": network.last_map,
+        "first_conv": network.first_conv, "classifier": network.head,
+    }  # fmt: skip
+    # By hooks, since these networks are no sequence of their parts.
+    features = {"out_indices": kwargs.pop("out_indices", (-3, -2, -1)), "feature_cls": "hook", "no_rewrite": True}
+    features["flatten_sequential"] = False
+    return build_model_with_cfg(kind, name, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
 
 
 def without_weights(name: str, pretrained: bool, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.cifar_networks import CifarNet, WideResNet, create_variant, without_weights
+from common.cifar_networks import CifarNet, WideResNet, create_variant, stages_of, without_weights
 from common.errors import UserError
 
 
@@ -35,10 +35,10 @@ class SigmoidGELU(nn.Module):
 class AllConv(CifarNet):
     """Nine convolutions in three stages; a maximum over 2 x 2 and dropout end the first two."""
 
-    head = "classifier"
+    head, first_conv, last_map = "classifier", "features.0", (10, 10)
 
-    def __init__(self, num_classes: int, in_chans: int, drop_rate: float = 0.5) -> None:
-        super().__init__(192, num_classes)
+    def __init__(self, num_classes: int, in_chans: int, drop_rate: float = 0.5, global_pool: str = "avg") -> None:
+        super().__init__(192, num_classes, global_pool)
         layers: list[nn.Module] = []
 
         def convolution(before: int, after: int, kernel: int, padding: int) -> None:
@@ -54,6 +54,11 @@ class AllConv(CifarNet):
         convolution(192, 192, 1, 1)
         convolution(192, 192, 1, 1)
         self.features = nn.Sequential(*layers)
+        # Before the first two stages are halved, and where the last one has a fourth of the image's sides.
+        self.feature_info = [
+            {"module": f"features.{layer}", "num_chs": channels, "reduction": reduction}
+            for layer, channels, reduction in ((8, 96, 1), (19, 192, 2), (27, 192, 4))
+        ]
         self.init_weights()
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -63,7 +68,7 @@ class AllConv(CifarNet):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Feature maps to logits, or to pooled features."""
         # Of the 10 x 10 places that are left of 32 x 32 pixels, the release averages the first 8 x 8.
-        return super().forward_head(x[:, :, :-2, :-2], pre_logits)
+        return super().forward_head(x[:, :, :-2, :-2] if self.global_pool else x, pre_logits)
 
 
 class DenseLayer(nn.Module):
@@ -97,12 +102,19 @@ class DenseNet(CifarNet):
     """Three stages of ``(depth - 4) / 3`` layers with ``growth`` channels each, without bottleneck or compression."""
 
     def __init__(
-        self, num_classes: int, in_chans: int, drop_rate: float = 0.0, depth: int = 40, growth: int = 12
+        self,
+        num_classes: int,
+        in_chans: int,
+        drop_rate: float = 0.0,
+        depth: int = 40,
+        growth: int = 12,
+        global_pool: str = "avg",
     ) -> None:
         if depth < 7 or (depth - 4) % 3:
             raise UserError(f"The depth of this DenseNet is 7, 10, 13, ...: not {depth}.")
         layers = (depth - 4) // 3
-        super().__init__((2 + 3 * layers) * growth, num_classes)
+        super().__init__((2 + 3 * layers) * growth, num_classes, global_pool)
+        self.feature_info = stages_of("dense{}", [(2 + stage * layers) * growth for stage in (1, 2, 3)])
         channels = 2 * growth
         self.conv1 = nn.Conv2d(in_chans, channels, 3, 1, 1, bias=False)
         for stage in (1, 2, 3):
@@ -146,12 +158,19 @@ class GroupedBlock(nn.Module):
 class ResNeXt(CifarNet):
     """Three stages of three blocks; the first stage has ``groups`` groups of ``group_width`` channels."""
 
-    head = "classifier"
+    head, first_conv = "classifier", "conv_1_3x3"
 
     def __init__(
-        self, num_classes: int, in_chans: int, drop_rate: float = 0.0, groups: int = 4, group_width: int = 32
+        self,
+        num_classes: int,
+        in_chans: int,
+        drop_rate: float = 0.0,
+        groups: int = 4,
+        group_width: int = 32,
+        global_pool: str = "avg",
     ) -> None:
-        super().__init__(1024, num_classes)
+        super().__init__(1024, num_classes, global_pool)
+        self.feature_info = stages_of("stage_{}", [256, 512, 1024])
         self.conv_1_3x3 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
         self.bn_1 = nn.BatchNorm2d(64)
         before = 64

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from timm.layers import create_pool2d
+from timm.models._builder import build_model_with_cfg
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet, downsample_conv
 from torch import Tensor, nn
 
@@ -179,6 +180,8 @@ class SimCLR(ResNet):
         if cifar_stem:
             self.conv1 = nn.Conv2d(self.in_chans, stem, 3, stride=stem_stride, padding=1, bias=False)
             self.maxpool = nn.Identity()
+            for info in self.feature_info:
+                info["reduction"] = max(1, int(info["reduction"]) // 4) * stem_stride
         else:
             self.maxpool = create_pool2d("max", 3, stride=2, padding="same")
             if not selective_kernels:
@@ -208,8 +211,10 @@ class SimCLR(ResNet):
         return self.global_pool(self.forward_features(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature maps to logits, or to what the classifier takes."""
-        hidden = self.projection(self.global_pool(x), stop=self.kept_layers)
+        """Feature maps to logits, or to what the classifier takes: layers of the projection head are of pooled ones."""
+        hidden = self.global_pool(x)
+        if not self.global_pool.is_identity():
+            hidden = self.projection(hidden, stop=self.kept_layers)
         if self.drop_rate:
             hidden = F.dropout(hidden, p=self.drop_rate, training=self.training)
         return hidden if pre_logits else self.fc(hidden)
@@ -245,13 +250,13 @@ class SimCLR(ResNet):
 VARIANTS = _variants()
 
 
-def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     """Build a network by its name.
 
     Args:
         name: a key of ``VARIANTS``.
         pretrained: must be False; weights are loaded with ``common.checkpoints.load_released``.
-        kwargs: of :class:`SimCLR`.
+        kwargs: of :class:`SimCLR`, and timm's ``features_only`` and ``out_indices``.
 
     Raises:
         UserError: the name is unknown, or pretrained weights are asked for.
@@ -260,16 +265,15 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         raise UserError(f"{name} has no weights to fetch; load a checkpoint with common.checkpoints.load_released.")
     if name not in VARIANTS:
         raise UserError(f"SimCLR has no network {name!r}.{nearest(name, VARIANTS)}")
-    for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm's, for weights that it fetches
-        kwargs.pop(unused, None)
     if kwargs.get("drop_rate") is None:
         kwargs.pop("drop_rate", None)
-    model = SimCLR(**{**VARIANTS[name], **kwargs})
-    config = {**PREPROCESSING, "num_classes": model.num_classes, "architecture": name}
+    cfg = {**PREPROCESSING, "num_classes": 1000, "architecture": name}
     if VARIANTS[name].get("cifar_stem"):
-        config |= {"input_size": (3, 32, 32), "pool_size": (4, 4), "crop_pct": 1.0}
-    model.pretrained_cfg = model.default_cfg = config
-    return model
+        cfg |= {"input_size": (3, 32, 32), "pool_size": (4, 4), "crop_pct": 1.0}
+    elif VARIANTS[name].get("selective_kernels"):
+        cfg["first_conv"] = "conv1.0"
+    arguments = {**VARIANTS[name], **kwargs, "pretrained_cfg": kwargs.get("pretrained_cfg") or cfg}
+    return build_model_with_cfg(SimCLR, name, False, **arguments)
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
