@@ -10,7 +10,7 @@ Shapes: B images, C channels, H x W positions or N = H W of them, h heads, d cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import to_2tuple
 from timm.models._builder import build_model_with_cfg
+from timm.models._features import feature_take_indices
+from timm.models._features_fx import register_notrace_module
 from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -58,6 +60,7 @@ def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
     return x
 
 
+@register_notrace_module
 class AugmentedConvolution(nn.Module):
     """A 3x3 convolution, a part of whose output comes from attention that evolves.
 
@@ -252,12 +255,13 @@ class EAResNet(HasClassifier):
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
 
-    def features_and_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Images (B, in_chans, height, width) to features (B, C, H, W) and each layer's evolved map, before softmax."""
+    def _stages(self, x: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Each stage's features (B, C, H, W), and its layers' evolved maps."""
         x = torch.relu(self.bn1(self.conv1(x)))
         x = F.max_pool2d(x, 3, 2, padding=(x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True)
-        previous, maps = None, []
+        previous = None
         for stage in self.stages:
+            maps = []
             for block in stage:  # type: ignore[attr-defined]
                 if self.grad_checkpointing and not torch.jit.is_scripting():
                     x, attention = checkpoint(block, x, previous, use_reentrant=False)
@@ -266,6 +270,13 @@ class EAResNet(HasClassifier):
                 if attention is not None:
                     previous = attention
                     maps.append(attention)
+            yield x, maps
+
+    def features_and_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Images (B, in_chans, height, width) to features (B, C, H, W) and each layer's evolved map, before softmax."""
+        maps = []
+        for x, of_stage in self._stages(x):  # noqa: B007, B020 (the last features are kept)
+            maps += of_stage
         return x, maps
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -282,6 +293,36 @@ class EAResNet(HasClassifier):
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Features (B, C, H, W) of chosen stages, as timm's models return them.
+
+        Args:
+            x: images (B, in_chans, height, width).
+            indices: stages; the last n for an int, all for None.
+            norm: of no effect, since no norm follows the last stage.
+            stop_early: whether to stop after the last chosen stage.
+            output_fmt: NCHW.
+            intermediates_only: whether the final features are left out.
+        """
+        if output_fmt != "NCHW":
+            raise UserError(f"EA-ResNet gives features as NCHW, not as {output_fmt}.")
+        take, last = feature_take_indices(len(self.stages), indices)
+        features = []
+        for index, (x, _) in enumerate(self._stages(x)):  # noqa: B020
+            if index in take:
+                features.append(x)
+            if stop_early and index == last:
+                break
+        return features if intermediates_only else (x, features)
 
 
 class EvolvingAttention(Attention):
@@ -329,21 +370,59 @@ class EvolvingVisionTransformer(VisionTransformer):
         super().__init__(attn_layer=_evolving(alpha, beta), **kwargs)
         self.blocks[0].attn.evolution = None  # type: ignore[union-attr]
 
-    def features_and_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Images (B, in_chans, height, width) to tokens (B, N, C) and each block's evolved map, before softmax."""
+    def _steps(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens (B, N, C) after each block, and its evolved map."""
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
-        previous, maps = None, []
+        previous = None
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x, previous = checkpoint(_run, block, x, previous, use_reentrant=False)
             else:
                 x, previous = _run(block, x, previous)
-            maps.append(previous)
+            yield x, previous
+
+    def features_and_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Images (B, in_chans, height, width) to tokens (B, N, C) and each block's evolved map, before softmax."""
+        maps = []
+        for x, evolved in self._steps(x):  # noqa: B007, B020 (the last tokens are kept)
+            maps.append(evolved)
         return self.norm(x), maps
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Images (B, in_chans, height, width) to tokens (B, N, C)."""
         return self.features_and_maps(x)[0]
+
+    def forward_intermediates(  # type: ignore[override]  # without masks, and without tokens before those of patches
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Features of patches after chosen blocks, as timm's models return them.
+
+        Args:
+            x: images (B, in_chans, height, width).
+            indices: blocks; the last n for an int, all for None.
+            norm: whether the final norm is applied to them.
+            stop_early: whether to stop after the last chosen block.
+            output_fmt: NCHW for maps (B, C, H, W), NLC for tokens (B, N, C).
+            intermediates_only: whether the final tokens are left out.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise UserError(f"A vision transformer gives features as NCHW or NLC, not as {output_fmt}.")
+        take, last = feature_take_indices(len(self.blocks), indices)
+        grid = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
+        features = []
+        for index, (x, _) in enumerate(self._steps(x)):  # noqa: B020
+            if index in take:
+                patches = (self.norm(x) if norm else x)[:, self.num_prefix_tokens :]
+                features.append(patches.unflatten(1, grid).permute(0, 3, 1, 2) if output_fmt == "NCHW" else patches)
+            if stop_early and index == last:
+                break
+        return features if intermediates_only else (self.norm(x), features)
 
 
 def _run(block: Any, x: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -359,7 +438,8 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     Args:
         name: as in the tables.
         pretrained: must be False; nothing is downloaded.
-        **kwargs: of :class:`EAResNet` or :class:`EvolvingVisionTransformer`.
+        **kwargs: of :class:`EAResNet` or :class:`EvolvingVisionTransformer`, and timm's ``features_only`` and
+            ``out_indices``.
 
     Raises:
         UserError: an unknown name, or ``pretrained``.
@@ -377,4 +457,6 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
         "first_conv": "patch_embed.proj" if vit else "conv1", "classifier": "head",
     }  # fmt: skip
     kind, settings = (EvolvingVisionTransformer, VIT_VARIANTS) if vit else (EAResNet, VARIANTS)
-    return build_model_with_cfg(kind, name, False, pretrained_cfg=cfg, **{**settings[name], **kwargs})
+    features = {"out_indices": kwargs.pop("out_indices", 3 if vit else (0, 1, 2, 3)), "feature_cls": "getter"}
+    arguments = {**settings[name], **kwargs}
+    return build_model_with_cfg(kind, name, False, pretrained_cfg=cfg, feature_cfg=features, **arguments)
