@@ -17,7 +17,7 @@ _DEIT_TINY: dict[str, Any] = {"patch_size": 16, "embed_dim": 192, "depth": 12, "
 
 #: One row a variant: what differs from DeiT-Ti.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "deit_tiny_no_position_patch16_224": {"pos_embed": "none"},
+    "deit_tiny_no_position_patch16_224": {"pos_embed": "none", "dynamic_img_size": True},
     **{f"deit_tiny_patch{patch}_224": {"patch_size": patch} for patch in (22, 28, 32, 38)},
 }
 
@@ -43,7 +43,7 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     cfg = arguments.pop("pretrained_cfg", None) or {
         "architecture": name, "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": None, "crop_pct": 0.875,
         "interpolation": "bicubic", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed.proj", "classifier": "head",
+        "first_conv": "patch_embed.proj", "classifier": "head", "fixed_input_size": "pos_embed" not in VARIANTS[name],
     }  # fmt: skip
     features = {"out_indices": arguments.pop("out_indices", 3), "feature_cls": "getter"}
     return build_model_with_cfg(Transformer, name, False, pretrained_cfg=cfg, feature_cfg=features, **arguments)

@@ -173,6 +173,7 @@ class MixMIM(nn.Module):
     """
 
     derived: ClassVar[tuple[str, ...]] = ("absolute_pos_embed",)
+    output_fmt: ClassVar[str] = "NHWC"  # of forward_features, for timm
 
     def __init__(
         self,

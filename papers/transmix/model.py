@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from timm.models._builder import build_model_with_cfg
+from timm.models._features import feature_take_indices
 from timm.models.cait import ClassAttn
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import Block
@@ -64,9 +65,33 @@ class ClassAttentionSwin(SwinTransformer):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, height, width) to the class token (B, 1, 1, C) as a picture of one pixel."""
-        patches = self.layers(self.patch_embed(x)).flatten(1, 2)
-        token = self.class_block(self.cls_token.expand(len(patches), -1, -1), patches)
+        return self._class_token(self.layers(self.patch_embed(x)).flatten(1, 2))
+
+    def _class_token(self, patches: Tensor) -> Tensor:
+        """What class attention makes of the last stage's patches (B, N, C), normed: (B, 1, 1, C)."""
+        token = self.class_block(self.cls_token.expand(patches.shape[0], -1, -1), patches)
         return self.norm(token).unsqueeze(1)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Maps (B, C, H, W) of the patches of chosen stages, and the class token; arguments are those of timm's Swin.
+
+        The final norm is the class token's, so that ``norm`` must be False.
+        """
+        if norm:
+            raise UserError("CA-Swin gives maps of patches without a norm: its final norm is the class token's.")
+        if intermediates_only:
+            return super().forward_intermediates(x, indices, norm, stop_early, output_fmt, intermediates_only)
+        take, _ = feature_take_indices(len(self.layers), indices)
+        maps = super().forward_intermediates(x, output_fmt=output_fmt, intermediates_only=True)
+        return self._class_token(maps[-1].flatten(2).transpose(1, 2)), [maps[index] for index in take]
 
 
 def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
@@ -81,9 +106,9 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
         raise UserError(f"No weights were released for {name}; create it with pretrained=False.")
     arguments = {**VARIANTS[name], **kwargs}
     cfg = arguments.pop("pretrained_cfg", None) or {
-        "architecture": name, "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": None, "crop_pct": 0.9,
-        "interpolation": "bicubic", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed.proj", "classifier": "head.fc",
+        "architecture": name, "num_classes": 1000, "input_size": (3, 224, 224), "fixed_input_size": True,
+        "pool_size": (1, 1), "crop_pct": 0.9, "interpolation": "bicubic", "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225), "first_conv": "patch_embed.proj", "classifier": "head.fc",
     }  # fmt: skip
     features = {"out_indices": arguments.pop("out_indices", (0, 1, 2, 3)), "flatten_sequential": True}
     return build_model_with_cfg(ClassAttentionSwin, name, False, pretrained_cfg=cfg, feature_cfg=features, **arguments)

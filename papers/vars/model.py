@@ -229,13 +229,13 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     """
     if name not in VARIANTS:
         raise UserError(f"VARS has no model called {name!r}.{nearest(name, VARIANTS)}")
-    tied, model_cls = VARIANTS[name]["attention"] in TIED, VARSRobustTransformer
+    tied, model_cls, cfg = VARIANTS[name]["attention"] in TIED, VARSRobustTransformer, None
     if "_fan_" in name:
-        kwargs.setdefault("pretrained_cfg", fan_cfg(architecture=name, fixed_input_size=tied))
+        cfg = fan_cfg(architecture=name, fixed_input_size=tied)
         model_cls = VARSFullyAttentionalNetwork
     elif "_deit_" in name:
         # A vision transformer of timm's has a position embedding of one size.
         cfg = rvt_cfg(architecture=name, first_conv="patch_embed.proj", fixed_input_size=True)
-        kwargs.setdefault("pretrained_cfg", cfg)
         model_cls = VARSVisionTransformer
+    kwargs["pretrained_cfg"] = kwargs.get("pretrained_cfg") or cfg
     return build(name, pretrained, model_cls, VARIANTS[name], tied, **kwargs)
