@@ -20,7 +20,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, LayerNorm2d, Mlp, calculate_drop_path_rates, to_2tuple, trunc_normal_
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
-from timm.models._features_fx import register_notrace_module
+from timm.models._features_fx import register_notrace_function, register_notrace_module
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
@@ -212,6 +212,27 @@ def resized_bias(bias: Tensor, old: tuple[int, int], new: tuple[int, int], reduc
     return F.interpolate(bias, size=keys, mode="bilinear", align_corners=False).flatten(2)
 
 
+@register_notrace_function
+def check_size(height: int, width: int, multiple: int) -> None:
+    """Refuse images whose sides are no multiples of ``multiple``."""
+    if height % multiple or width % multiple or not height or not width:
+        raise UserError(
+            f"Images are {height}x{width} pixels; CMT takes sides that are multiples of {multiple}, so that every "
+            "stage's map divides into patches and keys."
+        )
+
+
+@register_notrace_function
+def check_fixed_size(height: int, width: int, fixed: tuple[int, int]) -> None:
+    """Refuse images of another size than the scores by position are for."""
+    if (height, width) != fixed:
+        raise UserError(
+            f"Images are {height}x{width} pixels; CMT has a score for every pair of positions of "
+            f"{fixed[0]}x{fixed[1]}. Build it with this img_size, or with dynamic_img_size=True, which interpolates "
+            "the scores."
+        )
+
+
 class CMT(HasClassifier):
     """The hierarchy: a stem of three 3x3 convolutions, stages at strides 4 to 32, a wide last layer, and a classifier.
 
@@ -272,7 +293,7 @@ class CMT(HasClassifier):
             strides.append(strides[-1] * patch_size)
         #: Sides of images are multiples of it.
         self.multiple = max(stride * reduction for stride, reduction in zip(strides, reductions, strict=True))
-        self._check_size(*self.img_size)
+        check_size(*self.img_size, self.multiple)
         self.feature_info = [
             {"module": f"stages.{stage}", "num_chs": dim, "reduction": stride}
             for stage, (dim, stride) in enumerate(zip(dims, strides, strict=True))
@@ -303,13 +324,6 @@ class CMT(HasClassifier):
         if initialise:
             self.apply(_start_as_released)
 
-    def _check_size(self, height: int, width: int) -> None:
-        if height % self.multiple or width % self.multiple or not height or not width:
-            raise UserError(
-                f"Images are {height}x{width} pixels; CMT takes sides that are multiples of {self.multiple}, so that "
-                "every stage's map divides into patches and keys."
-            )
-
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Parameters that are not decayed, beyond vectors, which timm never decays: none."""
@@ -335,15 +349,10 @@ class CMT(HasClassifier):
     def _embed(self, x: Tensor) -> Tensor:
         """Images to the stem's features; images of a wrong size are refused."""
         if not torch.jit.is_scripting():
-            size = (x.shape[2], x.shape[3])
-            if size != self.img_size:
-                if not self.dynamic_img_size:
-                    raise UserError(
-                        f"Images are {size[0]}x{size[1]} pixels; CMT has a score for every pair of positions of "
-                        f"{self.img_size[0]}x{self.img_size[1]}. Build it with this img_size, or with "
-                        "dynamic_img_size=True, which interpolates the scores."
-                    )
-                self._check_size(*size)
+            if self.dynamic_img_size:
+                check_size(x.shape[2], x.shape[3], self.multiple)
+            else:
+                check_fixed_size(x.shape[2], x.shape[3], self.img_size)
         return self.stem(x)
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import torch
 from timm.layers import LayerNorm
+from timm.models._features_fx import register_notrace_module
 from timm.models._manipulate import checkpoint
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtStage
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, SwinTransformerStage
@@ -219,12 +220,14 @@ class SparseStage(nn.Module):
         return (full if kept is None else choose(full, fast, kept)), tuple(decisions)
 
 
+@register_notrace_module  # as many places are kept as a map has
 class SparseConvNeXtStage(SparseStage, ConvNeXtStage):
     """ConvNeXt's."""
 
     channels_first = True
 
 
+@register_notrace_module
 class SparseSwinStage(SparseStage, SwinTransformerStage):
     """Swin's."""
 

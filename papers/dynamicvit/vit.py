@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from common.errors import UserError
 from papers.dynamicvit.selection import Predictor, Sparse, Sparsified, draw, places_kept
 
+#: Symbolic tracing has no number of places to round.
+torch.fx.wrap("places_kept")
+
 
 class KeptAttention(Attention):
     """Self-attention to the tokens that are kept; without a mask it is timm's.
@@ -95,9 +98,11 @@ class DynamicViT(Sparse, VisionTransformer):  # type: ignore[misc]  # takes no m
         """Normed features of the tokens that are left, all in training, and the decisions."""
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
         prefix, decisions = self.num_prefix_tokens, []
-        B, N = len(x), x.shape[1] - prefix
+        N = x.shape[1] - prefix
         kept: Tensor | None = None  # in training
-        places = torch.arange(N, device=x.device).expand(B, N)  # in inference: where the patches that are left were
+        # In inference: where the patches that are left were. Not by arange, of a number that a traced graph has not.
+        places = torch.ones_like(x[:, prefix:, 0], dtype=torch.long).cumsum(dim=1) - 1
+        nowhere = torch.zeros_like(places, dtype=torch.float32)
         for index, block in enumerate(self.blocks):
             step = self.locations.index(index) if index in self.locations else None
             if step is not None and self.keep_rates[step] < 1:
@@ -108,7 +113,7 @@ class DynamicViT(Sparse, VisionTransformer):  # type: ignore[misc]  # takes no m
                     best = self.rank(x, step).topk(places_kept(N, self.keep_rates[step]), dim=1).indices
                     chosen = x[:, prefix:].gather(1, best[..., None].expand(-1, -1, x.shape[-1]))
                     x, places = torch.cat((x[:, :prefix], chosen), dim=1), places.gather(1, best)
-                    decisions.append(torch.zeros(B, N, device=x.device).scatter(1, places, 1.0))
+                    decisions.append(nowhere.scatter(1, places, 1.0))
             mask = None if kept is None else F.pad(kept, (prefix, 0), value=1.0)
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = checkpoint(block, x, mask)

@@ -19,6 +19,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
+from timm.models._features_fx import register_notrace_function
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@register_notrace_function
 def rearrange(x: Tensor, axis: int, region: int, shift: int) -> Tensor:
     """Shift an axis and lay the positions of each region beside the channels.
 

@@ -22,6 +22,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates, to_2tuple, trunc_normal_
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
+from timm.models._features_fx import register_notrace_module
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
@@ -111,6 +112,7 @@ def distance_index(window_size: int, device: Any = None) -> Tensor:
     return index.reshape(window_size**2, window_size**2)
 
 
+@register_notrace_module
 class Block(nn.Module):
     """Attention within windows, exchange of messengers, and an MLP: (B R, G, 1 + M, C) to the same.
 
@@ -216,7 +218,7 @@ def merge(x: Tensor, window_size: int, shuffle_size: int, rows: int, columns: in
         -1, rows // shuffle_size, columns // shuffle_size, shuffle_size, shuffle_size, *[window_size] * 2, x.shape[-1]
     )
     x = x.permute(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(len(x), rows * window_size, columns * window_size, -1)
+    return x.reshape(x.shape[0], rows * window_size, columns * window_size, -1)
 
 
 class PatchEmbed(nn.Module):
@@ -351,7 +353,7 @@ class MSGTransformer(HasClassifier):
         # Every region begins with the same messengers.
         rows, columns = local.shape[1] // self.window_size, local.shape[2] // self.window_size
         size = self.shuffle_size
-        messengers = self.msg_tokens.view(1, size, size, -1).repeat(len(x), rows // size, columns // size, 1)
+        messengers = self.msg_tokens.view(1, size, size, -1).repeat(x.shape[0], rows // size, columns // size, 1)
         maps = []
         for number, stage in enumerate(self.layers[:stages]):
             local, messengers = stage(local, messengers)

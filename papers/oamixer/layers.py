@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
+from timm.models._features_fx import register_notrace_module
 from timm.models.convit import GPSA, MHSA
 from timm.models.convit import Block as ConViTBlock
 from timm.models.mlp_mixer import MixerBlock
@@ -34,6 +35,7 @@ def reweighted(attention: Tensor, mask: Tensor) -> Tensor:
     return attention / attention.sum(dim=-1, keepdim=True)
 
 
+@register_notrace_module
 class MaskedAttention(ObjectMask, Attention):
     """A vision transformer's self-attention."""
 
@@ -69,6 +71,7 @@ class MaskedConViTBlock(ConViTBlock):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+@register_notrace_module
 class MaskedGPSA(ObjectMask, GPSA):
     """ConViT's gated mixture of attention by content and by position."""
 
@@ -84,6 +87,7 @@ class MaskedGPSA(ObjectMask, GPSA):
         return self.proj_drop(self.proj((attention @ v).transpose(1, 2).reshape(B, N, C)))
 
 
+@register_notrace_module
 class MaskedMHSA(ObjectMask, MHSA):
     """The plain attention of ConViT's last blocks."""
 
@@ -131,6 +135,7 @@ class RelativeAttention(nn.Module):
         return fn.to_out(mixed.transpose(1, 2).reshape(B, N, C))
 
 
+@register_notrace_module
 class MaskedTokenMlp(ObjectMask, Mlp):
     """MLP-Mixer's MLP over patches, whose linear part W2 W1 is masked: (B, C, N) -> (B, C, N)."""
 
@@ -152,6 +157,7 @@ class MaskedMixerBlock(MixerBlock):
         return x + self.drop_path(self.mlp_channels(self.norm2(x)))
 
 
+@register_notrace_module
 class SharedConv(nn.Module):
     """A convolution with one kernel for all channels: (B, C, H, W) -> (B, C, H, W).
 
@@ -183,6 +189,7 @@ class SharedConv(nn.Module):
         return (x.flatten(2) @ matrix.mT + bias).unflatten(2, x.shape[2:])
 
 
+@register_notrace_module
 class MaskedConv(ObjectMask, SharedConv):
     """The same, with the entries of its matrix masked."""
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models._builder import build_model_with_cfg
+from timm.models._features_fx import register_notrace_function
 from timm.models._manipulate import checkpoint
 from timm.models.convit import ConVit
 from timm.models.convmixer import ConvMixer
@@ -40,6 +41,12 @@ from papers.oamixer.layers import (
     SharedConv,
 )
 from papers.oamixer.mask import DISTANCES, distances
+
+
+@register_notrace_function  # a graph is for images with labels and without
+def distances_of(labels: Tensor | None, kind: str) -> Tensor | None:
+    """Distances (B, N, N) of labels (B, N, K), see `mask.distances`; None where there are none."""
+    return None if labels is None else distances(labels, kind)
 
 
 class ObjectAware(nn.Module):
@@ -74,7 +81,7 @@ class ObjectAware(nn.Module):
 
     def apart(self, labels: Tensor | None) -> Tensor | None:
         """Distances (B, N, N) of labels; None where there are none, or no layer asks."""
-        return None if labels is None or not self.masked else distances(labels, self.distance)
+        return distances_of(labels, self.distance) if self.masked else None
 
     def run(self, block: Callable[[Tensor, Tensor], Tensor], x: Tensor, distance: Tensor) -> Tensor:
         """Apply a block, and recompute it in the backward pass where ``set_grad_checkpointing`` asks for it."""
@@ -171,7 +178,7 @@ class ObjectAwareConViT(ObjectAware, ConVit):
 
     def with_class_token(self, x: Tensor) -> Tensor:
         """Patches with the class token in front."""
-        return torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+        return torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
 
 
 class ObjectAwareMixer(ObjectAware, MlpMixer):

@@ -24,6 +24,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, calculate_drop_path_rates, to_2tuple, trunc_normal_
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
+from timm.models._features_fx import register_notrace_function
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
@@ -172,7 +173,7 @@ class PosGU(nn.Module):
         """Mix and gate ``x``."""
         mixed, gate = x.chunk(2, dim=-1)
         weights = self.weights()
-        grouped = mixed.unflatten(-1, (-1, len(weights)))
+        grouped = mixed.unflatten(-1, (-1, weights.shape[0]))
         mixed = torch.einsum("gmn,...ncg->...mcg", weights, grouped).flatten(-2)
         return (mixed + self.pos.token_proj_n_bias) * gate
 
@@ -230,6 +231,16 @@ class Downsample(nn.Module):
         return self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+@register_notrace_function
+def check_windows(height: int, width: int, side: int) -> None:
+    """Refuse a map that cannot be cut into whole windows."""
+    if height % side or width % side:
+        raise UserError(
+            f"A map of {height}x{width} positions cannot be cut into windows of {side}x{side}; give images whose sides "
+            "are multiples of the model's img_size, or build it with other windows."
+        )
+
+
 class Level(nn.Module):
     """Blocks of one resolution, over windows that do not overlap: (B, C, H, W) -> (B, C', H', W')."""
 
@@ -248,11 +259,7 @@ class Level(nn.Module):
         x = self.pool(x)
         _, _, height, width = x.shape
         side = self.window
-        if height % side or width % side:
-            raise UserError(
-                f"A map of {height}x{width} positions cannot be cut into windows of {side}x{side}; give images whose "
-                "sides are multiples of the model's img_size, or build it with other windows."
-            )
+        check_windows(height, width, side)
         x = x.unflatten(2, (-1, side)).unflatten(4, (-1, side))  # (B, C, H / side, side, W / side, side)
         x = x.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
         x = checkpoint_seq(self.encoder, x) if self.grad_checkpointing else self.encoder(x)
@@ -446,13 +453,14 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
         raise UserError(f"Nothing is downloaded for {name}; load its released file with --checkpoint.")
     if name == GMLP:
         return gmlp(**kwargs)
-    cfg = kwargs.pop("pretrained_cfg", None) or {
-        "architecture": name, "num_classes": 1000, "input_size": (3, 224, 224), "fixed_input_size": True,
-        "pool_size": (7, 7), "crop_pct": 0.9, "interpolation": "bicubic", "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD, "first_conv": "patch_embed.projs.0", "classifier": "head",
-    }  # fmt: skip
     settings = {**VARIANTS[name], **kwargs}
     levels = range(len(settings.get("dims", (0, 1, 2, 3))))
+    side = 224 // (4 * 2 ** levels[-1])
+    cfg = settings.pop("pretrained_cfg", None) or {
+        "architecture": name, "num_classes": 1000, "input_size": (3, 224, 224), "fixed_input_size": True,
+        "pool_size": (side, side), "crop_pct": 0.9, "interpolation": "bicubic", "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD, "first_conv": "patch_embed.projs.0", "classifier": "head",
+    }  # fmt: skip
     features = {"out_indices": settings.pop("out_indices", tuple(levels)), "feature_cls": "getter"}
     return build_model_with_cfg(PosMLP, name, False, pretrained_cfg=cfg, feature_cfg=features, **settings)
 

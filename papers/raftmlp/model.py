@@ -22,6 +22,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, Mlp, to_2tuple
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
+from timm.models._features_fx import register_notrace_function
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
@@ -48,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@register_notrace_function
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     """A map (B, H, W, C) of another ``size``, by bicubic interpolation; as it is where it has that size."""
     if x.shape[1:3] == size:
@@ -56,9 +58,17 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
+@register_notrace_function
+def enlarged(x: Tensor, stride: int) -> Tensor:
+    """A map (B, C, H, W) with sides that are multiples of ``stride``, by bicubic interpolation where they were not."""
+    height, width = x.shape[2:]
+    whole = (-(-height // stride) * stride, -(-width // stride) * stride)
+    return x if (height, width) == whole else F.interpolate(x, whole, mode="bicubic", align_corners=False)
+
+
 def _from_left(layer: Any, x: Tensor) -> Tensor:
     """A linear layer of the first axis of (B, N, M), not of the last one."""
-    return torch.baddbmm(layer.bias.unsqueeze(1), layer.weight.expand(len(x), -1, -1), x)
+    return torch.baddbmm(layer.bias.unsqueeze(1), layer.weight.expand(x.shape[0], -1, -1), x)
 
 
 class LineMixer(nn.Module):
@@ -199,7 +209,7 @@ class Embedding(nn.Module):
         super().__init__()
         if any(side < stride or (side - stride) % 2 for side in kernels):
             raise UserError(f"Patches of {tuple(kernels)} do not lie evenly around places {stride} apart.")
-        self.stride = stride
+        self.stride, self.sides = stride, tuple(kernels)
         self.kernels = nn.ParameterList(torch.empty(dim, in_chans, side, side) for side in kernels)
         self.bias = nn.Parameter(torch.empty(dim))
         self.reset_parameters()
@@ -212,13 +222,11 @@ class Embedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed a map."""
-        height, width = x.shape[2:]
-        whole = (-(-height // self.stride) * self.stride, -(-width // self.stride) * self.stride)
-        if (height, width) != whole:
-            x = F.interpolate(x, whole, mode="bicubic", align_corners=False)
+        x = enlarged(x, self.stride)
         # Patches have one centre, so that one convolution by the sum of their weights sees them all.
-        largest = max(kernel.shape[-1] for kernel in self.kernels)
-        weight = sum(F.pad(kernel, [(largest - kernel.shape[-1]) // 2] * 4) for kernel in self.kernels)
+        largest = max(self.sides)
+        kernels = zip(self.kernels, self.sides, strict=True)
+        weight = sum(F.pad(kernel, [(largest - side) // 2] * 4) for kernel, side in kernels)
         x = F.conv2d(x, weight, self.bias, self.stride, (largest - self.stride) // 2)  # type: ignore[arg-type]
         return x.permute(0, 2, 3, 1)
 
@@ -406,7 +414,8 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     cfg = settings.pop("pretrained_cfg", None) or {
         "architecture": name, "num_classes": 1000, "input_size": (3, 224, 224), "fixed_input_size": False,
         "pool_size": (224 // stride, 224 // stride), "crop_pct": 0.875, "interpolation": "bilinear",
-        "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "first_conv": None, "classifier": "head",
+        "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "classifier": "head",
+        "first_conv": (),  # of kernels of several sizes, which are no convolutions of their own
     }  # fmt: skip
     levels = tuple(range(len(settings["patches"])))
     features = {"out_indices": settings.pop("out_indices", levels), "feature_cls": "getter"}

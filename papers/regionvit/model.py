@@ -24,6 +24,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, LayerNorm2d, Mlp, calculate_drop_path_rates, to_2tuple, trunc_normal_
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
+from timm.models._features_fx import register_notrace_module
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -71,6 +72,7 @@ def overlapping_patches(in_chans: int, dim: int) -> nn.Module:
 STEMS: dict[str, Callable[[int, int], nn.Module]] = {"3conv": three_convolutions, "1conv": overlapping_patches}
 
 
+@register_notrace_module  # what is padded follows from the size
 class PatchEmbed(nn.Module):
     """Embeds images by ``proj``, first padded with zeros on all sides to a multiple of ``multiple`` pixels."""
 
@@ -221,6 +223,7 @@ class Downsample(nn.Module):
         return self.proj(x)
 
 
+@register_notrace_module
 class Stage(nn.Module):
     """Blocks on maps of regional and of local tokens.
 

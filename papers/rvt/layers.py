@@ -51,6 +51,7 @@ class TokenBatchNorm(nn.Module):
         return self.bn(x.unsqueeze(1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).squeeze(1)
 
 
+@register_notrace_module  # symbolic tracing has no device to choose by
 class ConvStem(nn.Module):
     """Convolution, batch norm, max pooling, patch projection: (B, in_chans, height, width) -> (B, C, H, W).
 
@@ -173,6 +174,7 @@ class TokenMlp(nn.Module):
         return self.drop(x).flatten(1, 2)
 
 
+@register_notrace_module  # as the stem
 class Downsample(nn.Module):
     """A 3x3 depth-wise convolution with stride 2 that widens the tokens: (B, C, H, W) -> (B, C', H/2, W/2)."""
 

@@ -21,7 +21,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import Attention, DropPath, Mlp, to_2tuple, trunc_normal_
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
-from timm.models._features_fx import register_notrace_module
+from timm.models._features_fx import register_notrace_function, register_notrace_module
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
@@ -233,6 +233,36 @@ def _fixed_permutations(count: int, tokens: int) -> Tensor:
     return torch.from_numpy(np.asarray(drawn, dtype=np.int64).reshape(count, tokens))
 
 
+@register_notrace_function  # a graph is for permutations that are given and for none
+def of_stage(permutations: Optional[list[list[Tensor]]], number: int) -> Optional[list[Tensor]]:  # noqa: UP045
+    """The permutations of one stage; None where there are none."""
+    return None if permutations is None else permutations[number]
+
+
+@register_notrace_function
+def check_size(height: int, width: int, stride: int, groups: Sequence[tuple[int, int]]) -> None:
+    """Refuse images with a stage whose tokens are no multiple of its groups."""
+    rows, columns = -(-height // stride), -(-width // stride)
+    for stage, pair in enumerate(groups):
+        for count in pair:
+            if (rows * columns) % count or not rows * columns:
+                raise UserError(
+                    f"Images of {height}x{width} pixels give stage {stage + 1} of SReT {rows}x{columns} tokens, no "
+                    f"multiple of its {count} groups; take another size, or other groups."
+                )
+        rows, columns = -(-rows // 2), -(-columns // 2)
+
+
+@register_notrace_function
+def check_fixed_size(height: int, width: int, fixed: tuple[int, int]) -> None:
+    """Refuse images of another size than positions are for."""
+    if (height, width) != fixed:
+        raise UserError(
+            f"Images are {height}x{width} pixels; SReT has positions for {fixed[0]}x{fixed[1]}. Build it with this "
+            "img_size, or with dynamic_img_size=True, which interpolates positions."
+        )
+
+
 class SReT(HasClassifier):
     """The hierarchy: a stem, positions, stages at strides 8, 16 and 32, and a classifier of the mean token.
 
@@ -289,7 +319,7 @@ class SReT(HasClassifier):
         for stride in stem_strides:
             self.stride *= stride
         self.groups = [tuple(pair) for pair in groups]
-        self._check_size(*self.img_size)
+        check_size(*self.img_size, self.stride, self.groups)
         self.feature_info = [
             {"module": f"stages.{stage}", "num_chs": dim, "reduction": self.stride * 2**stage}
             for stage, dim in enumerate(dims)
@@ -319,18 +349,6 @@ class SReT(HasClassifier):
         self.head = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
         trunc_normal_(self.pos_embed, std=0.02)
 
-    def _check_size(self, height: int, width: int) -> None:
-        """Refuse images with a stage whose tokens are no multiple of its groups."""
-        rows, columns = -(-height // self.stride), -(-width // self.stride)
-        for stage, pair in enumerate(self.groups):
-            for groups in pair:
-                if (rows * columns) % groups or not rows * columns:
-                    raise UserError(
-                        f"Images of {height}x{width} pixels give stage {stage + 1} of SReT {rows}x{columns} tokens, no "
-                        f"multiple of its {groups} groups; take another size, or other groups."
-                    )
-            rows, columns = -(-rows // 2), -(-columns // 2)
-
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Parameters that are not decayed, beyond vectors, which timm never decays."""
@@ -353,15 +371,10 @@ class SReT(HasClassifier):
         """Images to the first map, positions added; images of a wrong size are refused."""
         positions: Tensor = self.pos_embed
         if not torch.jit.is_scripting():
-            size = (x.shape[2], x.shape[3])
-            if size != self.img_size:
-                if not self.dynamic_img_size:
-                    raise UserError(
-                        f"Images are {size[0]}x{size[1]} pixels; SReT has positions for "
-                        f"{self.img_size[0]}x{self.img_size[1]}. Build it with this img_size, or with "
-                        "dynamic_img_size=True, which interpolates positions."
-                    )
-                self._check_size(*size)
+            if self.dynamic_img_size:
+                check_size(x.shape[2], x.shape[3], self.stride, self.groups)
+            else:
+                check_fixed_size(x.shape[2], x.shape[3], self.img_size)
         x = self.patch_embed(x)
         if self.dynamic_img_size and (x.shape[2], x.shape[3]) != self.grid:
             positions = F.interpolate(positions, (x.shape[2], x.shape[3]), mode="bicubic", align_corners=False)
@@ -371,7 +384,7 @@ class SReT(HasClassifier):
         """Images (B, in_chans, height, width) to the last map (B, C, H, W); ``permutations`` as for :meth:`forward`."""
         x = self._embed(x)
         for number, (stage, pool) in enumerate(zip(self.stages, self.pools)):  # noqa: B905, which TorchScript lacks
-            x = pool(stage(x, None if permutations is None else permutations[number]))
+            x = pool(stage(x, of_stage(permutations, number)))
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

@@ -65,12 +65,12 @@ class WindowMLPBlock(SwinTransformerBlock):
             for size, offset, window in zip((height, width), before, self.window_size, strict=True)
         ]
         x = F.pad(x, (0, 0, before[1], after[1], before[0], after[0]))
-        padded = x.shape[1:3]
+        rows, columns = x.shape[1:3]
         windows = window_partition(x, self.window_size).flatten(1, 2)  # (windows, N, C)
         by_head = windows.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (windows, h, N, C / h)
         mixed = self.spatial_mlp(by_head.flatten(1, 2)).unflatten(1, (self.num_heads, -1))
         windows = mixed.transpose(1, 2).flatten(2).unflatten(1, self.window_size)
-        x = window_reverse(windows, self.window_size, *padded)
+        x = window_reverse(windows, self.window_size, rows, columns)
         return x[:, before[0] : before[0] + height, before[1] : before[1] + width]
 
     def set_input_size(self, feat_size: Any, window_size: Any, always_partition: bool | None = None) -> None:
