@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import GELUTanh, PatchEmbed, StdConv2dSame
 from timm.models._builder import build_model_with_cfg
+from timm.models._features_fx import register_notrace_module
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import VisionTransformer
@@ -109,6 +110,7 @@ class Codes(nn.Module):
         return F.embedding(self.indices(images), words).permute(0, 3, 1, 2)
 
 
+@register_notrace_module  # sizes are checked
 class CodeEmbed(PatchEmbed):
     """Images (B, 3, H, W) to tokens (B, N, C) with code words; it stands for timm's ``PatchEmbed``.
 
@@ -239,10 +241,7 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
         "mean": (0.5,) * 3, "std": (0.5,) * 3, "classifier": "head",
         "first_conv": (f"{embed}.backbone.stem.conv" if settings.get("hybrid") else f"{embed}.codes.encoder.conv_in"),
     }  # fmt: skip
-    if mixer:
-        return build_model_with_cfg(DiscreteMixer, name, False, pretrained_cfg=cfg, **settings)
+    kind = DiscreteMixer if mixer else DiscreteVisionTransformer
     settings = {"patch_size": 16, **settings}
     features = {"out_indices": settings.pop("out_indices", 3), "feature_cls": "getter"}
-    return build_model_with_cfg(
-        DiscreteVisionTransformer, name, False, pretrained_cfg=cfg, feature_cfg=features, **settings
-    )
+    return build_model_with_cfg(kind, name, False, pretrained_cfg=cfg, feature_cfg=features, **settings)

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import StdConv2dSame, pad_same
+from timm.models._features_fx import register_notrace_function
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -146,6 +147,24 @@ class Excitation(nn.Module):
         return x + inner * self.weights(inner.mean(dim=(2, 3)))[:, :, None, None]
 
 
+@register_notrace_function
+def check_size(height: int, width: int) -> None:
+    """Refuse images whose sides are no multiples of 32."""
+    if height % 32 or width % 32:
+        raise UserError(f"Images of {(height, width)} pixels: sides must be multiples of 32.")
+
+
+@register_notrace_function
+def resized_positions(positions: Tensor, prefix: int, rows: int, columns: int) -> Tensor:
+    """A position embedding (1, prefix + N, C), its square grid resized bilinearly to ``rows`` x ``columns``."""
+    own = math.isqrt(positions.shape[1] - prefix)
+    if (rows, columns) == (own, own):
+        return positions
+    of_grid = positions[:, prefix:].transpose(1, 2).unflatten(2, (own, own))
+    of_grid = F.interpolate(of_grid, size=(rows, columns), mode="bilinear", align_corners=False)
+    return torch.cat([positions[:, :prefix], of_grid.flatten(2).transpose(1, 2)], dim=1)
+
+
 class DPT(nn.Module):
     """A classifier of images that can also label their pixels.
 
@@ -174,6 +193,7 @@ class DPT(nn.Module):
         StandardisedConv.convert(vit)
         self.backbone: Any = vit
         self.num_classes, self.num_features, self.blocks = num_classes, widths[-1], blocks
+        self.head_hidden_size = self.num_features
         dim, prefix = vit.embed_dim, vit.num_prefix_tokens
         from_stages = len(widths) - len(blocks)
         self.reassemble = nn.ModuleList(
@@ -192,10 +212,11 @@ class DPT(nn.Module):
         )
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.segmenting = self.grad_checkpointing = False
+        stem = "backbone.stem.conv" if from_stages else "proj"
         self.default_cfg = self.pretrained_cfg = {
             "num_classes": num_classes, "input_size": (in_chans, img_size, img_size), "fixed_input_size": False,
             "pool_size": None, "crop_pct": 1.0, "interpolation": "bilinear", "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD, "first_conv": "", "classifier": "head",
+            "std": IMAGENET_DEFAULT_STD, "first_conv": f"backbone.patch_embed.{stem}", "classifier": "head",
         }  # fmt: skip
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
@@ -204,8 +225,7 @@ class DPT(nn.Module):
         Raises:
             UserError: they are not.
         """
-        if any(side % 32 for side in x.shape[-2:]):
-            raise UserError(f"Images of {tuple(x.shape[-2:])} pixels: sides must be multiples of 32.")
+        check_size(x.shape[-2], x.shape[-1])
         grid = (x.shape[-2] // 16, x.shape[-1] // 16)
         embed, maps = self.backbone.patch_embed, []
         if hasattr(embed, "backbone"):
@@ -216,8 +236,8 @@ class DPT(nn.Module):
                     maps.append(x)
         x = embed.proj(x).flatten(2).transpose(1, 2)
         tokens = [self.backbone.cls_token, getattr(self.backbone, "dist_token", None)]
-        before = [token.expand(len(x), -1, -1) for token in tokens if token is not None]
-        x = self.backbone.pos_drop(torch.cat([*before, x], dim=1) + self._positions(grid))
+        before = [token.expand(x.shape[0], -1, -1) for token in tokens if token is not None]
+        x = self.backbone.pos_drop(torch.cat([*before, x], dim=1) + self._positions(*grid))
         reassemble = dict(zip(self.blocks, self.reassemble, strict=True))
         for number, block in enumerate(self.backbone.blocks):
             x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
@@ -246,15 +266,9 @@ class DPT(nn.Module):
         logits = self.forward_head(maps)
         return (logits, self.segment(maps)) if self.segmenting and self.training else logits
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """The position embedding, its grid resized bilinearly."""
-        positions, prefix = self.backbone.pos_embed, self.backbone.num_prefix_tokens
-        own = math.isqrt(positions.shape[1] - prefix)
-        if grid == (own, own):
-            return positions
-        of_grid = positions[:, prefix:].transpose(1, 2).unflatten(2, (own, own))
-        of_grid = F.interpolate(of_grid, size=grid, mode="bilinear", align_corners=False)
-        return torch.cat([positions[:, :prefix], of_grid.flatten(2).transpose(1, 2)], dim=1)
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        """The position embedding, for this grid."""
+        return resized_positions(self.backbone.pos_embed, self.backbone.num_prefix_tokens, rows, columns)
 
     def get_classifier(self) -> nn.Module:
         """The classifier of images."""
@@ -291,6 +305,8 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> DPT:
         raise UserError(f"there is no GETAM called {name!r}.{nearest(name, VARIANTS)} There are {', '.join(VARIANTS)}.")
     if pretrained:
         raise UserError(f"Nothing is downloaded for {name}; load its released file with --checkpoint.")
+    if kwargs.pop("features_only", False):
+        raise UserError(f"{name} has no features_only: its forward_features returns the maps of strides 4 to 32.")
     for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm's, for weights that it fetches
         kwargs.pop(unused, None)
     return DPT(**{**VARIANTS[name], **kwargs})
