@@ -39,6 +39,7 @@ class CifarNet(nn.Module):
     head, first_conv, last_map = "fc", "conv1", (8, 8)
 
     feature_info: list[dict[str, Any]]
+    global_pool: str
 
     def __init__(self, num_features: int, num_classes: int, global_pool: str = "avg") -> None:
         super().__init__()
@@ -245,7 +246,7 @@ def create_variant(
     if kwargs.get("drop_rate") is None:
         kwargs.pop("drop_rate", None)
     kind: Any = variants[name]
-    network = kind.func if isinstance(kind, partial) else kind
+    network: Any = kind.func if isinstance(kind, partial) else kind
     cfg = {
         **preprocessing, "architecture": name, "num_classes": 1000, "pool_size": network.last_map,
         "first_conv": network.first_conv, "classifier": network.head,

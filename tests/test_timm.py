@@ -42,7 +42,7 @@ def _smallest(slug: str) -> dict[str, int]:
     found: dict[type, tuple[int, str]] = {}
     for model in WITH_MODELS[slug].models:
         with shapes_only():
-            network = timm.create_model(model.name)
+            network: Any = timm.create_model(model.name)
         kind, size = type(network), sum(parameter.numel() for parameter in network.parameters())
         if not kind.__module__.startswith("timm."):
             found[kind] = min(found.get(kind, (size, model.name)), (size, model.name))
@@ -89,7 +89,7 @@ def _as_tuple(names: Any) -> tuple[str, ...]:
 def test_configuration_and_classifier(name: str) -> None:
     """By shapes alone, on images of the configured size."""
     with shapes_only():
-        model = timm.create_model(name, num_classes=7).eval()
+        model: Any = timm.create_model(name, num_classes=7).eval()
         config = model.default_cfg
         modules = dict(model.named_modules())
         for part in (*_as_tuple(config["classifier"]), *_as_tuple(config["first_conv"])):
@@ -126,7 +126,7 @@ def _axes(model: Any, features: Tensor, pool_size: Any) -> tuple[int, tuple[int,
 def test_every_parameter_that_is_trained_gets_a_gradient(slug: str, large: bool) -> None:
     excepted = _exceptions(slug, "WITHOUT_GRADIENT")
     for name in _names(slug, large):
-        model = timm.create_model(name, num_classes=7).train()
+        model: Any = timm.create_model(name, num_classes=7).train()
         logits = model(_images(model, 2))
         assert logits.shape == (2, 7), name
         assert logits.isfinite().all(), name
@@ -147,12 +147,12 @@ def test_maps_are_as_described(slug: str, large: bool) -> None:
             with pytest.raises(UserError):
                 timm.create_model(name, features_only=True)
             continue
-        pyramid = timm.create_model(name, features_only=True).eval()
+        pyramid: Any = timm.create_model(name, features_only=True).eval()
         images = _images(pyramid, 1)
         with torch.inference_mode():
             maps = pyramid(images)
         _check_maps(maps, pyramid.feature_info, getattr(pyramid, "output_fmt", "NCHW"), images, name)
-        model = timm.create_model(name).eval()
+        model: Any = timm.create_model(name).eval()
         if not hasattr(model, "forward_intermediates"):
             continue
         with torch.inference_mode():
@@ -176,7 +176,7 @@ def _check_maps(maps: list[Tensor], info: Any, layout: str, images: Tensor, name
 def test_symbolic_trace_gives_the_same(slug: str, large: bool) -> None:
     """As timm traces for features; in training control flow may differ, so that it is traced, too."""
     for name in _names(slug, large):
-        model = timm.create_model(name, num_classes=7).eval()
+        model: Any = timm.create_model(name, num_classes=7).eval()
         images = _images(model, 1)
         with torch.inference_mode():
             assert torch.equal(_traced(model)(images), model(images)), name

@@ -181,7 +181,7 @@ class SimCLR(ResNet):
             self.conv1 = nn.Conv2d(self.in_chans, stem, 3, stride=stem_stride, padding=1, bias=False)
             self.maxpool = nn.Identity()
             for info in self.feature_info:
-                info["reduction"] = max(1, int(info["reduction"]) // 4) * stem_stride
+                info["reduction"] = max(1, int(str(info["reduction"])) // 4) * stem_stride
         else:
             self.maxpool = create_pool2d("max", 3, stride=2, padding="same")
             if not selective_kernels:

@@ -90,7 +90,7 @@ class ClassAttentionSwin(SwinTransformer):
         if intermediates_only:
             return super().forward_intermediates(x, indices, norm, stop_early, output_fmt, intermediates_only)
         take, _ = feature_take_indices(len(self.layers), indices)
-        maps = super().forward_intermediates(x, output_fmt=output_fmt, intermediates_only=True)
+        maps: Any = super().forward_intermediates(x, output_fmt=output_fmt, intermediates_only=True)
         return self._class_token(maps[-1].flatten(2).transpose(1, 2)), [maps[index] for index in take]
 
 
