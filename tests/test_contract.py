@@ -16,6 +16,7 @@ import torch
 
 import papers
 from common import bench, protocols
+from common.bench.inference import Hypothesis
 from common.checkpoints import from_released, to_released
 from common.declaration import Paper
 from common.manifest import load_manifest
@@ -50,6 +51,8 @@ def test_claims_can_be_measured(paper: Paper) -> None:
         assert callable(measuring_function(paper, claim)), claim.name
         assert set(claim.needs) <= set(NEEDS), claim.name
         assert claim.statement.endswith("."), claim.name
+        if ":" in claim.primary:  # a comparison, not the name of a finding
+            assert Hypothesis.parse(claim.primary).text == claim.primary, claim.name
 
 
 @pytest.mark.parametrize(

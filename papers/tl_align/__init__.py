@@ -55,7 +55,7 @@ PAPER = Paper(
             name="token_fluctuation",
             statement="The mixing ratio leaves that of the input as tokens go through the blocks.",
             needs=("embedded",),
-            primary="block 1 > block 3: mixing_ratio_gap",
+            primary="block_1 > block_3: mixing_ratio_gap",
         ),
         Claim(
             name="cost",

@@ -89,7 +89,7 @@ def token_fluctuation(run: Run) -> Iterator[Result]:
     scores = bench.scores(run, list(trained.values()), fluctuation.by_depth)
     yield from bench.measurements(scores, tuple(scores.cells(fluctuation.GAP)))
     # By each block as if by a contender of its own, in the network that is trained with CutMix.
-    blocks = {name: f"block {name.rpartition('/')[2]}" for name in scores.cells(fluctuation.GAP)}
+    blocks = {name: f"block_{name.rpartition('/')[2]}" for name in scores.cells(fluctuation.GAP)}
     by_block = bench.Scores(
         {
             (block, seed): {"top1": values["top1"], fluctuation.GAP: values[name]}
