@@ -52,7 +52,8 @@ class _Losses(Hook):
 def first_losses(contender: Contender, seed: int = 0) -> list[float]:
     """The losses of the first `STEPS` steps, trained by the contender's recipe in batches of `BATCH` on the CPU.
 
-    A teacher is not trained for it: its first weights teach as well here.
+    A teacher is not trained for it: its first weights teach as well here. One thread computes, since sums of several
+    are rounded otherwise, and some trainings amplify that.
     """
     recipe = contender.settings().with_changes(f"total_batch={BATCH}")
     torch.manual_seed(seed)
@@ -60,6 +61,11 @@ def first_losses(contender: Contender, seed: int = 0) -> list[float]:
     hooks = [*contender.hooks(recipe), losses]
     if contender.teacher is not None:
         hooks = with_teacher(recipe, hooks, contender.teacher.build())
-    with suppress(_EnoughError):
-        train(model, recipe, contender.data(), seed=seed, hooks=hooks, options=Options(device="cpu"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with suppress(_EnoughError):
+            train(model, recipe, contender.data(), seed=seed, hooks=hooks, options=Options(device="cpu"))
+    finally:
+        torch.set_num_threads(threads)
     return losses.values
