@@ -67,7 +67,9 @@ def _names(slug: str, large: bool) -> list[str]:
     """The smallest models of a paper's own classes that are large or not; the test is skipped where none is."""
     names = [name for name, size in _smallest(slug).items() if (size > LARGE) == large]
     if not names:
-        pytest.skip(f"No class of its own has a smallest model of {'more' if large else 'at most'} 30 M parameters.")
+        pytest.skip(
+            f"No class of its own has a smallest model of {'more than' if large else 'at most'} 30 M parameters."
+        )
     return names
 
 

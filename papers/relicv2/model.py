@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from timm.layers import Conv2dSame, create_pool2d
+from timm.models._builder import build_model_with_cfg
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
@@ -83,13 +84,13 @@ class ReLIC(SimCLR):
         self._initialise()
 
 
-def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
     """Build a network by its name.
 
     Args:
         name: a key of ``VARIANTS``.
         pretrained: must be False; weights are loaded with ``common.checkpoints.load_released``.
-        kwargs: of :class:`ReLIC`.
+        kwargs: of :class:`ReLIC`, and timm's ``features_only`` and ``out_indices``.
 
     Raises:
         UserError: the name is unknown, or pretrained weights are asked for.
@@ -98,17 +99,10 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         raise UserError(f"{name} has no weights to fetch; load a checkpoint with common.checkpoints.load_released.")
     if name not in VARIANTS:
         raise UserError(f"ReLICv2 has no network {name!r}.{nearest(name, VARIANTS)}")
-    for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm's, for weights that it fetches
-        kwargs.pop(unused, None)
     if kwargs.get("drop_rate") is None:
         kwargs.pop("drop_rate", None)
-    model: Any = ReLIC(**{**VARIANTS[name], **kwargs})
-    model.pretrained_cfg = model.default_cfg = {
-        **PREPROCESSING,
-        "num_classes": model.num_classes,
-        "architecture": name,
-    }
-    return model
+    cfg = kwargs.pop("pretrained_cfg", None) or {**PREPROCESSING, "num_classes": 1000, "architecture": name}
+    return build_model_with_cfg(ReLIC, name, False, pretrained_cfg=cfg, **{**VARIANTS[name], **kwargs})
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

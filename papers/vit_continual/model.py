@@ -179,7 +179,7 @@ class EarlyConvViT(HasClassifier):
     def forward_features(self, x: Tensor, seen: Intermediates | None = None) -> Tensor:
         """Tokens (B, N, C) of images (B, in_chans, h, w); ``seen`` notes what every attention computes."""
         x = self.patch_embed(x)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + self.pos_embed[:, : x.shape[1]]
         if seen is not None:
             for block in self.blocks:
@@ -268,6 +268,8 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> Any:
         raise UserError(f"There is no EarlyConvViT called {name!r}.{nearest(name, VARIANTS)}")
     if pretrained:
         raise UserError(f"No weights of {name} were released; train it, or load a file with --checkpoint.")
+    if kwargs.get("features_only"):
+        raise UserError(f"{name} takes tokens from any stem and does not know their grid, so that it has no maps.")
     cfg = kwargs.pop("pretrained_cfg", None) or {
         "architecture": name, "num_classes": 1000, "input_size": (3, 32, 32), "fixed_input_size": False,
         "pool_size": None, "crop_pct": 1.0, "interpolation": "bicubic", "mean": MEAN, "std": STD,
