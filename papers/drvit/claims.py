@@ -16,7 +16,7 @@ from papers.drvit.mini import ALONE, BOTH, FEATURES, HOST
 
 
 def contenders() -> list[bench.Contender]:
-    """The bench's ViT on pixels, on code words, and on both; see `papers.drvit.mini`."""
+    """The bench's ViT on pixels, on code words, on both, and on pixels and features; see `papers.drvit.mini`."""
     return mini.contenders()
 
 
@@ -77,7 +77,7 @@ def changed_tokens(run: Run) -> Iterator[Result]:
     yield Finding(
         name="kept",
         statement="No code word changes whose feature moved by less than its margin.",
-        verdict="holds" if broken == 0 else "does not hold",
+        verdict="does not hold" if broken else "holds" if bool(within.any()) else "unclear",
         evidence=(
             f"{int(within.sum())} of {len(within)} features under corruption moved by less than their margin, and "
             f"{broken} of their words changed; of the others {100 * float(changed[~within].float().mean()):.0f} % did."

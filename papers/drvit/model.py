@@ -185,8 +185,18 @@ class CodeEmbed(PatchEmbed):
 def code_embed(
     fusion_dim: int, words: int = WORDS, vqgan: dict[str, Any] = VQGAN, *, hybrid: bool = False, **kwargs: Any
 ) -> CodeEmbed:
-    """A :class:`CodeEmbed` with the encoder ``vqgan``; ``kwargs`` are its own, and timm's."""
+    """A :class:`CodeEmbed` with the encoder ``vqgan``; ``kwargs`` are its own, and timm's.
+
+    Raises:
+        UserError: a place of the encoder is not a patch of the network.
+    """
     codes = Codes(Encoder(**vqgan), words, tuned=fusion_dim > 0)
+    if kwargs.get("patch_size", codes.encoder.patch_size) != codes.encoder.patch_size:
+        raise UserError(
+            f"Code words of this encoder stand for {codes.encoder.patch_size} pixels on a side, patches are to be of "
+            f"{kwargs['patch_size']}: choose patch_size={codes.encoder.patch_size}, or an encoder with other vqgan "
+            "multipliers."
+        )
     if hybrid:  # the convolutional part of timm's vit_base_r50_s16_224
         backbone = ResNetV2(
             [3, 4, 9], num_classes=0, global_pool="", preact=False, stem_type="same", conv_layer=StdConv2dSame

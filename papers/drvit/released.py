@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from papers.vit.model import resize_positions
 
 #: What the release's training writes before every name, and its decoder, which no classifier needs.
@@ -129,7 +130,18 @@ def _is_stored_as_it_is(name: str) -> bool:
 
 
 def _from_flax(name: str, values: list[Tensor]) -> Tensor:
-    """One of our tensors from its released parts."""
+    """One of our tensors from its released parts.
+
+    Raises:
+        UserError: a part has not as many axes as in the release.
+    """
+    axes = _axes(name)
+    if any(value.ndim not in axes for value in values):
+        shapes = ", ".join(str(list(value.shape)) for value in values)
+        raise UserError(
+            f"{name} has {' or '.join(map(str, axes))} axes in a released file and is {shapes} in this one: give a "
+            "file as released."
+        )
     if name.endswith("attn.qkv.weight"):
         return torch.cat([value.flatten(1).T for value in values])
     if name.endswith("attn.qkv.bias"):
@@ -138,6 +150,17 @@ def _from_flax(name: str, values: list[Tensor]) -> Tensor:
     if name.endswith("attn.proj.weight"):
         return value.flatten(0, 1).T
     return value if _is_stored_as_it_is(name) else value.permute(_FROM_FLAX[value.ndim])
+
+
+def _axes(name: str) -> tuple[int, ...]:
+    """How many axes a released part of ``name`` can have."""
+    if _is_stored_as_it_is(name):
+        return (1, 2, 3, 4)
+    if name.endswith(("attn.qkv.weight", "attn.proj.weight")):
+        return (3,)
+    if name.endswith("attn.qkv.bias"):
+        return (2,)
+    return tuple(sorted(_FROM_FLAX))
 
 
 def _to_flax(name: str, value: Tensor, heads: int) -> list[Tensor]:

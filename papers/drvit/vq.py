@@ -76,6 +76,11 @@ class Encoder(nn.Module):
         self.norm = nn.GroupNorm(groups, widths[-1], EPSILON)
         self.conv_out = nn.Conv2d(widths[-1], code_dim, 1)
 
+    @property
+    def patch_size(self) -> int:
+        """Pixels on a side of a place."""
+        return self.unshuffle * 2 ** len(self.pooled)
+
     def forward(self, images: Tensor) -> Tensor:
         """Encode images in [0, 1]."""
         x = self.conv_in(F.pixel_unshuffle(images, self.unshuffle))

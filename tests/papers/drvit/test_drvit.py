@@ -153,6 +153,9 @@ def test_released_names_load_strictly_and_come_back(name: str) -> None:
     assert torch.equal(model(x), other(x))
     with pytest.raises(UserError, match="missing"):
         load_released(other, {key: value for key, value in state.items() if key != "vit/output_projection/kernel"})
+    for key in ("vit/output_projection/kernel", "vqgan/encoder/Conv_0/kernel"):
+        with pytest.raises(UserError, match=r"axes in a released file and is \[3, 3, 3\] in this one"):
+            load_released(other, {**state, key: torch.zeros(3, 3, 3)})
     with pytest.raises(UserError, match="surplus"):
         load_released(other, {**state, "vit/surplus": torch.zeros(1)})
 
@@ -176,6 +179,8 @@ def test_networks_are_used_as_those_of_timm() -> None:
         assert model.patch_embed.codes.features(x).dtype == torch.float32
         assert model(x).dtype == torch.bfloat16
     assert small(features_only=True, depth=3)(x)[-1].shape == (1, 24, 4, 4)
+    mixer = small("drmixer_base_patch16_224", features_only=True, num_blocks=3)
+    assert [one.shape for one in mixer(x)] == 3 * [(1, 24, 4, 4)]
     assert small(dynamic_img_size=True)(images(1, 3, 40, 48)).shape == (1, 7)
     exported = torch.export.export(small(), (x,)).module()
     torch.testing.assert_close(exported(x), small()(x))
@@ -190,6 +195,8 @@ def test_wrong_use_is_one_sentence() -> None:
         small(embed_dim=5, num_heads=1)
     with pytest.raises(UserError, match="3 channels"):
         small(in_chans=1)
+    with pytest.raises(UserError, match="stand for 8 pixels on a side, patches are to be of 16: choose patch_size=8"):
+        small(patch_size=16)
     with pytest.raises(UserError, match="patch_size"):
         small().set_input_size(patch_size=4)
     with pytest.raises(UserError, match="drvit_small"):
