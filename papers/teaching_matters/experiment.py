@@ -2,8 +2,8 @@
 
 Classes are told by k-NN and clusters of test images. Parts are told on canvases: each garment lies on two of them, at
 another place and between other clutter, so that where a pixel of it went is known exactly, and so are masks. Numbers
-of a block end in ``/BLOCK``, from 1, and of a head in ``/BLOCK.HEAD``. A metric without an end is that of the block
-which is best on other images (those of the last cell).
+of a block end in ``/BLOCK``, from 1, and of a head in ``/BLOCK.HEAD``. A metric by image without an end is that of the
+block which is best on other images (those of the last cell); a number, such as a purity, is the largest of all blocks.
 """
 
 from __future__ import annotations

@@ -23,13 +23,17 @@ from common.run import Run
 from common.statistics import mean_interval
 from papers.teaching_matters import attention as att
 from papers.teaching_matters import pictures, tasks, weights
-from papers.teaching_matters.inside import attention_maps, block_tokens
+from papers.teaching_matters.inside import attention_maps, block_tokens, blocks_of
 from papers.teaching_matters.settings import Analysis, released
 from papers.teaching_matters.similarity import CKA
 
 #: Pictures of a fixed random order that are looked into without --limit.
 IMAGES = 480
 SPAIR = "spair-71k"
+#: What is read of a pair's annotation.
+_KEYS = (
+    "category", "src_imname", "trg_imname", "src_kps", "trg_kps", "src_imsize", "trg_imsize", "trg_bndbox",
+)  # fmt: skip
 LAYOUT = "PairAnnotation/test and JPEGImages, as SPair-71k is distributed"
 
 
@@ -49,18 +53,19 @@ def inside(run: Run) -> Iterator[Result]:
         raise UserError(
             f"{len(pictures_read)} pictures are too few for CKA; give --limit {settings.cka_batch} or more."
         )
-    similar, far, moved = CKA(), [], []
+    similar, far, moved = CKA(), [], torch.zeros(())
     for batch in track(batches, f"inside of {name}"):
         images = torch.stack([_picture(pictures_read[int(place)]) for place in batch])
         images = _normalised(images.float() / 255, declared, run.settings.device)
         for part in images.split(settings.attention_batch):
             maps = attention_maps(model, part)
             far.append(att.attention_distance(maps).cpu())
-            moved += [att.aligned(maps).cpu()] * len(part)  # a mean over the part's images
+            moved = moved + len(part) * att.aligned(maps).cpu()  # a mean over the part's images
         if len(batch) == settings.cka_batch:  # an incomplete batch would count as much as the others
             layers = block_tokens(model, images)[:, :, 1:].unbind(dim=1)
             similar.add(layers, layers)
-    distances, shifted = torch.cat(far), torch.stack(moved).mean(dim=0)
+    distances = torch.cat(far)
+    shifted = moved / len(distances)
     offsets, cka = att.offsets(shifted).norm(dim=-1), similar.value().cpu()
     common: dict[str, Any] = {"model": name, "dataset": "imagenet-1k", "weights": "released", "n": len(distances)}
     protocol = "; ".join(filter(None, [str(declared), choice]))
@@ -123,8 +128,13 @@ def keypoints(run: Run) -> Iterator[Result]:
 
 
 def _prepared(run: Run, settings: Analysis) -> tuple[nn.Module, str, Preprocessing]:
-    """The user's network, its name, and its statistics with the crop that is released for all networks."""
+    """The user's network, its name, and its statistics with the crop that is released for all networks.
+
+    Raises:
+        UserError: the checkpoint fits no network, or there is no looking into the one that it fits.
+    """
     model, name = weights.load(run)
+    blocks_of(model)
     own: Any = model
     if max(own.patch_embed.img_size) != settings.image_size:
         resize_input(model, settings.image_size)
@@ -164,7 +174,7 @@ def chosen_pairs(root: Path, settings: Analysis) -> dict[str, list[Path]]:
 
 def _found(model: nn.Module, declared: Preprocessing, root: Path, file: Path, settings: Analysis) -> Tensor:
     """Whether each keypoint of a pair is found by each block, (L, K) float."""
-    pair, side, device = json.loads(file.read_text()), settings.image_size, next(model.parameters()).device
+    pair, side, device = _annotation(file), settings.image_size, next(model.parameters()).device
     folder = root / "JPEGImages" / pair["category"]
     source, target = (squared(folder / pair[key], side) for key in ("src_imname", "trg_imname"))
     images = torch.stack([source, target]).float() / 255
@@ -182,6 +192,22 @@ def _found(model: nn.Module, declared: Preprocessing, root: Path, file: Path, se
             for a, b in zip(*tokens, strict=True)
         ]
     )  # fmt: skip
+
+
+def _annotation(file: Path) -> dict[str, Any]:
+    """A pair of SPair-71k as its file has it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        pair = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in _KEYS if key not in pair]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({error}); restore it.") from None
+    if missing:
+        raise UserError(f"{file} has no {', '.join(missing)}; restore it as SPair-71k has it.")
+    return pair
 
 
 def squared(path: Path, side: int) -> Tensor:

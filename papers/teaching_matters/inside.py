@@ -27,7 +27,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         UserError: the model is none of those named above.
     """
-    attentions = [block.attn for block in _blocks(model)]
+    attentions = [block.attn for block in blocks_of(model)]
     with ExitStack() as stack:
         for attention in attentions:
             stack.enter_context(_unfused(attention))
@@ -37,10 +37,15 @@ def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
 @torch.no_grad()
 def block_tokens(model: nn.Module, images: Tensor) -> Tensor:
     """The tokens that leave every block, (B, L, N, C), before the last norm; otherwise as ``attention_maps``."""
-    return torch.stack(_outputs(model, images, _blocks(model)), dim=1)
+    return torch.stack(_outputs(model, images, blocks_of(model)), dim=1)
 
 
-def _blocks(model: nn.Module) -> list[Any]:
+def blocks_of(model: nn.Module) -> list[Any]:
+    """The blocks of one of the networks named above.
+
+    Raises:
+        UserError: it is none.
+    """
     blocks: Any = getattr(model, "blocks", ())
     attentions = [getattr(block, "attn", None) for block in blocks]
     if not attentions or not all(hasattr(one, "attn_drop") and hasattr(one, "fused_attn") for one in attentions):

@@ -97,7 +97,8 @@ def transfer_keypoints(source: Tensor, target: Tensor, keypoints: Tensor, side: 
     Returns:
         (B, K, 2), x and y in the target, whole numbers.
     """
-    places = keypoints[..., 1].round().long() * side + keypoints[..., 0].long()
+    rows = keypoints[..., 1].round().long().clamp(max=side - 1)  # one in the lower half of the last row stays in it
+    places = rows * side + keypoints[..., 0].long()
     asked = dense(source, side).gather(1, places[..., None].expand(-1, -1, source.shape[2]))
     best = (asked @ dense(target, side).transpose(1, 2)).argmax(dim=2)
     return torch.stack([best % side, best // side], dim=-1)

@@ -117,6 +117,12 @@ def test_keypoints_are_transferred_as_released() -> None:
         assert float(right[both].float().mean()) == pytest.approx(float(expected))
 
 
+def test_a_keypoint_on_the_last_row_stays_in_the_image() -> None:
+    tokens = torch.eye(5)[None]  # four patches that have nothing in common
+    found = tasks.transfer_keypoints(tokens, tokens, torch.tensor([[[7.9, 7.9]]]), side=8)
+    assert int(found.min()) >= 6
+
+
 def test_a_head_that_points_to_a_neighbour_has_an_offset() -> None:
     attention = claims.pointing(4, down=-1, right=1)
     assert float(att.offset_attention(attention)) == 1
@@ -374,6 +380,13 @@ def test_keypoints_of_spair_are_found_in_the_same_picture(small: Any, tmp_path: 
     first, second = results
     assert (first.value, second.value) == (100, 100)
     assert first.n == 2
+    pair.pop("trg_bndbox")
+    (tmp_path / "PairAnnotation/test/000001-a-a:cat.json").write_text(json.dumps(pair))
+    with pytest.raises(UserError, match="has no trg_bndbox"):
+        list(claims.spair(run))
+    (tmp_path / "PairAnnotation/test/000001-a-a:cat.json").write_text("<html>")
+    with pytest.raises(UserError, match=r"cat\.json cannot be read"):
+        list(claims.spair(run))
     settings.folders["spair-71k"] = tmp_path / "JPEGImages"
     with pytest.raises(UserError, match="no pairs in PairAnnotation/test"):
         list(claims.spair(run))
