@@ -120,6 +120,7 @@ def class_maps(
     """
     with torch.inference_mode(False), torch.enable_grad(), recorded_attention(model) as attention:
         logits = model(images)
+        attention = list(attention)  # as it is: checkpointed blocks compute theirs again on the way back
         logits = logits[0] if isinstance(logits, tuple) else logits
         todo = present.clone()
         maps = images.new_zeros(*present.shape, attention[0].shape[-1] - prefix)

@@ -19,7 +19,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import StdConv2dSame, pad_same
+from timm.layers import StdConv2dSame, pad_same, to_2tuple
 from timm.models._features_fx import register_notrace_function
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -168,8 +168,14 @@ def resized_positions(positions: Tensor, prefix: int, rows: int, columns: int) -
 class DPT(nn.Module):
     """A classifier of images that can also label their pixels.
 
+    Args:
+        img_size: side of the squares that positions are kept for; images of other sizes and shapes do, too.
+
     Attributes:
         segmenting: whether training mode returns the logits of pixels beside those of classes.
+
+    Raises:
+        UserError: ``img_size`` is no square.
     """
 
     def __init__(
@@ -179,12 +185,16 @@ class DPT(nn.Module):
         widths: tuple[int, ...] = (96, 192, 384, 768),
         *,
         num_classes: int = 20,
-        img_size: int = 384,
+        img_size: int | tuple[int, int] = 384,
         in_chans: int = 3,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        sides = set(to_2tuple(img_size))
+        if len(sides) > 1:
+            raise UserError(f"Positions are kept for squares, not for img_size={img_size}: give one side.")
+        (img_size,) = sides
         vit: Any = timm.create_model(
             backbone, num_classes=0, img_size=img_size, in_chans=in_chans, drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
@@ -344,7 +354,7 @@ def released_name(name: str, model: DPT) -> str:
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Released names to ours; what the release never reads is left out. Our own names stay."""
     assert isinstance(model, DPT)
-    if "cls_head.weight" not in state_dict:
+    if not any(name.startswith(("pretrained.model.", "scratch.", "cls_head.")) for name in state_dict):
         return dict(state_dict)
     ours = {released_name(name, model): name for name in model.state_dict()}
     return {ours.get(name, name): value for name, value in state_dict.items() if not _UNREAD.match(name)}

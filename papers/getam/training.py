@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from common.attention import token_grid
@@ -78,6 +79,11 @@ class Settings:
                 "A schedule's own rate is not changed: set method.power above 0 with schedule=constant, or "
                 "method.segmentation_rate=1."
             )
+        if self.start_layer < 0:
+            raise UserError(f"Layers count from 0, not from {self.start_layer}: set method.start_layer.")
+        for key in ("energy_scale", "sigma_rgb", "sigma_xy"):
+            if getattr(self, key) <= 0:
+                raise UserError(f"{key} is above 0, not {getattr(self, key)}: set method.{key}.")
         if self.opening < 1:
             raise UserError(f"opening is a side of at least one pixel, not {self.opening}: set method.opening.")
 
@@ -127,17 +133,16 @@ class SingleStage(Hook):
     Args:
         recipe: with the method's settings.
         supervision: what is known of each image.
-        prefix: tokens of the model that are no patches.
     """
 
-    def __init__(self, recipe: Recipe, supervision: Supervision | None = None, *, prefix: int = 1) -> None:
+    def __init__(self, recipe: Recipe, supervision: Supervision | None = None) -> None:
         self.settings = Settings(**recipe.method)  # type: ignore[arg-type]
         for key in ("mixup", "cutmix", "label_smoothing", "random_erasing"):
             if getattr(recipe, key):
                 raise UserError(f"Images with several labels are not mixed, smoothed or erased here: set {key}=0.")
         if self.settings.power and recipe.schedule != "constant":
             raise UserError(f"The rate falls by method.power alone: set schedule=constant, not {recipe.schedule}.")
-        self.supervision, self.prefix = supervision, prefix
+        self.supervision, self.prefix = supervision, 1
         self.copies = 2 - self.settings.classification_share  # the second part has a pass for the maps
         self._mean, self._std = recipe.mean, recipe.std
 
@@ -145,7 +150,7 @@ class SingleStage(Hook):
         """Start as a classifier.
 
         Raises:
-            UserError: nothing supervises, or the model cannot segment.
+            UserError: nothing supervises, the model cannot segment, or it has no layer to start from.
         """
         if self.supervision is None:
             raise UserError(
@@ -154,6 +159,14 @@ class SingleStage(Hook):
             )
         if not hasattr(model, "segmenting"):
             raise UserError(f"{type(model).__name__} cannot segment: choose a model of GETAM.")
+        layers = sum(isinstance(module, Attention) for module in model.modules())
+        if self.settings.start_layer >= layers:
+            raise UserError(
+                f"The model's layers of attention are 0 to {layers - 1}, and maps start at layer "
+                f"{self.settings.start_layer}: set method.start_layer."
+            )
+        backbone: Any = model.backbone
+        self.prefix = backbone.num_prefix_tokens
         model.segmenting = False  # type: ignore[assignment]
 
     def start(self, run: Training) -> None:

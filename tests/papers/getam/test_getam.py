@@ -114,6 +114,9 @@ def test_maps_are_those_of_one_pass_for_each_class_and_image(prefix: int) -> Non
     maps = class_maps(model, x, present, prefix=prefix)
     assert maps.shape == (2, 5, 4)
     assert not maps[~present].any()
+    model.set_grad_checkpointing()
+    torch.testing.assert_close(class_maps(model, x, present, prefix=prefix), maps)
+    model.set_grad_checkpointing(False)
     for label in (0, 2):
         with recorded_attention(model) as attention:
             logit = model(x[:1])[0, label]
@@ -323,6 +326,8 @@ def test_the_rate_falls_as_a_polynomial_and_by_a_factor_in_the_second_part(garme
         ("method.saliency=salent", "Did you mean"),
         ("method.cut=1.0", r"cut lies in \[0, 1\)"),
         ("method.opening=0", "at least one pixel"),
+        ("method.start_layer=-1", "count from 0"),
+        ("method.sigma_xy=0.0", "sigma_xy is above 0"),
         ("method.segmentation_rate=0.1", "set method.power above 0"),
         ("method.power=0.9", "set schedule=constant"),
         ("label_smoothing=0.1", "set label_smoothing=0"),
@@ -339,6 +344,9 @@ def test_training_needs_supervision_and_a_network_that_segments(garments: Tensor
     supervised = [SingleStage(recipe(), known)]
     with pytest.raises(UserError, match="cannot segment"):
         train(bench.hosts.resnet_mini(), recipe(), garments, hooks=supervised, options=Options(device="cpu"))
+    deep = recipe("method.start_layer=3")
+    with pytest.raises(UserError, match=r"0 to 2, and maps start at layer 3: set method\.start_layer"):
+        train(Segmenter(), deep, garments, hooks=[SingleStage(deep, known)], options=Options(device="cpu"))
 
 
 # -- what is measured
