@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
 from timm.models._builder import build_model_with_cfg
+from timm.models._features_fx import register_notrace_function
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
@@ -108,6 +109,21 @@ class LinearStem(nn.Module):
         return self.proj(self.convs(x)).flatten(2).transpose(1, 2)
 
 
+@register_notrace_function
+def positions(table: Tensor, tokens: Tensor) -> Tensor:
+    """The rows (1, N, C) of the table of positions that tokens (B, N, C) have.
+
+    Raises:
+        UserError: there are more tokens than rows.
+    """
+    if not torch.jit.is_scripting() and tokens.shape[1] > table.shape[1]:
+        raise UserError(
+            f"The images have {tokens.shape[1] - 1} patches, and there are positions for {table.shape[1] - 1}: take "
+            "smaller images."
+        )
+    return table[:, : tokens.shape[1]]
+
+
 class EarlyConvViT(HasClassifier):
     """A vision transformer with a class token, without a norm behind its blocks.
 
@@ -180,7 +196,7 @@ class EarlyConvViT(HasClassifier):
         """Tokens (B, N, C) of images (B, in_chans, h, w); ``seen`` notes what every attention computes."""
         x = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = x + self.pos_embed[:, : x.shape[1]]
+        x = x + positions(self.pos_embed, x)
         if seen is not None:
             for block in self.blocks:
                 x = block(x, seen)
@@ -217,6 +233,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
 
     The release puts the network into two others, which add ``model.`` to its names, and a classifier for each task,
     ``heads.0`` and so on, beside it; these become one classifier in the order of the tasks. Names of ours stay.
+
+    Raises:
+        UserError: classifiers of tasks do not fit each other.
     """
     ours: dict[str, Tensor] = {}
     heads: dict[str, dict[int, Tensor]] = {"weight": {}, "bias": {}}
@@ -227,6 +246,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
             continue
         ours[_ours(name)] = value
     for kind, parts in heads.items():
+        if len({value.shape[1:] for value in parts.values()}) > 1 or any(not value.ndim for value in parts.values()):
+            shapes = ", ".join(f"heads.{task}.{kind} {list(value.shape)}" for task, value in sorted(parts.items()))
+            raise UserError(f"Classifiers of tasks do not fit each other ({shapes}): give a file as released.")
         if parts:
             ours[f"head.{kind}"] = torch.cat([parts[task] for task in sorted(parts)])
     return ours

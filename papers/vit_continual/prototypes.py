@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from timm.data import create_dataset
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from common.data.cifar import load_cifar
+from common.data.folders import ImageFiles, visible_folders
+from common.data.pixels import READ_ERRORS, read_image
 from common.errors import UserError
 from common.measurement import Measurement
 from common.progress import track
@@ -74,23 +76,30 @@ class ClassMeans:
         return known[near.argmax(dim=1)]
 
 
-def _measuring(need: str, classes: int, read: Callable[[Path, bool], Iterable[tuple[Tensor, Tensor]]]) -> Any:
+#: Images (3, h, w), uint8, and labels of a folder's training or test part; of so many of a fixed random order.
+Reader: TypeAlias = Callable[[Path, bool, int | None], Iterable[tuple[Tensor, Tensor]]]
+
+
+def _measuring(need: str, classes: int, read: Reader) -> Any:
     def measure(run: Run) -> Iterator[Measurement]:
         model, name, weights = load_model(run)
         device, folder, limit = torch.device(run.settings.device), run.settings.folders[need], run.settings.limit
         start = time.perf_counter()
         learnt = ClassMeans(int(getattr(model, "num_features")))  # noqa: B009
-        for images, labels in _batches(read(folder, True), run.settings.batch_size, limit, f"{need}, training images"):
+        for images, labels in _batches(read(folder, True, limit), run.settings.batch_size, f"{need}, training images"):
             learnt.add(_features(model, images, device), labels)
         seconds = time.perf_counter() - start
         if len(learnt.counts) != classes and not limit:
             raise UserError(f"{folder} has {len(learnt.counts)} classes to learn, {need} has {classes}.")
         right = count = 0
-        for images, labels in _batches(read(folder, False), run.settings.batch_size, limit, f"{need}, test images"):
+        for images, labels in _batches(read(folder, False, limit), run.settings.batch_size, f"{need}, test images"):
             right += int((learnt.predict(_features(model, images, device)) == labels).sum())
             count += len(labels)
         share = wilson(right, count)
-        common: dict[str, Any] = {"model": name, "dataset": need, "weights": weights, "protocol": PROTOCOL, "n": count}
+        choice = f", of a fixed random order {limit} images to learn from and {limit} to ask about" if limit else ""
+        common: dict[str, Any] = {
+            "model": name, "dataset": need, "weights": weights, "protocol": PROTOCOL + choice, "n": count,
+        }  # fmt: skip
         yield Measurement(
             metric="top1", value=100 * share.value, unit="%", interval=(100 * share.low, 100 * share.high),
             over="images", **common,
@@ -101,33 +110,47 @@ def _measuring(need: str, classes: int, read: Callable[[Path, bool], Iterable[tu
     return measure
 
 
-def _cifar(name: str) -> Callable[[Path, bool], Iterable[tuple[Tensor, Tensor]]]:
-    def read(folder: Path, train: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(*load_cifar(name, folder, train=train), strict=True)
+def _cifar(name: str) -> Reader:
+    def read(folder: Path, train: bool, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = load_cifar(name, folder, train=train)
+        for place in _chosen(len(images), limit):
+            yield images[place], labels[place]
 
     return read
 
 
-def _folders(folder: Path, train: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    part = folder / ("train" if train else "test")
-    if not part.is_dir():
-        raise UserError(f"{part} is not there: class folders of images are read from train and from test.")
-    to_tensor = v2.Compose([v2.PILToTensor(), v2.Resize((SIZE, SIZE), antialias=True)])
-    dataset = create_dataset("", root=str(part), split="", is_training=False)
-    dataset.transform = to_tensor
-    for image, label in dataset:
-        yield image.expand(3, -1, -1), torch.tensor(label)
+def _folders(folder: Path, train: bool, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    parts = [folder / part for part in ("train", "test")]
+    for part in parts:
+        if not part.is_dir():
+            raise UserError(f"{part} is not there: class folders of images are read from train and from test.")
+    learnt, asked = map(visible_folders, parts)
+    if learnt != asked:
+        odd = min(set(learnt) ^ set(asked))
+        raise UserError(f"The class folder {odd} is in one of {parts[0]} and {parts[1]} alone; give it in both.")
+    files = ImageFiles(parts[0] if train else parts[1])
+    for place in _chosen(len(files), limit):
+        file, label = files[place]
+        try:
+            picture = read_image(file)
+        except READ_ERRORS as error:
+            raise UserError(f"{files.filename(place, absolute=True)} cannot be read ({error}); restore it.") from None
+        yield (
+            v2.functional.resize(v2.functional.pil_to_tensor(picture), [SIZE, SIZE], antialias=True),
+            torch.tensor(label),
+        )
 
 
-def _batches(
-    pairs: Iterable[tuple[Tensor, Tensor]], size: int, limit: int | None, what: str
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _chosen(count: int, limit: int | None) -> list[int]:
+    """The places of all images, or of ``limit`` of a fixed random order, so that they cover the classes."""
+    return sorted(np.random.default_rng(0).permutation(count)[:limit].tolist())
+
+
+def _batches(pairs: Iterable[tuple[Tensor, Tensor]], size: int, what: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (B, 3, h, w), uint8, and labels (B,)."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
-    for number, (image, label) in enumerate(track(pairs, what, None)):
-        if limit and number >= limit:
-            break
+    for image, label in track(pairs, what, None):
         images.append(image)
         labels.append(label)
         if len(images) == size:

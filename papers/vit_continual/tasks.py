@@ -92,6 +92,9 @@ class TaskByTask(TensorData):
     Args:
         data: all images.
         tasks: how its classes are shared out.
+
+    Raises:
+        UserError: they are of other classes, or a task has no image.
     """
 
     def __init__(self, data: TensorData, tasks: Tasks) -> None:
@@ -100,6 +103,8 @@ class TaskByTask(TensorData):
             raise UserError(f"The tasks have {tasks.num_classes} classes, the images {data.num_classes}.")
         self.tasks = tasks
         self._members = [torch.isin(self.train[1], torch.tensor(own)).nonzero()[:, 0] for own in tasks.classes]
+        if empty := [str(task) for task, members in enumerate(self._members) if not len(members)]:
+            raise UserError(f"There is no image of any class of task {', '.join(empty)}; give data of all tasks.")
 
     def describe(self) -> dict[str, Any]:
         """What identifies the data, and its tasks."""
@@ -113,10 +118,19 @@ class TaskByTask(TensorData):
     def training_batches(
         self, recipe: Recipe, plan: Plan, epoch: int, first_step: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the passes of this process, each of one task's images, which are shuffled anew when all were shown."""
+        """Yield the passes of this process, each of one task's images, which are shuffled anew when all were shown.
+
+        Raises:
+            UserError: there are too few steps for every task to have one.
+        """
         images, labels = (tensor.to(plan.device) for tensor in self.train)
         steps = self.steps_per_epoch(recipe)
         bounds = self.bounds(steps * recipe.total_epochs)
+        if any(a == b for a, b in pairwise(bounds)):
+            raise UserError(
+                f"{bounds[-1]} steps are too few for {len(self.tasks)} tasks of these sizes: set more epochs or a "
+                "smaller total_batch."
+            )
         for within in range(first_step, steps):
             step = epoch * steps + within
             task = max(t for t in range(len(self.tasks)) if bounds[t] <= step)

@@ -46,6 +46,11 @@ def hooks(recipe: Recipe) -> Sequence[Hook]:
     name, strength = str(method["regulariser"]), float(method["strength"])
     if strength < 0 or float(method["decisions"]) < 0:
         raise UserError("Weights of losses are not negative: set method.strength and method.decisions.")
+    if not 0 <= float(method["alpha"]) <= 1:
+        raise UserError(f"A share lies in [0, 1], not at {method['alpha']}: set method.alpha.")
+    for key in ("temperature", "damping", "fisher_batches"):
+        if float(method[key]) <= 0:
+            raise UserError(f"{key} is above 0, not {method[key]}: set method.{key}.")
     if name == "none":
         return [ClassIncremental(tasks)]
     if name == "ewc":

@@ -79,6 +79,15 @@ def test_names_of_the_released_training_load() -> None:
     model: Any = timm.create_model("early_conv_vit", **{**SMALL, "num_classes": 5})
     load_released(model, state)
     assert torch.equal(model.head.weight, torch.cat(heads))
+    with pytest.raises(
+        UserError, match=r"do not fit each other \(heads\.0\.weight \[3, 48\], heads\.1\.weight \[2, 47"
+    ):
+        load_released(model, state | {"heads.1.weight": heads[1][:, 1:]})
+
+
+def test_larger_images_than_there_are_positions_for_are_refused() -> None:
+    with pytest.raises(UserError, match="have 256 patches, and there are positions for 196"):
+        create("early_conv_vit", **SMALL)(torch.zeros(1, 3, 256, 256))
 
 
 def _form(name: str) -> tuple[dict[str, Any], str]:
@@ -356,6 +365,9 @@ def test_what_is_no_learning_by_tasks_is_refused() -> None:
     for change, says in (
         ("method.regulariser=attntion", "Did you mean attention"),
         ("method.strength=-1.0", "not negative"),
+        ("method.fisher_batches=0", "fisher_batches is above 0"),
+        ("method.temperature=0.0", "temperature is above 0"),
+        ("method.alpha=1.5", r"lies in \[0, 1\]"),
         ("label_smoothing=0.1", "set label_smoothing=0"),
         ("method.classes_per_task=3", "cannot be shared out"),
     ):
@@ -365,6 +377,13 @@ def test_what_is_no_learning_by_tasks_is_refused() -> None:
         hooks(_recipe("method.regulariser=attention", "method.pooling=max"))
     with pytest.raises(UserError, match="tasks have 6 classes"):
         TaskByTask(data, Tasks.of(6, 2, 2))
+    images, labels = data.train
+    lost = TensorData(images[labels < 2], labels[labels < 2], *data.validation, 4)
+    with pytest.raises(UserError, match="no image of any class of task 1"):
+        TaskByTask(lost, tasks)
+    few = _recipe("total_batch=240", "epochs=1", "warmup_epochs=0")
+    with pytest.raises(UserError, match="1 steps are too few for 2 tasks"):
+        train(_small_learner(tasks), few, TaskByTask(data, tasks), hooks=hooks(few), options=Options(device="cpu"))
 
 
 def test_a_learner_is_measured_by_its_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,13 +497,20 @@ def test_frozen_features_are_measured_on_class_folders(tmp_path: Path, monkeypat
             for number in range(count):
                 Image.new("RGB", (20 + number, 30), colour).save(folder / f"{number}.png")
     monkeypatch.setattr(prototypes, "load_model", lambda run: (Colours(), "resnet18", "released"))
-    settings = RunSettings(folders={"flowers-102": tmp_path}, limit=6, batch_size=4)
+    # Fewer than there are, and of both classes all the same.
+    settings = RunSettings(folders={"flowers-102": tmp_path}, limit=4, batch_size=4)
     run = cast(Run, SimpleNamespace(settings=settings))
     found = {one.metric: one for one in prototypes.prototypes_flowers_102(run)}
     assert (found["top1"].value, found["top1"].n, found["top1"].model) == (100.0, 4, "resnet18")
     assert found["prototype_time"].value > 0
     whole = cast(Run, SimpleNamespace(settings=dataclasses.replace(settings, limit=None)))
     with pytest.raises(UserError, match="has 2 classes to learn, flowers-102 has 102"):
+        list(prototypes.prototypes_flowers_102(whole))
+    (tmp_path / "train" / "blue" / "0.png").write_text("<html>")
+    with pytest.raises(UserError, match=r"blue/0\.png cannot be read"):
+        list(prototypes.prototypes_flowers_102(whole))
+    (tmp_path / "test" / "green").mkdir()
+    with pytest.raises(UserError, match="The class folder green is in one of"):
         list(prototypes.prototypes_flowers_102(whole))
     lost = dataclasses.replace(settings, folders={"flowers-102": tmp_path / "train"})
     run = cast(Run, SimpleNamespace(settings=lost))
