@@ -6,6 +6,7 @@ largest power of N in a family's definition, where channels and heads stay.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from timm.models.xcit import XCA
 from torch import Tensor, nn
 
 from common.bench.hosts import PooledAttention
+from common.errors import UserError
 from papers.cmt.model import LightweightAttention
 from papers.fan.layers import ChannelAttention
 from papers.hire_mlp.model import HireMLP
@@ -71,11 +73,20 @@ class WithGrid(nn.Module):
 
 
 class Windows(nn.Module):
-    """Swin's attention within windows that do not overlap."""
+    """Swin's attention within windows that do not overlap.
+
+    Raises:
+        UserError: the grid cannot be cut into windows.
+    """
 
     def __init__(self, dim: int, heads: int, side: int) -> None:
         super().__init__()
-        self.window = next(window for window in WINDOWS if side % window == 0)
+        whole = [window for window in WINDOWS if side % window == 0]
+        if not whole:
+            raise UserError(
+                f"A grid of {side} x {side} cannot be cut into windows of {' or '.join(map(str, WINDOWS))}."
+            )
+        self.window = whole[0]
         self.attn = WindowAttention(dim, heads, window_size=self.window)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -233,5 +244,12 @@ def family(name: str) -> Family:
 
 
 def side_of(x: Tensor) -> int:
-    """Rows of the square grid of tokens (B, N, C)."""
-    return round(x.shape[1] ** 0.5)
+    """Rows of the square grid of tokens (B, N, C).
+
+    Raises:
+        UserError: they are no square.
+    """
+    side = math.isqrt(x.shape[1])
+    if side**2 != x.shape[1]:
+        raise UserError(f"{x.shape[1]} tokens are no square grid; give side x side of them, without a class token.")
+    return side

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from common import bench
+from common.errors import UserError
 from common.profiling.timing import Cost, Spread
 from papers.transformers_survey import claims, families, mini, reach, scaling
 from papers.transformers_survey.families import FAMILIES, Family, family
@@ -46,6 +47,10 @@ def test_windows_attend_within_themselves() -> None:
     part = x.view(14, 14, 8)[7:, :7].reshape(1, 49, 8)
     torch.testing.assert_close(layer(x).view(14, 14, 8)[7:, :7].reshape(1, 49, 8), layer.attn(part))
     assert families.Windows(8, 2, 16).window == 8
+    with pytest.raises(UserError, match="10 x 10 cannot be cut into windows of 7 or 8"):
+        families.Windows(8, 2, 10)
+    with pytest.raises(UserError, match="197 tokens are no square grid"):
+        layer(torch.randn(1, 197, 8))
 
 
 def test_multiply_adds_are_those_of_the_closed_forms() -> None:
