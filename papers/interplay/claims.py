@@ -10,7 +10,8 @@ from pathlib import Path
 
 import timm
 import torch
-from torch import Tensor
+from timm.models.convnext import ConvNeXtBlock
+from torch import Tensor, nn
 
 from common import bench, figures
 from common.bench import inference
@@ -18,7 +19,7 @@ from common.measurement import Finding, Picture, Result
 from common.run import Run
 from papers.interplay import experiment
 from papers.interplay.experiment import AUTOATTACKED, NETWORKS, SEEN, UNSEEN
-from papers.interplay.model import STEPS, designs
+from papers.interplay.model import STEPS, Block, Design, Network
 from papers.interplay.training import hooks
 
 RECIPE = Path(__file__).with_name("recipe.toml")
@@ -79,7 +80,8 @@ def identity(run: Run) -> Iterator[Result]:
             f"The largest difference of a logit is {difference:.1e}, of logits up to {size:.2f} (bound 1e-5 of these).",
             difference,
         )
-    changed = {step: _changes(before, step) for before, step in pairwise(STEPS)}
+    seen = {step: _seen(NETWORKS[step]()) for step in STEPS}
+    changed = {step: _changes(seen[before], seen[step]) for before, step in pairwise(STEPS)}
     listed = "; ".join(f"{step}: {', '.join(names)}" for step, names in changed.items())
     yield _exact(
         "steps",
@@ -123,12 +125,28 @@ def _difference(ours: str, theirs: str) -> tuple[float, float]:
     return float((network(images) - expected).abs().max()), float(expected.abs().max())
 
 
-def _changes(before: str, after: str) -> list[str]:
-    """Fields of a design that differ after a step."""
-    known = designs()
-    return [
-        one.name for one in fields(known[after]) if getattr(known[before], one.name) != getattr(known[after], one.name)
-    ]
+def _seen(network: nn.Module) -> Design:
+    """The design of a network, as its layers show it."""
+    assert isinstance(network, Network)
+    layers = list(network.modules())
+    first = next(layer for layer in layers if isinstance(layer, nn.Conv2d))
+    block = next(layer for layer in layers if isinstance(layer, (Block, ConvNeXtBlock)))
+    inside = [layer for name, layer in block.named_modules() if not name.startswith("shortcut")]
+    mixing = next(layer for layer in inside if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1))
+    return Design(
+        stem="patch" if first.stride == first.kernel_size else "convolution",
+        depthwise=mixing.groups == mixing.in_channels,
+        kernel=mixing.kernel_size[0],
+        inverted=mixing is next(layer for layer in inside if isinstance(layer, (nn.Conv2d, nn.Linear))),
+        activation="relu" if any(isinstance(layer, nn.ReLU) for layer in layers) else "gelu",
+        norm="batch" if any(isinstance(layer, nn.BatchNorm2d) for layer in layers) else "layer",
+        sparse=sum(isinstance(layer, nn.LayerNorm | nn.BatchNorm2d) for layer in inside) == 1,
+    )
+
+
+def _changes(before: Design, after: Design) -> list[str]:
+    """Fields in which two designs differ."""
+    return [one.name for one in fields(Design) if getattr(before, one.name) != getattr(after, one.name)]
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import DropPath, LayerNorm2d, PatchEmbed, calculate_drop_path_rates, trunc_normal_
+from timm.layers import DropPath, LayerNorm2d, PatchEmbed, calculate_drop_path_rates, to_2tuple, trunc_normal_
 from timm.models._builder import build_model_with_cfg
 from timm.models._manipulate import checkpoint_seq
 from timm.models.convnext import ConvNeXtBlock
@@ -256,10 +256,19 @@ def stem_of_16(in_chans: int, out: int) -> ConvolutionStem:
 
 
 class ConvolutionEmbed(PatchEmbed):
-    """Tokens of a vision transformer from `stem_of_16`."""
+    """Tokens of a vision transformer from `stem_of_16`.
+
+    Raises:
+        UserError: patches are not of 16 pixels, or sides of images no multiples of them.
+    """
 
     def __init__(self, *, in_chans: int = 3, embed_dim: int = 768, **kwargs: Any) -> None:
         super().__init__(in_chans=in_chans, embed_dim=embed_dim, **kwargs)
+        if self.patch_size != (16, 16) or any(side % 16 for side in self.img_size or ()):
+            raise UserError(
+                f"A stem of convolutions makes tokens of 16 x 16 pixels: images of {self.img_size} and patches of "
+                f"{self.patch_size} do not fit; choose an img_size that is a multiple of 16, and leave patch_size out."
+            )
         self.proj = stem_of_16(in_chans, embed_dim)  # type: ignore[assignment]
 
 
@@ -309,7 +318,7 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         kwargs: of `Network`, or of timm's network with whose stem the follow-up changes; ``img_size`` of any.
 
     Raises:
-        UserError: there is no such network, or weights are asked for.
+        UserError: there is no such network, weights are asked for, or a transformer's tokens do not fit ``img_size``.
     """
     if name not in VARIANTS:
         raise UserError(f"There is no network {name!r}.{nearest(name, VARIANTS)}")
@@ -321,14 +330,27 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
             architecture, pretrained_cfg_overlay=overlay, **{"embed_layer": ConvolutionEmbed, **kwargs}
         )
     size = kwargs.pop("img_size", None)  # a network of convolutions takes any
-    evaluation = _EVALUATION if size is None else {**_EVALUATION, "input_size": (3, size, size)}
+    evaluation = _EVALUATION if size is None else {**_EVALUATION, "input_size": (3, *to_2tuple(size))}
     if name in CONVNEXTS:
         architecture, widths, strides = CONVNEXTS[name]
         overlay = {**evaluation, "architecture": name, "first_conv": "stem.stem.0"}
-        model = timm.create_model(architecture, pretrained_cfg_overlay=overlay, **kwargs)
-        model.stem = ConvolutionStem(kwargs.get("in_chans", 3), widths, strides)
-        return model
+        return build_model_with_cfg(
+            partial(_with_stem, architecture, widths, strides),
+            name,
+            False,
+            pretrained_cfg=timm.get_pretrained_cfg(architecture),  # type: ignore[arg-type]  # of which timm takes both
+            pretrained_cfg_overlay=overlay,
+            feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
+            **kwargs,
+        )
     return _build(name, evaluation, **kwargs)
+
+
+def _with_stem(architecture: str, widths: Sequence[int], strides: Sequence[int], **kwargs: Any) -> nn.Module:
+    """A ConvNeXt of timm with a stem of convolutions."""
+    model = timm.create_model(architecture, **kwargs)
+    model.stem = ConvolutionStem(kwargs.get("in_chans", 3), widths, strides)
+    return model
 
 
 def _build(name: str, evaluation: Mapping[str, Any], **kwargs: Any) -> nn.Module:

@@ -19,11 +19,13 @@ def hooks(recipe: Recipe) -> Sequence[Hook]:
     Raises:
         UserError: a value is out of range, or a key is none of ``Pgd``.
     """
-    settings: dict[str, Any] = dict(recipe.method)
-    if not settings.get("steps"):
+    if not recipe.method:
         return ()
+    settings: dict[str, Any] = dict(recipe.method)
     try:
         attack = Pgd(**settings)
     except TypeError as error:
         raise UserError(f"The method table of this recipe is not that of PGD: {error}.") from None
+    if not attack.steps:
+        return ()
     return (AdversarialTraining(attack, per_channel(recipe.mean), per_channel(recipe.std)),)

@@ -45,6 +45,14 @@ def test_a_wrong_block_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert difference > 1e-2 * size
 
 
+def test_a_step_that_changes_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(claims, "_difference", lambda ours, theirs: (0.0, 1.0))
+    monkeypatch.setitem(model.ACTIVATIONS, "gelu", nn.ReLU)
+    found: Any = {finding.name: finding for finding in claims.identity(Run(PAPER, Settings(), tmp_path))}  # type: ignore[union-attr]
+    assert found["steps"].verdict == "does not hold"
+    assert "; gelu: ;" in found["steps"].evidence
+
+
 @pytest.mark.parametrize("step", model.STEPS)
 def test_a_network_of_the_way_takes_what_timm_gives(step: str) -> None:
     """Other classes, channels and sizes; features of stages; no classifier; blocks computed again."""
@@ -77,6 +85,22 @@ def test_features_of_the_stages() -> None:
     with torch.no_grad():
         shapes = [tuple(one.shape) for one in network(torch.rand(1, 3, 64, 64))]
     assert shapes == [(1, 96, 16, 16), (1, 192, 8, 8), (1, 384, 4, 4), (1, 768, 2, 2)]
+
+
+def test_features_of_a_network_with_a_stem_of_convolutions() -> None:
+    network: Any = timm.create_model("convnext_t_cvst", features_only=True, out_indices=(0, 2), depths=(1, 1, 1, 1))
+    with torch.no_grad():
+        shapes = [tuple(one.shape) for one in network.eval()(torch.rand(1, 3, 64, 64))]
+    assert shapes == [(1, 96, 16, 16), (1, 384, 4, 4)]
+    assert "stem.stem.0.weight" in network.state_dict()
+
+
+def test_sizes_that_are_not_square_or_do_not_fit() -> None:
+    network: Any = timm.create_model("chain_gelu", img_size=(64, 96), depths=(1, 1, 1, 1))
+    assert network.pretrained_cfg["input_size"] == (3, 64, 96)
+    for wrong in ({"img_size": 65}, {"img_size": 64, "patch_size": 8}):
+        with pytest.raises(UserError, match="a multiple of 16"):
+            timm.create_model("vit_s_cvst", depth=1, **wrong)
 
 
 def isotropic_names(state: dict[str, torch.Tensor]) -> set[str]:
@@ -143,8 +167,9 @@ def test_recipes_name_the_attack() -> None:
     (hook,) = hooks(load_recipe(PAPER.recipe, "imagenet"))
     assert isinstance(hook, AdversarialTraining)
     assert (hook.attack.steps, hook.attack.random_start, hook.copies) == (2, False, 3)
-    with pytest.raises(UserError, match="l3"):
-        hooks(load_recipe(PAPER.recipe, "embedded").with_changes("method.norm=l3"))
+    for setting in ("embedded", "clean"):
+        with pytest.raises(UserError, match="l3"):
+            hooks(load_recipe(PAPER.recipe, setting).with_changes("method.norm=l3"))
 
 
 def test_small_networks_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
