@@ -81,8 +81,8 @@ def to_ours(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     for name, value in state.items():
         if name in table:
             ours[table[name]] = _turned(value, own[table[name]])
-        elif name in own or (name.startswith(f"{encoder}/") and not name.endswith(("/hidden", "/counter"))):
-            ours[name] = value  # a part that the release does not have, or of another network, as strict loading tells
+        elif "/" not in name or (name.startswith(f"{encoder}/") and not name.endswith(("/hidden", "/counter"))):
+            ours[name] = value  # no name of Haiku's, or of another network, as strict loading tells
     head = {name: value for name, value in own.items() if name.startswith("projection.")}
     return {**head, **ours}
 

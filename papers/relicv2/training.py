@@ -44,6 +44,18 @@ def hooks(recipe: Recipe) -> Sequence[Hook]:
     for key in ("mask_probability", "target_decay"):
         if not 0 <= float(method[key]) <= 1:
             raise UserError(f"{key} lies between 0 and 1, not at {method[key]}: set method.{key}.")
+    for key in ("small_views", "invariance"):
+        if float(method[key]) < 0:
+            raise UserError(f"{key} is 0 or more, not {method[key]}: set method.{key}.")
+    if int(method["small_side"]) < 1:
+        raise UserError(f"A small view has a pixel at least, not {method['small_side']}: set method.small_side.")
+    if recipe.total_batch < 2:
+        raise UserError("An image is told from others of its batch: set total_batch to 2 at least.")
+    if not 0 <= int(method["negatives"]) < recipe.total_batch:
+        others = recipe.total_batch - 1
+        raise UserError(
+            f"An image has {others} other images, not {method['negatives']}: set method.negatives, 0 for all."
+        )
     low, high = float(method["smallest_share"]), float(method["largest_share"])
     if not 0 < low <= high <= 1:
         raise UserError(

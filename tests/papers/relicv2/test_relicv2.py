@@ -186,6 +186,12 @@ def test_training_teaches_the_encoder_and_the_target_follows(garments: TensorDat
         ("method.target_decay=-0.1", "target_decay lies between 0 and 1"),
         ("method.smallest_share=0.9", "no range of shares"),
         ("method.temperature=0.0", "temperature must be above 0"),
+        ("method.small_views=-1", "small_views is 0 or more"),
+        ("method.invariance=-1.0", "invariance is 0 or more"),
+        ("method.small_side=0", "a pixel at least"),
+        ("method.negatives=16", "15 other images, not 16"),
+        ("method.negatives=-1", "15 other images, not -1"),
+        ("total_batch=1", "total_batch to 2 at least"),
     ],
 )
 def test_what_a_recipe_may_not_ask_for(change: str, said: str) -> None:
@@ -268,6 +274,8 @@ def test_files_of_pretraining_load_strictly() -> None:
         load_released(model, without)
     with pytest.raises(UserError, match="does not fit"):
         load_released(tiny(layers=(2, 1, 1, 1), num_classes=3), released)
+    with pytest.raises(UserError, match=r"it has scale \[4\]"):
+        load_released(model, {**released, "scale": torch.ones(4)})
     other = {**released, f"{encoder}/~/block_group_0/~/block_7/~/conv_0/w": torch.zeros(1, 1, 4, 4)}
     with pytest.raises(UserError, match="block_7"):
         load_released(model, other)
