@@ -70,6 +70,8 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
         plain[name.replace(_AFFINE, ".")] = value.flatten() if _AFFINE in name else value
     for name in [name for name in plain if _STATISTICS in name]:
         value, norm = plain.pop(name), name.partition(_STATISTICS)[0]
-        channels = len(plain.get(f"{norm}.weight", value)) if value.ndim else None
-        plain[name.replace(_STATISTICS, ".")] = value[:channels] if value.ndim else value
+        channels = len(plain.get(f"{norm}.weight", ()))
+        whole_groups = value.ndim == 1 and channels and len(value) % channels == 0
+        # Of any other length it is of another network, as strict loading tells.
+        plain[name.replace(_STATISTICS, ".")] = value[:channels] if whole_groups else value
     return plain

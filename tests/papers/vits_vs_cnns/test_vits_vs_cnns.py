@@ -83,6 +83,13 @@ def test_a_released_file_without_a_norm_is_refused() -> None:
         load_released(timm.create_model("resnet18", num_classes=7), released)
 
 
+def test_statistics_that_are_no_groups_of_the_channels_are_refused() -> None:
+    released = ghost(trained("resnet18"), banks=0, groups=2)
+    released["bn1.proxy_bn.running_var"] = torch.ones(100)
+    with pytest.raises(UserError, match=r"bn1.running_var is \[100\] in the file and \[64\] in the model"):
+        load_released(timm.create_model("resnet18", num_classes=7), released)
+
+
 def test_plain_residual_networks_keep_their_names() -> None:
     model = trained("resnet18")
     assert list(to_released(model)) == list(model.state_dict())
