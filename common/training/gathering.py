@@ -1,12 +1,13 @@
-"""What all processes hold, with gradients: for losses that compare the images of a batch with one another."""
+"""What all processes hold: for losses that compare the images of a batch, and for networks beside the trained one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def world() -> tuple[int, int]:
@@ -22,6 +23,20 @@ def gather(tensor: Tensor) -> Tensor:
     averages them, this gives the gradient of the mean over all rows.
     """
     return tensor if world()[1] == 1 else _Gather.apply(tensor)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Make gradients the mean over processes, in place, as distributed training does for the model itself.
+
+    Parameters without a gradient must be the same ones on all processes.
+    """
+    count = world()[1]
+    if count == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= count
 
 
 class _Gather(torch.autograd.Function):

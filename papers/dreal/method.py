@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from common.errors import UserError, nearest
+from common.training.gathering import average_gradients, gather
 
 #: timm's modules that scale features by a map; any module that does can be an actor.
 MODULES = (
@@ -69,7 +70,14 @@ def gates(x: Tensor, out: Tensor) -> Tensor:
     The ratio of their magnitudes: of a map with a number for each channel, as squeeze-and-excitation has, it is the map
     itself; of one with a number for each place, its mean weighted by the features.
     """
-    return out.abs().sum(dim=(2, 3)) / x.abs().sum(dim=(2, 3)).clamp(min=torch.finfo(x.dtype).tiny ** 0.5)
+    full = _full(x.dtype)
+    kept, seen = (values.abs().sum(dim=(2, 3), dtype=full) for values in (out, x))
+    return kept / seen.clamp(min=torch.finfo(full).tiny ** 0.5)
+
+
+def _full(dtype: torch.dtype) -> torch.dtype:
+    """The type to compute in where features of a pass in mixed precision have few bits."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def standing_aside(x: Tensor, out: Tensor, form: str) -> Tensor:
@@ -80,7 +88,7 @@ def standing_aside(x: Tensor, out: Tensor, form: str) -> Tensor:
     """
     if form not in ASIDE:
         raise UserError(f"A module stands aside by {' or '.join(ASIDE)}, not {form!r}.{nearest(form, ASIDE)}")
-    return x if form == "identity" else x * gates(x, out).mean(dim=0)[:, None, None]
+    return x if form == "identity" else x * gates(x, out).mean(dim=0).to(x.dtype)[:, None, None]
 
 
 def reward(with_module: Tensor, without: Tensor, labels: Tensor, form: str = "probability") -> Tensor:
@@ -138,7 +146,9 @@ class Watch:
         found = []
         for module, x in zip(self.modules, list(self.states), strict=True):
             buffers = {name: value.clone() for name, value in module.named_buffers()}
-            found.append(gates(x, functional_call(module, buffers, (x,))))
+            with torch.autocast(x.device.type, enabled=False):
+                seen = x.to(_full(x.dtype))
+                found.append(gates(seen, functional_call(module, buffers, (seen,))))
         return found
 
     def close(self) -> None:
@@ -176,12 +186,13 @@ class Critic(nn.Module):
             states: features before each module, (B, C, H, W).
             maps: what each did, (B, C).
         """
-        memory = states[0].new_zeros(2, len(states[0]), self.hidden).unbind(0)
+        memory = maps[0].new_zeros(2, len(maps[0]), self.hidden).unbind(0)
         values = []
-        for embed, state, done in zip(self.embed, states, maps, strict=True):
-            seen = torch.cat([state.mean(dim=(2, 3)), done], dim=1)
-            memory = self.cell(embed(seen).relu(), memory)
-            values.append(self.value(memory[0])[:, 0])
+        with torch.autocast(maps[0].device.type, enabled=False):
+            for embed, state, done in zip(self.embed, states, maps, strict=True):
+                seen = torch.cat([state.mean(dim=(2, 3), dtype=done.dtype), done], dim=1)
+                memory = self.cell(embed(seen).relu(), memory)
+                values.append(self.value(memory[0])[:, 0])
         return torch.stack(values, dim=1)
 
 
@@ -213,6 +224,8 @@ class Reinforcement:
     def step(self, number: int, images: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         """Judge module ``number`` on the network's last pass, and let the critic learn from it.
 
+        Critics of several processes learn from the images of all, and so stay the same; the mean reward is over all.
+
         Args:
             number: of the module.
             images: of the pass, (B, ...).
@@ -227,5 +240,6 @@ class Reinforcement:
         foretold = self.critic(self.watch.states, [one.detach() for one in maps])
         self.optimizer.zero_grad()
         (foretold[:, number] - brought).square().mean().backward()
+        average_gradients(self.critic.parameters())
         self.optimizer.step()
-        return value_without_critic(self.critic, self.watch.states, maps), float(brought.mean())
+        return value_without_critic(self.critic, self.watch.states, maps), float(gather(brought.mean()[None]).mean())

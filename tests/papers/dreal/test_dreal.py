@@ -175,6 +175,35 @@ def test_the_critic_learns_and_modules_follow_it() -> None:
     assert cast(torch.Tensor, maps[0].grad).sum() > 0
 
 
+def test_critics_of_two_processes_are_that_of_one(processes: Any, process_group: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images, labels = attentive_resnet("se").eval(), torch.randn(8, 3, 28, 28), torch.arange(8) % 10
+
+    def after_two_steps(own: slice) -> tuple[dict[str, torch.Tensor], list[float]]:
+        watch = Watch(model, "identity")  # the mean map would be that of the process's own images
+        logits = model(images[own])
+        method = Reinforcement(watch, hidden=8)
+        means = [method.step(number, images[own], logits, labels[own])[1] for number in (0, 1)]
+        watch.close()
+        return method.critic.state_dict(), means
+
+    def child(rank: int) -> None:
+        import os
+
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        torch.distributed.init_process_group("gloo")
+        torch.save(after_two_steps(slice(4 * rank, 4 * rank + 4)), tmp_path / f"{rank}.pt")
+
+    assert processes(child, 2, **process_group(2)) == [0, 0]
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    critic, means = after_two_steps(slice(None))
+    for part, others in parts:
+        assert others == pytest.approx(means)
+        for name, value in critic.items():
+            assert torch.equal(part[name], parts[0][0][name]), name
+            torch.testing.assert_close(part[name], value, rtol=1e-3, atol=1e-5)
+
+
 # -- training
 
 
@@ -204,6 +233,22 @@ def test_without_strength_it_is_plain_training() -> None:
     assert float(rewards.abs().max()) <= 1
     others = {name: value for name, value in plain.state_dict().items() if name != "rewards"}
     assert not all(torch.equal(value, reinforced.state_dict()[name]) for name, value in others.items())
+
+
+@pytest.mark.parametrize("kind", sorted(SETTINGS))
+def test_it_trains_in_mixed_precision(kind: str) -> None:
+    recipe = _recipe("precision=bfloat16")
+    torch.manual_seed(0)
+    model: Any = attentive_resnet(kind)
+    train(model, recipe, _data(), hooks=hooks(recipe), options=Options(device="cpu"))
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert model.rewards.any()
+
+
+def test_gates_of_many_large_numbers_are_finite() -> None:
+    x = torch.full((1, 2, 64, 64), 100.0, dtype=torch.float16)
+    assert torch.allclose(gates(x, x / 2), torch.full((1, 2), 0.5))
+    assert standing_aside(x, x / 2, "mean").dtype == torch.float16
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
