@@ -98,7 +98,8 @@ def test_features_of_a_network_with_a_stem_of_convolutions() -> None:
 def test_sizes_that_are_not_square_or_do_not_fit() -> None:
     network: Any = timm.create_model("chain_gelu", img_size=(64, 96), depths=(1, 1, 1, 1))
     assert network.pretrained_cfg["input_size"] == (3, 64, 96)
-    for wrong in ({"img_size": 65}, {"img_size": 64, "patch_size": 8}):
+    wrong_sizes: list[dict[str, Any]] = [{"img_size": 65}, {"img_size": 64, "patch_size": 8}]
+    for wrong in wrong_sizes:
         with pytest.raises(UserError, match="a multiple of 16"):
             timm.create_model("vit_s_cvst", depth=1, **wrong)
 
