@@ -103,6 +103,12 @@ class Finding:
     def __post_init__(self) -> None:
         object.__setattr__(self, "interval", _finite(self.interval))
 
+    @classmethod
+    def exactly(cls, name: str, statement: str, holds: bool, evidence: str, value: float | None = None) -> Finding:
+        """Of mathematics or a property of the code, which ``holds`` or is broken."""
+        verdict: FindingVerdict = "holds" if holds else "does not hold"
+        return cls(name=name, statement=statement, verdict=verdict, evidence=evidence, value=value, exact=True)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:

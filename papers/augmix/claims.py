@@ -43,14 +43,13 @@ def operations(run: Run) -> Iterator[Result]:
         different[name] = int((ours != np.stack([np.asarray(image) for image in theirs])).sum())
     total = sum(different.values())
     worst = max(different, key=different.__getitem__)
-    yield Finding(
+    yield Finding.exactly(
         name="operations",
         statement="Each operation on a batch gives what Pillow gives image by image.",
-        verdict="holds" if total == 0 else "does not hold",
+        holds=total == 0,
         evidence=f"{total} of {images.size * len(different):,} values differ, over {count} images and {len(different)} "
         f"operations{'' if total == 0 else f', most of them after {worst}'}; on {run.settings.device}.",
         value=float(total),
-        exact=True,
     )
 
 
@@ -62,14 +61,13 @@ def divergence(run: Run) -> Iterator[Result]:
     apart = jensen_shannon(100 * torch.eye(3)[:, None].expand(-1, 8, -1)).item()
     between = [jensen_shannon(scale * torch.randn(3, 8, 10, generator=generator)).item() for scale in (0.1, 1, 10, 100)]
     holds = abs(same) < 1e-6 and math.isclose(apart, math.log(3), rel_tol=1e-5) and all(0 < b < 1.0987 for b in between)
-    yield Finding(
+    yield Finding.exactly(
         name="divergence",
         statement="The divergence is 0 for equal predictions, log 3 for disjoint ones, and between them otherwise.",
-        verdict="holds" if holds else "does not hold",
+        holds=holds,
         evidence=f"{same:.1e} for equal predictions, {apart:.5f} for disjoint ones (log 3 is {math.log(3):.5f}), "
         f"{', '.join(f'{value:.4f}' for value in between)} for random logits of scale 0.1, 1, 10, 100.",
         value=apart,
-        exact=True,
     )
 
 
@@ -81,13 +79,12 @@ def normaliser(run: Run) -> Iterator[Result]:
     gaps = {row.dataset: abs(row.printed - 100 * ours[row.dataset.partition("/")[2]]) for row in printed.itertuples()}
     complete = len(gaps) == len(ours)
     worst = max(gaps.values())
-    yield Finding(
+    yield Finding.exactly(
         name="errors_of_alexnet",
         statement="Corruption errors are divided by the same errors of AlexNet as in the released code.",
-        verdict="holds" if complete and worst < 1e-9 else "does not hold",
+        holds=complete and worst < 1e-9,
         evidence=f"{len(gaps)} of {len(ours)} corruptions, largest difference {worst:.1e} points.",
         value=worst,
-        exact=True,
     )
 
 

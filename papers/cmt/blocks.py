@@ -38,17 +38,16 @@ def reach() -> Finding:
     whole, convolutions = reached(), reached(attention=False)
     local, mlp = reached(attention=False, inverted_residual=False), reached(attention=False, local_perception=False)
     plain = reached(attention=False, local_perception=False, inverted_residual=False)
-    return Finding(
+    return Finding.exactly(
         name="reach",
         statement="Few keys suffice to see everything: in one block attention reaches all positions, convolutions 5x5.",
-        verdict="holds" if (whole, convolutions, local, mlp, plain) == (256, 25, 9, 9, 1) else "does not hold",
+        holds=(whole, convolutions, local, mlp, plain) == (256, 25, 9, 9, 1),
         evidence=(
             f"Gradients of the middle of 16 x 16 positions reach {whole} of them with 16 keys, {convolutions} without "
             f"attention, {local} by the local perception unit alone, {mlp} by the MLP's convolution alone, {plain} "
             "without both; all others are exactly zero."
         ),
         value=float(whole),
-        exact=True,
     )
 
 
@@ -75,17 +74,16 @@ def cost() -> Iterator[Finding | Picture]:
         count, expected = counted(reduction), closed_form(CHANNELS, SIDE**2, reduction)
         differences.append(max(abs(count.get(name, 0) - value) for name, value in expected.items()))
         totals.append(sum(count.values()))
-    yield Finding(
+    yield Finding.exactly(
         name="closed_form",
         statement="Attention with a reduction r takes 2 C N^2 / r^2 + 2 C^2 N (1 + 1 / r^2) + C N multiply-adds.",
-        verdict="holds" if not any(differences) else "does not hold",
+        holds=not any(differences),
         evidence=(
             f"Largest difference {max(differences)} to the count for r = {', '.join(map(str, REDUCTIONS))} (C = "
             f"{CHANNELS}, N = {SIDE}^2; without a reduction nothing is spent on reducing); r = {REDUCTIONS[-1]}, as in "
             f"the first stage of CMT-S, takes {totals[-1] / 1e6:.0f} M of {totals[0] / 1e6:.0f} M."
         ),
         value=float(max(differences)),
-        exact=True,
     )
     yield Picture(
         name="cost",

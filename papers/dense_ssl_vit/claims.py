@@ -120,25 +120,23 @@ def loss(run: Run) -> Iterator[Result]:
     }
     for name, (statement, own, other) in checks.items():
         error = abs(own - other) / abs(other)
-        yield Finding(
+        yield Finding.exactly(
             name=name,
             statement=f"The contrast {statement}.",
-            verdict="holds" if error < ROUNDING else "does not hold",
+            holds=error < ROUNDING,
             evidence=f"The relative difference is {error:.1e} (bound {ROUNDING:g}).",
             value=error,
-            exact=True,
         )
     reached = negatives(anchors, features, temperature)
-    yield Finding(
+    yield Finding.exactly(
         name="negatives",
         statement="An anchor's negatives are all local features of the other images' other views, and no others.",
-        verdict="holds" if reached == ((n - 1) * local, local) else "does not hold",
+        holds=reached == ((n - 1) * local, local),
         evidence=(
             f"Of one anchor's loss {reached[0]} features are pushed away, (n - 1) x N being {(n - 1) * local}, and "
             f"{reached[1]} are drawn near, N being {local}."
         ),
         value=float(reached[0]),
-        exact=True,
     )
 
 

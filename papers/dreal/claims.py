@@ -69,15 +69,14 @@ def inference(run: Run) -> Iterator[Result]:
     hooked = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in trained.modules())
     sizes = [[one.value for one in count(model, SE, (3, 28, 28))] for model in (plain, trained)]
     same = equal and not hooked and sizes[0] == sizes[1]
-    yield Finding(
+    yield Finding.exactly(
         name="same_network",
         statement="What DREAL has trained is the network itself: same tensors, operations and outputs, no critic.",
-        verdict="holds" if same else "does not hold",
+        holds=same,
         evidence=(
             f"{sizes[1][0] * 1e3:.1f} k parameters and {sizes[1][1] * 1e3:.2f} M multiply-adds in both, "
             f"outputs {'equal bit by bit' if equal else 'not equal'}, {hooked} hooks left."
         ),
-        exact=True,
     )
 
 
@@ -93,36 +92,33 @@ def roles(run: Run) -> Iterator[Result]:
     own = {id(p) for module in watch.modules for p in module.parameters()}
     moved = [p.grad is not None and bool(p.grad.any()) for p in model.parameters() if id(p) in own]
     others = [p for p in (*model.parameters(), *critic.parameters()) if id(p) not in own and p.grad is not None]
-    yield Finding(
+    yield Finding.exactly(
         name="actors_alone",
         statement="The critic's value has a gradient on attention modules and on nothing else.",
-        verdict="holds" if all(moved) and not others else "does not hold",
+        holds=all(moved) and not others,
         evidence=f"{sum(moved)} of {len(moved)} tensors of attention modules have one, {len(others)} others do.",
         value=float(len(others)),
-        exact=True,
     )
     for module in watch.modules:  # without weights, the gates are the biases alone, the same for all images
         nn.init.zeros_(module.fc2.weight)  # type: ignore[union-attr,arg-type]
     logits = model(images).detach()
     brought = [watch.without(number, images) for number in range(len(watch.modules))]
     apart = max(float((logits - without).abs().max() / logits.abs().max()) for without in brought)
-    yield Finding(
+    yield Finding.exactly(
         name="constant_brings_nothing",
         statement="A module that does the same to all images brings nothing.",
-        verdict="holds" if apart < 1e-5 else "does not hold",
+        holds=apart < 1e-5,
         evidence=f"Logits with and without it are {apart:.1e} of their magnitude apart (bound 1e-5).",
         value=apart,
-        exact=True,
     )
     watch.close()
     better = logits + F.one_hot(labels, 10)
     up, down, equal = reward(better, logits, labels), reward(logits, better, labels), reward(logits, logits, labels)
-    yield Finding(
+    yield Finding.exactly(
         name="sign",
         statement="The reward is 1 where the true class is likelier with a module, -1 where less, 0 where as likely.",
-        verdict="holds" if bool((up == 1).all() and (down == -1).all() and (equal == 0).all()) else "does not hold",
+        holds=bool((up == 1).all() and (down == -1).all() and (equal == 0).all()),
         evidence="Logits of 16 images, and the same with the true class raised, in either order and with themselves.",
-        exact=True,
     )
 
 

@@ -40,16 +40,15 @@ def margins(seed: int, count: int = 500, words: int = 64, dim: int = 16) -> Iter
     stayed = int((nearest_code(features + inside, codebook) == chosen).sum())
     left = int((nearest_code(features + border * room * BEYOND, codebook) != chosen).sum())
     moves = len(inside) * count
-    yield Finding(
+    yield Finding.exactly(
         name="margin",
         statement="Moved by less than its margin in any direction a feature keeps its word; by more, it may lose it.",
-        verdict="holds" if stayed == moves and left == count else "does not hold",
+        holds=stayed == moves and left == count,
         evidence=(
             f"{stayed} of {moves} moves by {WITHIN} of the margin kept the word; {left} of {count} by {BEYOND} of it "
             "towards the nearest border changed it."
         ),
         value=float(moves - stayed + count - left),
-        exact=True,
     )
 
 
@@ -69,27 +68,25 @@ def fused_tokens(seed: int) -> Iterator[Finding]:
             zeros,
         )
     )
-    yield Finding(
+    yield Finding.exactly(
         name="layout",
         statement="A fused token is the projection of its pixels, its code word, and zeros.",
-        verdict="holds" if difference == 0 else "does not hold",
+        holds=difference == 0,
         evidence=f"The largest difference is {difference:.1e}.",
         value=difference,
-        exact=True,
     )
     gradient = torch.autograd.grad(found.square().sum(), images, retain_graph=True)[0]
     expected = torch.autograd.grad(embed.proj(images).square().sum(), images)[0]
     offsets = torch.autograd.grad(words.sum(), embed.codes.delta, allow_unused=True)[0]  # type: ignore[arg-type]
     blind = bool(torch.equal(gradient, expected)) and offsets is not None
-    yield Finding(
+    yield Finding.exactly(
         name="blocked_gradient",
         statement="The gradient of an image passes through its pixels alone, so that attacks by gradient see no words.",
-        verdict="holds" if blind else "does not hold",
+        holds=blind,
         evidence=(
             "The gradient of fused tokens is that of their pixels, to the last digit."
             if blind
             else "The gradient of fused tokens is another than that of their pixels."
         ),
         value=float((gradient - expected).abs().max()),
-        exact=True,
     )

@@ -64,13 +64,12 @@ def keeping_all() -> Iterator[Finding]:
         errors[kind] = relative(network(images), host(images))
     yield _exact("host", "At keep rate 1 the output is the host's.", errors, TOLERANCE)
     sparser = {kind: relative(small(kind)[1](small(kind)[2]), small(kind)[0](small(kind)[2])) for kind in KINDS}
-    yield Finding(
+    yield Finding.exactly(
         name="selects",
         statement="At keep rate 0.7 it is not: selection changes what is computed.",
-        verdict="holds" if min(sparser.values()) > 1e-3 else "does not hold",
+        holds=min(sparser.values()) > 1e-3,
         evidence=f"Relative difference {_list(sparser)}.",
         value=min(sparser.values()),
-        exact=True,
     )
 
 
@@ -127,13 +126,12 @@ def forced_difference(network: Any, images: Tensor) -> float:
 
 
 def _exact(name: str, statement: str, errors: dict[str, float], bound: float, rest: str = "") -> Finding:
-    return Finding(
+    return Finding.exactly(
         name=name,
         statement=statement,
-        verdict="holds" if max(errors.values()) <= bound else "does not hold",
+        holds=max(errors.values()) <= bound,
         evidence=f"Largest relative difference {_list(errors)} (bound {bound:.0e}).{rest}",
         value=max(errors.values()),
-        exact=True,
     )
 
 

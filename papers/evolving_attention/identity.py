@@ -51,15 +51,14 @@ def plain() -> Iterator[Finding]:
     """Compare with networks without evolution, with both weights at zero and with each at 0.5."""
     still = _distance(0.0, 0.0)
     moved = [min(_distance(alpha, beta)) for alpha, beta in ((0.5, 0.0), (0.0, 0.5))]
-    yield Finding(
+    yield Finding.exactly(
         name="plain",
         statement="With both weights at zero it is the plain network; each weight alone changes it.",
-        verdict="holds" if max(still) < ROUNDING < min(moved) else "does not hold",
+        holds=max(still) < ROUNDING < min(moved),
         evidence=(
             f"Outputs differ by {max(still):.1e} with both at zero, and by at least {min(moved):.1e} with one at 0.5."
         ),
         value=max(still),
-        exact=True,
     )
 
 
@@ -70,11 +69,10 @@ def overhead() -> Finding:
             sum(p.numel() for p in timm.create_model("ea_resnet50", alpha=alpha).parameters()) for alpha in (1.0, 0.0)
         ]
     added, expected = counts[0] - counts[1], 11 * HEADS * (9 * HEADS + 1)
-    return Finding(
+    return Finding.exactly(
         name="overhead",
         statement="Convolutions over maps add next to no parameters.",
-        verdict="holds" if added == expected and added < 1e-3 * counts[0] else "does not hold",
+        holds=added == expected and added < 1e-3 * counts[0],
         evidence=f"EA-ResNet-50 has {counts[0]:,}, of which {added:,} are those of 11 convolutions of {HEADS} heads.",
         value=float(added),
-        exact=True,
     )

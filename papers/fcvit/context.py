@@ -35,24 +35,22 @@ def findings() -> Iterator[Finding]:
     context = layer(bias=0.3)
     x = torch.randn(2, DIM, SIDE, SIDE, dtype=torch.float64)
     ratio, own = rank(context(x)), rank(x)
-    yield Finding(
+    yield Finding.exactly(
         name="one_direction",
         statement="A head adds the same vector to all positions of an image: they differ in their shares of it alone.",
-        verdict="holds" if ratio < 1e-12 < own else "does not hold",
+        holds=ratio < 1e-12 < own,
         evidence=(
             f"The second singular value of what a head adds to {SIDE * SIDE} positions is {ratio:.1e} of the first "
             f"(bound 1e-12); of the map itself it is {own:.2f}."
         ),
         value=ratio,
-        exact=True,
     )
     shares = layer().similarity(x) / layer().rescale_weight[:, None, None]
     total, spread = float(shares.mean(dim=(1, 2, 3)).abs().max()), float(shares.std(dim=(1, 2, 3)).min())
-    yield Finding(
+    yield Finding.exactly(
         name="shares",
         statement="Before they are rescaled, shares of all heads and positions of an image add up to zero.",
-        verdict="holds" if total < 1e-12 and spread > 0.99 else "does not hold",
+        holds=total < 1e-12 and spread > 0.99,
         evidence=f"Largest mean of an image {total:.1e} (bound 1e-12), standard deviation {spread:.4f}.",
         value=total,
-        exact=True,
     )

@@ -139,13 +139,12 @@ def distance(ours: Tensor, other: Tensor) -> float:
 
 
 def _exact(name: str, statement: str, off: float, evidence: str) -> Finding:
-    return Finding(
+    return Finding.exactly(
         name=name,
         statement=statement,
-        verdict="holds" if off < ROUNDING else "does not hold",
+        holds=off < ROUNDING,
         evidence=f"{evidence} (bound {ROUNDING:g}).",
         value=off,
-        exact=True,
     )
 
 

@@ -114,33 +114,33 @@ def identity(run: Run) -> Iterator[Result]:
     logits = torch.randn(4, 10, generator=generator)
     share = _low_share(change, settings.radius)
     unfiltered = _low_share(replace(settings, form="released").perturbed(images, delta) - images, settings.radius)
-    yield _exact(
+    yield Finding.exactly(
         "high_frequencies_alone",
-        "HAT's perturbation has no energy up to the radius, where the released one has",
+        "HAT's perturbation has no energy up to the radius, where the released one has.",
         share < 1e-8 < unfiltered,
         f"{share:.1e} of its energy (bound 1e-8); of the released one's {unfiltered:.3f}.",
         share,
     )
     whole = float((low_pass(images, 0.25) + high_pass(images, 0.25) - images).abs().max())
-    yield _exact(
+    yield Finding.exactly(
         "parts",
-        "Low and high frequencies together are the image",
+        "Low and high frequencies together are the image.",
         whole < 1e-6,
         f"The largest difference is {whole:.1e} (bound 1e-6).",
         whole,
     )
     largest = float(delta.abs().max() * 255)
-    yield _exact(
+    yield Finding.exactly(
         "epsilon",
-        "No pixel of the perturbation is beyond epsilon before it is filtered, and two steps of 6/255 reach 8/255",
+        "No pixel of the perturbation is beyond epsilon before it is filtered, and two steps of 6/255 reach 8/255.",
         abs(largest - 8) < 1e-4,
         f"The largest is {largest:.4f}/255.",
         largest,
     )
     same, other = float(divergence(logits, logits)), float(divergence(logits, logits.flip(0)))
-    yield _exact(
+    yield Finding.exactly(
         "clean_pass",
-        "The divergence is 0 where predictions agree, as in the clean pass, and above it elsewhere",
+        "The divergence is 0 where predictions agree, as in the clean pass, and above it elsewhere.",
         same == 0 and other > 0,
         f"{same:.1e} for equal predictions, {other:.3f} for others.",
         same,
@@ -150,14 +150,3 @@ def identity(run: Run) -> Iterator[Result]:
 def _low_share(change: Tensor, radius: float) -> float:
     """Share of the energy of ``change`` (B, C, H, W) at frequencies up to ``radius``."""
     return float(low_pass(change, radius).square().sum() / change.square().sum())
-
-
-def _exact(name: str, statement: str, holds: bool, evidence: str, value: float) -> Finding:
-    return Finding(
-        name=name,
-        statement=f"{statement}.",
-        verdict="holds" if holds else "does not hold",
-        evidence=evidence,
-        value=value,
-        exact=True,
-    )

@@ -31,16 +31,15 @@ def permutation() -> Finding:
             size % region == 0 and rearranged.numel() != x.numel()
         )
         changed += not torch.equal(restore(rearranged, axis, region, shift, size), x)
-    return Finding(
+    return Finding.exactly(
         name="permutation",
         statement="Rearranging keeps every value, once where regions divide the axis; restoring gives back the map.",
-        verdict="holds" if not lost and not changed else "does not hold",
+        holds=not lost and not changed,
         evidence=(
             f"Of {cases} combinations of sizes 1 to {max(SIZES)}, regions of 1 to {max(REGIONS)} positions, shifts of "
             f"0 to {max(SHIFTS)} and axes, {lost} lose values or have some twice and {changed} come back changed."
         ),
         value=float(changed),
-        exact=True,
     )
 
 
@@ -64,28 +63,25 @@ def reach() -> Iterator[Finding]:
     """Squares that the central one depends on, with shifts, without, and by shifts of whole regions."""
     shifted, alone = int(reached((0, 2)).sum()), int(reached((0, 0)).sum())
     whole, without_regions = int(reached((0, REGION)).sum()), int(reached((0, 2), region=1).sum())
-    yield Finding(
+    yield Finding.exactly(
         name="reach",
         statement="Two blocks connect a region with its neighbours where one of them shifts, and with none otherwise.",
-        verdict="holds" if shifted > 1 == alone else "does not hold",
+        holds=shifted > 1 == alone,
         evidence=(
             f"Gradients of a square of 4 x 4 positions reach {shifted} of 9 squares after blocks with shifts 0 and 2, "
             f"and {alone} after two without a shift, all others being exactly zero."
         ),
         value=float(alone),
-        exact=True,
     )
-    yield Finding(
+    yield Finding.exactly(
         name="whole_regions",
         statement="A shift by whole regions, where they divide the axis, exchanges nothing.",
-        verdict="holds" if whole == 1 else "does not hold",
+        holds=whole == 1,
         evidence=f"Gradients reach {whole} of 9 squares after blocks with shifts 0 and {REGION}.",
-        exact=True,
     )
-    yield Finding(
+    yield Finding.exactly(
         name="no_regions",
         statement="With regions of one position a shift, which is undone, mixes no positions.",
-        verdict="holds" if without_regions == 1 else "does not hold",
+        holds=without_regions == 1,
         evidence=f"Gradients reach {without_regions} of 9 squares.",
-        exact=True,
     )

@@ -38,23 +38,21 @@ def homogeneity() -> Iterator[Finding]:
     torch.manual_seed(0)
     x = torch.randn(2, 9, 8, 32, dtype=torch.float64)
     errors = [growth_error(GatedConvolution(32, n).double(), x, degree=n + 1) for n in ORDERS]
-    yield Finding(
+    yield Finding.exactly(
         name="degree",
         statement="Without biases, the output of a gated convolution of order n is homogeneous of degree n + 1.",
-        verdict="holds" if max(errors) < TOLERANCE else "does not hold",
+        holds=max(errors) < TOLERANCE,
         evidence=f"Largest relative difference {max(errors):.1e} over orders {ORDERS[0]} to {ORDERS[-1]}.",
-        exact=True,
     )
     errors = [growth_error(GatedConvolution(32, n, grid=(9, 8)).double(), x, degree=1) for n in ORDERS]
-    yield Finding(
+    yield Finding.exactly(
         name="degree_with_global_filters",
         statement=(
             "With global filters it is homogeneous of degree 1 whatever the order: their norms take the scale of the "
             "input out of all gates."
         ),
-        verdict="holds" if max(errors) < TOLERANCE_WITH_NORMS else "does not hold",
+        holds=max(errors) < TOLERANCE_WITH_NORMS,
         evidence=f"Largest relative difference {max(errors):.1e} over orders {ORDERS[0]} to {ORDERS[-1]}.",
-        exact=True,
     )
 
 
@@ -83,18 +81,17 @@ def complexity() -> Iterator[Finding | Picture]:
     exact = all(count == closed_form(CHANNELS, n, SIDE, KERNEL) for n, count in counted.items())
     limit = bound(CHANNELS, SIDE, KERNEL)
     first, last = counted[ORDERS[0]], counted[ORDERS[-1]]
-    yield Finding(
+    yield Finding.exactly(
         name="bound",
         statement=(
             "A gated convolution of any order costs less than HWC (2 K^2 + 11/3 C + 2) multiply-adds, and exactly what "
             "its widths say."
         ),
-        verdict="holds" if exact and max(counted.values()) < limit else "does not hold",
+        holds=exact and max(counted.values()) < limit,
         evidence=(
             f"{first / 1e6:.2f} M for order {ORDERS[0]} to {last / 1e6:.2f} M for order {ORDERS[-1]}, below "
             f"{limit / 1e6:.2f} M (C = {CHANNELS}, H = W = {SIDE}, K = {KERNEL})."
         ),
-        exact=True,
     )
     with figures.figure("complexity", 5.0, 3.0) as drawn:
         axes = drawn.subplots()

@@ -133,14 +133,13 @@ def distortion(run: Run) -> Iterator[Result]:
         if any(state[name].shape != plain[name].shape for name in state):
             misshapen.append(option)
     wrong = len(unchanged) + len(elsewhere) + len(misshapen)
-    yield Finding(
+    yield Finding.exactly(
         name="weights",
         statement="Each distortion changes weights of the layers that it may choose, no others, and no shape.",
-        verdict="holds" if wrong == 0 else "does not hold",
+        holds=wrong == 0,
         evidence=f"Of {len(distortions.OF_CAE)} distortions {len(unchanged)} change nothing, {len(elsewhere)} change "
         f"other layers, {len(misshapen)} a shape.",
         value=float(wrong),
-        exact=True,
     )
     torch.manual_seed(run.settings.seed)
     noise, images = Noise2Net(3, Draws(run.settings.seed), hidden=8), torch.randn(3, 3, 16, 16)
@@ -148,13 +147,12 @@ def distortion(run: Run) -> Iterator[Result]:
         together = noise(images, 0.5)
         others = noise(torch.cat([torch.randn(1, 3, 16, 16), images[1:]]), 0.5)
     apart = float((together[1:] - others[1:]).abs().max())
-    yield Finding(
+    yield Finding.exactly(
         name="images_apart",
         statement="What Noise2Net makes of an image does not depend on the other images of the batch.",
-        verdict="holds" if apart < ROUNDING else "does not hold",
+        holds=apart < ROUNDING,
         evidence=f"The largest difference when another image changes is {apart:.1e} (bound {ROUNDING:g}).",
         value=apart,
-        exact=True,
     )
 
 

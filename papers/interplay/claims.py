@@ -73,9 +73,9 @@ def identity(run: Run) -> Iterator[Result]:
     for name, ours, theirs in (("first", "chain_resnet", "resnet50"), ("last", "chain_convnext", "convnext_tiny")):
         torch.manual_seed(run.settings.seed)
         difference, size = _difference(ours, theirs)
-        yield _exact(
+        yield Finding.exactly(
             name,
-            f"The {name} network of the way computes what timm's {theirs} does, with its weights",
+            f"The {name} network of the way computes what timm's {theirs} does, with its weights.",
             difference < 1e-5 * size,
             f"The largest difference of a logit is {difference:.1e}, of logits up to {size:.2f} (bound 1e-5 of these).",
             difference,
@@ -83,9 +83,9 @@ def identity(run: Run) -> Iterator[Result]:
     seen = {step: _seen(NETWORKS[step]()) for step in STEPS}
     changed = {step: _changes(seen[before], seen[step]) for before, step in pairwise(STEPS)}
     listed = "; ".join(f"{step}: {', '.join(names)}" for step, names in changed.items())
-    yield _exact(
+    yield Finding.exactly(
         "steps",
-        "A step changes what it names and nothing else",
+        "A step changes what it names and nothing else.",
         all(set(names) == set(STEPS[step]) for step, names in changed.items()),
         f"{listed}.",
         float(len(changed)),
@@ -93,9 +93,9 @@ def identity(run: Run) -> Iterator[Result]:
     relu, gelu, layer = (NETWORKS[step]().state_dict() for step in ("inverted", "gelu", "layer_norm"))
     same = _shapes(relu) == _shapes(gelu)
     without = {name: shape for name, shape in _shapes(gelu).items() if ".running_" not in name and "num_" not in name}
-    yield _exact(
+    yield Finding.exactly(
         "shapes",
-        "The steps to GELU and to layer norm keep every weight's name and shape",
+        "The steps to GELU and to layer norm keep every weight's name and shape.",
         same and without == _shapes(layer),
         f"{len(relu)} tensors before and after GELU; {len(without)} of them are left with layer norm, which has no "
         "running statistics.",
@@ -179,15 +179,4 @@ def _way(scores: bench.Scores) -> Picture:
             f"to its name, and of the isotropic one. Mean over {len(scores.seeds)} seeds, thin lines are single seeds."
         ),
         svg=svg,
-    )
-
-
-def _exact(name: str, statement: str, holds: bool, evidence: str, value: float) -> Finding:
-    return Finding(
-        name=name,
-        statement=f"{statement}.",
-        verdict="holds" if holds else "does not hold",
-        evidence=evidence,
-        value=value,
-        exact=True,
     )

@@ -63,13 +63,12 @@ def permutation_invariance(run: Run) -> Iterator[Result]:
         return float((whole - shuffled).abs().max() / whole.abs().max())
 
     without = change(False, GRID)
-    yield Finding(
+    yield Finding.exactly(
         name="same_logits",
         statement="Without position embedding, logits are the same when the network's own patches are shuffled.",
-        verdict="holds" if without < ROUNDING else "does not hold",
+        holds=without < ROUNDING,
         evidence=f"The largest relative change of a logit is {without:.1e} (bound {ROUNDING:g}).",
         value=without,
-        exact=True,
     )
     for name, statement, position, tiles in (
         ("position", "With position embedding, logits change when the network's own patches are shuffled.", True, GRID),
@@ -81,13 +80,12 @@ def permutation_invariance(run: Run) -> Iterator[Result]:
         ),
     ):
         changed = change(position, tiles)
-        yield Finding(
+        yield Finding.exactly(
             name=name,
             statement=statement,
-            verdict="holds" if changed > ROUNDING else "does not hold",
+            holds=changed > ROUNDING,
             evidence=f"The largest relative change of a logit is {changed:.1e} (bound {ROUNDING:g}).",
             value=changed,
-            exact=True,
         )
 
 

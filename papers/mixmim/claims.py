@@ -61,36 +61,33 @@ def separation(run: Run) -> Iterator[Result]:
     images = torch.randn(2, 3, 28, 28, dtype=torch.float64)
     mask = mask_of(torch.rand(model.places), 0.5)
     own, other = influence(model, images, mask)
-    yield Finding(
+    yield Finding.exactly(
         name="apart",
         statement="No feature of an image's own places depends on the other image.",
-        verdict="holds" if other == 0 and own > 0 else "does not hold",
+        holds=other == 0 and own > 0,
         evidence=f"Largest gradient by the other image {other:.1e} (bound 0, exactly), by the image itself {own:.1e}.",
         value=other,
-        exact=True,
     )
     attentions = [module for module in model.modules() if isinstance(module, WindowAttention)]
     unmasked = [attention.register_forward_pre_hook(lambda module, args: args[:1]) for attention in attentions]
     _, mingled = influence(model, images, mask)
     for handle in unmasked:
         handle.remove()
-    yield Finding(
+    yield Finding.exactly(
         name="mask_needed",
         statement="Without the mask of attention, features depend on the other image.",
-        verdict="holds" if mingled > 0 else "does not hold",
+        holds=mingled > 0,
         evidence=f"Largest gradient by the other image {mingled:.1e}.",
         value=mingled,
-        exact=True,
     )
     count = scored(model, images, mask)
     places = mask.numel()
-    yield Finding(
+    yield Finding.exactly(
         name="both_images",
         statement="The loss has the hidden patches of both images, each once, and no visible one.",
-        verdict="holds" if count == (places, 0) else "does not hold",
+        holds=count == (places, 0),
         evidence=f"Scored of an image and its mirror: {count[0]} hidden patches of {places}, {count[1]} visible ones.",
         value=float(count[0]),
-        exact=True,
     )
 
 

@@ -45,20 +45,19 @@ def reach() -> Iterator[Finding | Picture]:
     expected = {key: region if key[0] != "none" and key[1] == 2 else own for key in maps}
     right = all(torch.equal(gradients > 0, expected[key]) for key, gradients in maps.items())
     counts = {key: int((gradients > 0).sum()) for key, gradients in maps.items()}
-    yield Finding(
+    yield Finding.exactly(
         name="reach",
         statement=(
             "Two blocks with messengers shuffled connect all windows of a region and no other; without exchange the "
             "gradient by other windows is exactly zero."
         ),
-        verdict="holds" if right else "does not hold",
+        holds=right,
         evidence=(
             f"Of {SIDE**2} windows in regions of {SHUFFLE**2}, a window's tokens depend on {counts['shuffle', 2]} when "
             f"messengers are shuffled, on {counts['average', 2]} when averaged, on {counts['none', 2]} when kept; "
             f"after one block on {counts['shuffle', 1]}."
         ),
         value=float(counts["none", 2]),
-        exact=True,
     )
     yield _costs_nothing()
     yield _picture({name: maps[name, 2] for name in names})
@@ -72,14 +71,13 @@ def _costs_nothing() -> Finding:
         inputs = torch.zeros(1, SIDE * WINDOW, SIDE * WINDOW, CHANNELS), torch.zeros(1, SIDE, SIDE, CHANNELS)
         costs[name] = sum(p.numel() for p in stage.parameters()), flops(stage, inputs=inputs).total
     same = costs["shuffle"] == costs["none"]
-    return Finding(
+    return Finding.exactly(
         name="no_cost",
         statement="Shuffling takes no parameters and no multiply-adds.",
-        verdict="holds" if same else "does not hold",
+        holds=same,
         evidence="{} parameters and {} multiply-adds with it, {} and {} without.".format(
             *costs["shuffle"], *costs["none"]
         ),
-        exact=True,
     )
 
 

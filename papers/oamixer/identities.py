@@ -63,13 +63,12 @@ def one_object() -> Iterator[Finding]:
     yield _exact("one_object", "Where all patches show one object a network is its host.", errors)
     yield _exact("zero_scale", "So it is where the scale is zero, as at the start of training.", at_zero)
     least = min(changed.values())
-    yield Finding(
+    yield Finding.exactly(
         name="two_objects",
         statement="With two objects and a scale above zero it is another function.",
-        verdict="holds" if least > 1e-4 else "does not hold",
+        holds=least > 1e-4,
         evidence=f"Relative difference {_list(changed)}.",
         value=least,
-        exact=True,
     )
 
 
@@ -90,13 +89,12 @@ def separation() -> Iterator[Finding]:
             found[name] = relative(other, seen)
     yield _exact("separate", "At a large scale nothing of one object's patches reaches those of another.", reach)
     least = min(open_reach.values())
-    yield Finding(
+    yield Finding.exactly(
         name="mixed",
         statement="Without the mask it does.",
-        verdict="holds" if least > 1e-3 else "does not hold",
+        holds=least > 1e-3,
         evidence=f"Relative change {_list(open_reach)}.",
         value=least,
-        exact=True,
     )
 
 
@@ -123,13 +121,12 @@ def relative(ours: Tensor, expected: Tensor) -> float:
 
 
 def _exact(name: str, statement: str, errors: dict[str, float]) -> Finding:
-    return Finding(
+    return Finding.exactly(
         name=name,
         statement=statement,
-        verdict="holds" if max(errors.values()) <= TOLERANCE else "does not hold",
+        holds=max(errors.values()) <= TOLERANCE,
         evidence=f"Largest relative difference {_list(errors)} (bound {TOLERANCE:.0e}).",
         value=max(errors.values()),
-        exact=True,
     )
 
 

@@ -153,9 +153,9 @@ def identity(run: Run) -> Iterator[Result]:
     with tempered(model, 1e9):
         spread = max(float((one - 1 / one.shape[-1]).abs().max()) for one in attention_maps(model, images))
     closed = float((model(images) - plain).abs().max())
-    yield _exact(
+    yield Finding.exactly(
         "temperature",
-        "A temperature of 1 changes no logit, a very large one spreads attention evenly, and neither stays",
+        "A temperature of 1 changes no logit, a very large one spreads attention evenly, and neither stays.",
         same == 0 and closed == 0 and spread < 1e-6,
         f"Logits change by {same:.1e}, attention is {spread:.1e} from even (bound 1e-6), and {closed:.1e} is left.",
         spread,
@@ -163,9 +163,9 @@ def identity(run: Run) -> Iterator[Result]:
     maps = attention_maps(model, images)
     rows = float((rollout(maps).sum(dim=-1) - 1).abs().max())
     released = float((rollout(maps, released=True).sum(dim=-1) - 1).abs().max())
-    yield _exact(
+    yield Finding.exactly(
         "rollout",
-        "What reaches a token adds up to 1, which the released form does not keep to",
+        "What reaches a token adds up to 1, which the released form does not keep to.",
         rows < 1e-5 < released,
         f"The largest difference from 1 is {rows:.1e} (bound 1e-5), as released {released:.1e}.",
         rows,
@@ -175,9 +175,9 @@ def identity(run: Run) -> Iterator[Result]:
     changed, _ = ATTACK(classifier, images, labels, places, torch.rand(images.shape))
     outside = float(((changed - images) * (1 - patch_masks(images, ATTACK.size, places))).abs().max())
     within = float((changed - images).abs().amax(dim=(1, 2, 3)).min())
-    yield _exact(
+    yield Finding.exactly(
         "one_patch",
-        "An attack changes its patch and nothing else",
+        "An attack changes its patch and nothing else.",
         outside == 0 and within > 0,
         f"Pixels outside change by {outside:.1e}, the largest in each patch by {within:.2f} or more.",
         outside,
@@ -187,14 +187,3 @@ def identity(run: Run) -> Iterator[Result]:
 def imagenet_patches(run: Run) -> Iterator[Result]:
     """The user's checkpoint on ImageNet as released: 49 patches of 32 pixels, severity 5, up to 10,000 steps."""
     yield from imagenet.measure(run)
-
-
-def _exact(name: str, statement: str, holds: bool, evidence: str, value: float) -> Finding:
-    return Finding(
-        name=name,
-        statement=f"{statement}.",
-        verdict="holds" if holds else "does not hold",
-        evidence=evidence,
-        value=value,
-        exact=True,
-    )

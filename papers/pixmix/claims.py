@@ -114,13 +114,12 @@ def identity(run: Run) -> Iterator[Result]:
     )
     for name, (statement, found, expected) in cases.items():
         error = float((found - expected).abs().max())
-        yield Finding(
+        yield Finding.exactly(
             name=name,
             statement=f"{statement}.",
-            verdict="holds" if error < 1e-6 else "does not hold",
+            holds=error < 1e-6,
             evidence=f"The largest difference is {error:.1e} (bound 1e-6).",
             value=error,
-            exact=True,
         )
 
 

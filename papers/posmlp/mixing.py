@@ -43,17 +43,16 @@ def growth() -> Iterator[Finding]:
     ]
     linear = all(count < 4 * side**2 for side, count in zip(WINDOWS, found["learned"], strict=True))
     first, last = WINDOWS[0] ** 2, WINDOWS[-1] ** 2
-    yield Finding(
+    yield Finding.exactly(
         name="growth",
         statement="A group's weights of token mixing are six with GQPE, below 4 N with LRPE, N^2 without encoding.",
-        verdict="holds" if not wrong and linear else "does not hold",
+        holds=not wrong and linear,
         evidence=(
             f"From {first} to {last} tokens: GQPE {found['quadratic'][0]} to {found['quadratic'][-1]}, LRPE "
             f"{found['learned'][0]} to {found['learned'][-1]}, no encoding {found['none'][0]} to {found['none'][-1]}; "
             f"{len(wrong)} of {len(WINDOWS) * len(found)} counts are not (2 sqrt(N) - 1)^2, 6 and N^2."
         ),
         value=float(len(wrong)),
-        exact=True,
     )
 
 
@@ -76,16 +75,15 @@ def relative(side: int = 5) -> Iterator[Finding]:
     logs = logits(quadratic)  # type: ignore[arg-type]
     curvature = _spread(logs - logs.diagonal(dim1=1, dim2=2)[:, :, None], alike)
     worst = max(spread, curvature)
-    yield Finding(
+    yield Finding.exactly(
         name="relative",
         statement="Weights depend on the relative position of two tokens alone; softmax then divides by a sum.",
-        verdict="holds" if worst < ROUNDING else "does not hold",
+        holds=worst < ROUNDING,
         evidence=(
             f"Of pairs that lie alike in a window of {side}x{side} tokens, weights of LRPE differ by {spread:.1e}, "
             f"logarithms of GQPE's relative to a token's own by {curvature:.1e} at most."
         ),
         value=worst,
-        exact=True,
     )
 
 
@@ -108,14 +106,13 @@ def mirrored(side: int = 5) -> Iterator[Finding]:
     after = encoding().detach().unflatten(2, (side, side)).unflatten(1, (side, side))
     worst = float((after.flip(1, 3) - before).abs().max())
     changed = float((after - before).abs().max())
-    yield Finding(
+    yield Finding.exactly(
         name="mirrored",
         statement="Counting upwards or downwards is a matter of naming: other signs of the parameters undo it.",
-        verdict="holds" if worst < ROUNDING < changed else "does not hold",
+        holds=worst < ROUNDING < changed,
         evidence=(
             f"With the vertical components negated, weights change by up to {changed:.2f}, and those of the mirrored "
             f"window differ by {worst:.1e} at most."
         ),
         value=worst,
-        exact=True,
     )

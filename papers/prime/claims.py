@@ -130,13 +130,12 @@ def _statistic(name: str, statement: str, found: Tensor) -> Finding:
 
 def _exact(name: str, statement: str, found: Tensor, expected: Tensor, bound: float = 1e-6) -> Finding:
     error = float((found - expected).abs().max())
-    return Finding(
+    return Finding.exactly(
         name=name,
         statement=f"{statement}.",
-        verdict="holds" if error < bound else "does not hold",
+        holds=error < bound,
         evidence=f"The largest difference is {error:.1e} (bound {bound:g}).",
         value=error,
-        exact=True,
     )
 
 

@@ -70,9 +70,9 @@ def identity(run: Run) -> Iterator[Result]:
     ours = (attack.apply(2 * images - 1, levels) + 1) / 2
     pgd = Pgd(epsilon=3 / 255, step=0.5 / 255, steps=5, targeted=True)(model, images, aims)
     difference = float((ours - pgd).abs().max())
-    yield _exact(
+    yield Finding.exactly(
         "pgd",
-        "With a single level of pixels the attack is targeted PGD with half its step in [0, 1]",
+        "With a single level of pixels the attack is targeted PGD with half its step in [0, 1].",
         difference < 1e-9 < float((pgd - images).abs().max()),
         f"The largest difference of a pixel is {difference:.1e} (bound 1e-9), that to the image "
         f"{float((pgd - images).abs().max()) * 255:.2f}/255.",
@@ -82,9 +82,9 @@ def identity(run: Run) -> Iterator[Result]:
     attack = PyramidAttack((1, 4), (20, 1))
     coarse, fine = torch.full((1, 1, 1, 1), 0.02), torch.full((1, 1, 4, 4), -0.02)
     found = [float(attack.apply(each, [coarse, fine])[0, 0, 0, 0]) for each in (white, black)]
-    yield _exact(
+    yield Finding.exactly(
         "clip_after_each_level",
-        "What a coarse level adds beyond white is lost before the fine one comes",
+        "What a coarse level adds beyond white is lost before the fine one comes.",
         abs(found[0] - 0.98) < 1e-6 and abs(found[1] + 0.02) < 1e-6,
         f"0.9 + 20 x 0.02 - 0.02 gives {found[0]:.2f}, and -0.4 + 20 x 0.02 - 0.02 gives {found[1]:.2f}.",
         found[0],
@@ -107,9 +107,9 @@ def masks(run: Run) -> Iterator[Result]:
         difference = float((clean - adversarial).abs().max())
         dropped = not torch.equal(clean, whole)
         same = {"released": difference > 0, "unmatched": torch.equal(adversarial, whole)}.get(name, difference == 0)
-        yield _exact(
+        yield Finding.exactly(
             name,
-            statement,
+            f"{statement}.",
             same and dropped,
             f"The largest difference of a logit is {difference:.1e}; from logits without dropping "
             f"{float((clean - whole).abs().max()):.1e} and {float((adversarial - whole).abs().max()):.1e}.",
@@ -162,15 +162,4 @@ def _pyramid(model: nn.Module, run: Run) -> Picture:
         name="pyramid",
         caption="Test images, each level of the perturbation (times its multiplier) on grey, and adversarial images.",
         svg=svg,
-    )
-
-
-def _exact(name: str, statement: str, holds: bool, evidence: str, value: float) -> Finding:
-    return Finding(
-        name=name,
-        statement=f"{statement}.",
-        verdict="holds" if holds else "does not hold",
-        evidence=evidence,
-        value=value,
-        exact=True,
     )

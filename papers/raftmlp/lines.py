@@ -39,16 +39,15 @@ def cost() -> Finding:
             )
             if (height, width, raft) == (14, 14, 2):
                 evidence = f"at 14x14 tokens and rafts of 2, {lines[0]:,} weights in place of {counted[0]:,}"
-    return Finding(
+    return Finding.exactly(
         name="cost",
         statement=(
             "For N^2 weights and N^2 C multiply-adds of an MLP over N = H W tokens, lines have r^2 (H^2 + W^2) weights "
             "and r N (H + W) C multiply-adds."
         ),
-        verdict="holds" if not wrong else "does not hold",
+        holds=not wrong,
         evidence=f"{wrong} of {len(GRIDS) * (1 + len(RAFTS))} counts differ; {evidence}.",
         value=float(wrong),
-        exact=True,
     )
 
 
@@ -69,14 +68,13 @@ def reach() -> Iterator[Finding]:
     parallel = reached(AxialMixing(DIM, grid, 2, RATIO, parallel=True), grid)
     cross = torch.zeros(grid, dtype=torch.bool)
     cross[grid[0] // 2], cross[:, grid[1] // 2] = True, True
-    yield Finding(
+    yield Finding.exactly(
         name="reach",
         statement="Along columns and then rows, a token sees all others in one block; along both at once, a cross.",
-        verdict="holds" if serial.all() and torch.equal(parallel, cross) else "does not hold",
+        holds=serial.all() and torch.equal(parallel, cross),
         evidence=(
             f"Gradients of a token reach {int(serial.sum())} of {serial.numel()} tokens one after the other, and "
             f"{int(parallel.sum())} at once."
         ),
         value=float(serial.sum()),
-        exact=True,
     )

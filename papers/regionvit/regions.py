@@ -56,18 +56,17 @@ def one_region() -> Finding:
         return float((block(x, images) - expected).abs().max() / expected.abs().max())
 
     error, several = difference(8), difference(2)
-    return Finding(
+    return Finding.exactly(
         name="one_region",
         statement=(
             "With the whole image as one region a block is a transformer block over its regional and all local tokens, "
             "where the value of the regional one is added to it first."
         ),
-        verdict="holds" if error < 1e-12 < several else "does not hold",
+        holds=error < 1e-12 < several,
         evidence=(
             f"Largest relative difference {error:.1e} in float64 (bound 1e-12), {several:.1e} with four regions."
         ),
         value=error,
-        exact=True,
     )
 
 
@@ -89,23 +88,21 @@ def _nonzero(gradients: Tensor) -> int:
 def reach() -> Iterator[Finding]:
     """Two blocks connect all regions, the first one by regional tokens alone, and nothing else connects them."""
     one, two, without = reached(1), reached(2), reached(2, regional_attention=False)
-    yield Finding(
+    yield Finding.exactly(
         name="reach",
         statement="Regional attention alone connects regions: two blocks connect all, and without it none.",
-        verdict="holds" if two == (9, 9) and without == (1, 1) else "does not hold",
+        holds=two == (9, 9) and without == (1, 1),
         evidence=(
             f"After two blocks, gradients of a region's local tokens reach the local tokens of {two[1]} of 9 regions; "
             f"without regional attention of {without[1]}, all others being exactly zero."
         ),
         value=float(without[1]),
-        exact=True,
     )
-    yield Finding(
+    yield Finding.exactly(
         name="first_block",
         statement="After one block they depend on all regional tokens, but on local ones of their own region only.",
-        verdict="holds" if one == (9, 1) else "does not hold",
+        holds=one == (9, 1),
         evidence=f"Gradients reach the regional tokens of {one[0]} of 9 regions and the local tokens of {one[1]}.",
-        exact=True,
     )
 
 
@@ -138,10 +135,10 @@ def cost() -> Iterator[Finding | Picture]:
     everywhere = [global_cost((WINDOW * side) ** 2) for side in sides]
     differences = [count - closed_form(side**2, CHANNELS, WINDOW) for count, side in zip(counted, sides, strict=True)]
     shares = [side**2 / (side**2 + (1 + WINDOW**2) ** 2) for side in (sides[0], sides[-1])]
-    yield Finding(
+    yield Finding.exactly(
         name="closed_form",
         statement="Scores and sums of attention take 2 C (R^2 + R (1 + w^2)^2) multiply-adds a block for R regions.",
-        verdict="holds" if not any(differences) else "does not hold",
+        holds=not any(differences),
         evidence=(
             f"Largest difference {max(map(abs, differences))} to the count, {areas[0] ** 0.5:.0f} to "
             f"{areas[-1] ** 0.5:.0f} pixels; regional tokens take {shares[0]:.1%} to {shares[1]:.1%} of it, and "
@@ -149,7 +146,6 @@ def cost() -> Iterator[Finding | Picture]:
             "times as much."
         ),
         value=float(max(map(abs, differences))),
-        exact=True,
     )
     yield Picture(
         name="cost",

@@ -78,7 +78,7 @@ def loss(run: Run) -> Iterator[Result]:
     contrast = -float(sum(by_online[i, i].log() for i in range(8))) / 8
     divergence = float(sum((p * (p / q).log()).sum() for p, q in zip(by_target, by_online, strict=True))) / 8
     error = max(abs(float(terms.contrast) - contrast), abs(float(terms.invariance) - divergence))
-    yield _exact(
+    yield Finding.exactly(
         "definition",
         "The loss is cross-entropy of the positive and Kullback-Leibler divergence, term by term.",
         error < 1e-5,
@@ -87,7 +87,7 @@ def loss(run: Run) -> Iterator[Result]:
         error,
     )
     alike = float(relic_terms(online, online, 0.3).invariance)
-    yield _exact(
+    yield Finding.exactly(
         "invariance",
         "Views that are told from others alike in both directions have no invariance loss; other views have.",
         abs(alike) < 1e-6 < float(terms.invariance),
@@ -97,7 +97,7 @@ def loss(run: Run) -> Iterator[Result]:
     leaves = [values.clone().requires_grad_() for values in (online, target)]
     both = relic_terms(leaves[0], leaves[1], 0.3)
     (own, other) = torch.autograd.grad(both.contrast + both.invariance, leaves, allow_unused=True)
-    yield _exact(
+    yield Finding.exactly(
         "target",
         "No gradient reaches the target network.",
         other is None and float(own.abs().max()) > 0,
@@ -108,7 +108,7 @@ def loss(run: Run) -> Iterator[Result]:
     assert kept is not None
     few = float(relic_terms(online, target, 0.3, kept).contrast)
     written = -float(sum((asked[i, i].exp() / asked[i][kept[i]].exp().sum()).log() for i in range(8))) / 8
-    yield _exact(
+    yield Finding.exactly(
         "negatives",
         "An image is told from as many others as are drawn for it, and from none but those.",
         abs(few - written) < 1e-5 and kept.sum(dim=1).tolist() == [4] * 8 and few < float(terms.contrast),
@@ -121,7 +121,7 @@ def loss(run: Run) -> Iterator[Result]:
     within = float(((gone - images) * masks).abs().max())
     outside = float((gone * ~masks)[chosen].abs().max())
     untouched = float((gone - images)[~chosen].abs().max())
-    yield _exact(
+    yield Finding.exactly(
         "background",
         "Without background, the object stays as it is, nothing else is left, and other images do not change.",
         within == outside == untouched == 0,
@@ -159,15 +159,4 @@ def _picture(scores: bench.Scores) -> Picture:
         name="linear_probe",
         caption=f"Linear probe on frozen features of canvases, top-1 accuracy; {bars}.",
         svg=figures.intervals("linear_probe", panels, xlabel="top-1 accuracy, %"),
-    )
-
-
-def _exact(name: str, statement: str, holds: bool, evidence: str, value: float) -> Finding:
-    return Finding(
-        name=name,
-        statement=statement,
-        verdict="holds" if holds else "does not hold",
-        evidence=evidence,
-        value=value,
-        exact=True,
     )

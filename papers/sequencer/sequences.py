@@ -42,21 +42,19 @@ def reach() -> Iterator[Finding]:
     one, two = seen(layers["cat"][0]), seen(nn.Sequential(*layers["cat"]))
     column = seen(nn.Sequential(*layers["vertical"]))
     everything = HEIGHT * WIDTH
-    yield Finding(
+    yield Finding.exactly(
         name="cross",
         statement="After one BiLSTM2D a token depends on its row and its column and on nothing else.",
-        verdict="holds" if bool((one == cross()).all()) else "does not hold",
+        holds=bool((one == cross()).all()),
         evidence=f"It depends on {int(one.sum())} of {everything} tokens; row and column have {HEIGHT + WIDTH - 1}.",
         value=float(one.sum()),
-        exact=True,
     )
-    yield Finding(
+    yield Finding.exactly(
         name="two_layers",
         statement="After two it depends on all tokens, with the vertical LSTM alone on its column.",
-        verdict="holds" if bool(two.all()) and int(column.sum()) == HEIGHT else "does not hold",
+        holds=bool(two.all()) and int(column.sum()) == HEIGHT,
         evidence=f"It depends on {int(two.sum())} of {everything} tokens, with vertical LSTMs on {int(column.sum())}.",
         value=float(two.sum()),
-        exact=True,
     )
 
 
@@ -72,11 +70,10 @@ def cost() -> Finding:
     sides = (8, 16, 32, 56)
     counted = [flops(layer, inputs=torch.zeros(1, side, side, channels)).total for side in sides]
     worst = max(abs(count - closed_form(side**2, channels, hidden)) for side, count in zip(sides, counted, strict=True))
-    return Finding(
+    return Finding.exactly(
         name="linear",
         statement="A BiLSTM2D takes 16 h (C + h) + 4 h C multiply-adds a token, however many tokens there are.",
-        verdict="holds" if worst == 0 else "does not hold",
+        holds=worst == 0,
         evidence=f"It differs by {worst} at most, on maps of {', '.join(f'{s} x {s}' for s in sides)} tokens.",
         value=float(worst),
-        exact=True,
     )

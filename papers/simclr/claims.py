@@ -76,13 +76,12 @@ def loss(run: Run) -> Iterator[Result]:
     }
     for name, (statement, other) in checks.items():
         error = abs(value - other) / abs(other)
-        yield Finding(
+        yield Finding.exactly(
             name=name,
             statement=f"NT-Xent {statement}.",
-            verdict="holds" if error < 1e-6 else "does not hold",
+            holds=error < 1e-6,
             evidence=f"{value:.7f} and {other:.7f}, {error:.1e} apart (bound 1e-6), {2 * count} views.",
             value=error,
-            exact=True,
         )
 
 

@@ -140,11 +140,10 @@ def _softness() -> Picture:
 
 def _exact(name: str, statement: str, found: Tensor, expected: Tensor) -> Finding:
     error = float((found - expected).abs().max())
-    return Finding(
+    return Finding.exactly(
         name=name,
         statement=f"{statement}.",
-        verdict="holds" if error < 1e-6 else "does not hold",
+        holds=error < 1e-6,
         evidence=f"The largest difference is {error:.1e} (bound 1e-6).",
         value=error,
-        exact=True,
     )

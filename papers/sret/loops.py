@@ -42,16 +42,15 @@ def parameters() -> Iterator[Finding]:
     rest = [_count(model) - own for model, own in zip(full, projected, strict=True)]
     alike = len({*plain, *rest}) == 1
     linear = projected == [loops * projected[0] for loops in range(1, 5)]
-    yield Finding(
+    yield Finding.exactly(
         name="parameters",
         statement="Loops add no parameters but those of their projections.",
-        verdict="holds" if alike and linear and projected[0] else "does not hold",
+        holds=alike and linear and projected[0],
         evidence=(
             f"One to four loops have {plain[0]:,} parameters each without projections; with them, as many and "
             f"{projected[0]:,} more for each loop."
         ),
         value=float(projected[0]),
-        exact=True,
     )
 
 
@@ -67,13 +66,12 @@ def order_of_tokens() -> Finding:
         return float((plain - permuted).abs().max() / plain.abs().max())
 
     whole, sliced = change(1), change(2)
-    return Finding(
+    return Finding.exactly(
         name="order_of_tokens",
         statement="The order in which tokens attend matters to groups alone.",
-        verdict="holds" if whole < 1e-12 < 1e-4 < sliced else "does not hold",
+        holds=whole < 1e-12 < 1e-4 < sliced,
         evidence=f"Largest relative change {whole:.1e} with one group (bound 1e-12), {sliced:.1e} with two.",
         value=whole,
-        exact=True,
     )
 
 
@@ -102,24 +100,22 @@ def cost() -> Iterator[Finding | Picture]:
     counted = [attention_cost(groups) for groups in GROUPS]
     expected = [closed_form(SIDE**2, CHANNELS, groups) for groups in GROUPS]
     error = max(abs(count - value) for count, value in zip(counted, expected, strict=True))
-    yield Finding(
+    yield Finding.exactly(
         name="closed_form",
         statement="Attention of N tokens in G groups takes 2 C N^2 / G multiply-adds.",
-        verdict="holds" if error == 0 else "does not hold",
+        holds=error == 0,
         evidence=(
             f"Largest difference {error} to the count for G = {', '.join(map(str, GROUPS))} (C = {CHANNELS}, N = "
             f"{SIDE**2}): {counted[0] / 1e6:.1f} M to {counted[-1] / 1e6:.1f} M."
         ),
         value=float(error),
-        exact=True,
     )
     saved = {name: 100 * (1 - model_cost(name) / model_cost(whole)) for name, whole in SLICED.items()}
-    yield Finding(
+    yield Finding.exactly(
         name="savings",
         statement="Slices save 10 to 30 % of a model's multiply-adds.",
-        verdict="holds" if all(10 <= share <= 30 for share in saved.values()) else "does not hold",
+        holds=all(10 <= share <= 30 for share in saved.values()),
         evidence=", ".join(f"{name} {share:.1f} %" for name, share in saved.items()) + ", against no slices.",
-        exact=True,
     )
     yield Picture(
         name="cost",

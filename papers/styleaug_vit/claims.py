@@ -95,13 +95,12 @@ def embeddings(run: Run) -> Iterator[Result]:
 
 
 def _exact(name: str, statement: str, error: float, bound: float = 1e-5) -> Finding:
-    return Finding(
+    return Finding.exactly(
         name=name,
         statement=statement,
-        verdict="holds" if error < bound else "does not hold",
+        holds=error < bound,
         evidence=f"The largest difference is {error:.1e} (bound {bound:g}).",
         value=error,
-        exact=True,
     )
 
 

@@ -106,13 +106,12 @@ def adaptive_instance_normalisation(run: Run) -> Iterator[Result]:
     }
     for name, (statement, found, expected) in cases.items():
         error = float((found - expected).abs().max())
-        yield Finding(
+        yield Finding.exactly(
             name=name,
             statement=f"{statement}.",
-            verdict="holds" if error < ROUNDING else "does not hold",
+            holds=error < ROUNDING,
             evidence=f"The largest difference is {error:.1e} (bound {ROUNDING:g}).",
             value=error,
-            exact=True,
         )
 
 

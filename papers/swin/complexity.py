@@ -62,17 +62,16 @@ def multiply_adds(quick: bool) -> Iterator[Result]:
     areas = [size**2 for size in sizes]
     fits = {name: exponent(areas, numbers) for name, numbers in counted.items()}
     linear = abs(fits[WINDOWS] - 1) < 1e-6
-    yield Finding(
+    yield Finding.exactly(
         name="linear",
         statement="The multiply-adds of Swin grow linearly with the area of the image, with global attention faster.",
-        verdict="holds" if linear and fits[GLOBAL] > 1.1 else "does not hold",
+        holds=linear and fits[GLOBAL] > 1.1,
         evidence=(
             f"Exponent {fits[WINDOWS]:.4f} for Swin-T's four stages from {sizes[0]} to {sizes[-1]} pixels, "
             f"{counted[WINDOWS][0]:.2f} G to {counted[WINDOWS][-1]:.1f} G; {fits[GLOBAL]:.2f} with one window for all "
             f"tokens, at {sizes[-1]} pixels {counted[GLOBAL][-1] / counted[WINDOWS][-1]:.0f} times as many."
         ),
         value=fits[WINDOWS],
-        exact=True,
     )
     yield Picture(
         name="multiply_adds",
@@ -97,13 +96,12 @@ def _formulas() -> Finding:
             with torch.device("meta"):
                 counted = flops(Attention(window), inputs=torch.empty(1, side, side, CHANNELS)).total
             differences.append(counted - (4 * area * CHANNELS**2 + 2 * window**2 * area * CHANNELS))
-    return Finding(
+    return Finding.exactly(
         name="formulas",
         statement="A layer takes the multiply-adds of the publication's equations 1 (global) and 2 (windows).",
-        verdict="holds" if not any(differences) else "does not hold",
+        holds=not any(differences),
         evidence=f"Largest difference {max(map(abs, differences))} over 4 sizes of the feature map, both forms.",
         value=float(max(map(abs, differences))),
-        exact=True,
     )
 
 

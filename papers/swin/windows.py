@@ -23,13 +23,12 @@ def cyclic_shift() -> Finding:
     with torch.no_grad():
         expected = shifted_attention(block, tokens)
         error = float((block._attn(tokens) - expected).abs().max() / expected.abs().max())
-    return Finding(
+    return Finding.exactly(
         name="cyclic_shift",
         statement="The cyclic shift with a mask computes attention within each window of the shifted partition.",
-        verdict="holds" if error < 1e-12 else "does not hold",
+        holds=error < 1e-12,
         evidence=f"Largest relative difference {error:.1e} in float64 (bound 1e-12); 2 x 3 windows become 3 x 4.",
         value=error,
-        exact=True,
     )
 
 
@@ -72,16 +71,15 @@ def reach(shifted: SwinTransformerStage, plain: SwinTransformerStage) -> Finding
     window = plain.blocks[0].window_area
     seen = {name: influencing(stage) for name, stage in (("shifted", shifted), ("plain", plain))}
     holds = seen["plain"] == window and seen["shifted"] == height * width
-    return Finding(
+    return Finding.exactly(
         name="reach",
         statement=f"{len(shifted.blocks)} blocks with shifted windows connect all tokens, plain windows never do.",
-        verdict="holds" if holds else "does not hold",
+        holds=holds,
         evidence=(
             f"The middle token depends on {seen['shifted']} of {height * width} tokens with shifted windows, on "
             f"{seen['plain']} with plain ones, whose windows have {window}."
         ),
         value=float(seen["shifted"]),
-        exact=True,
     )
 
 

@@ -168,7 +168,7 @@ def instruments(run: Run) -> Iterator[Result]:
     even = torch.full_like(pointed, 1 / pointed.shape[-1])
     spread = float(att.offset_attention(even))
     errors = (abs(given - 1), abs(right - expected), abs(spread - 1 / side**2))
-    yield _exact(
+    yield Finding.exactly(
         "offset",
         "A head that gives all to the patch on the right is found, with its offset; even attention is no such head.",
         max(errors) < 1e-6,
@@ -183,7 +183,7 @@ def instruments(run: Run) -> Iterator[Result]:
     for rows in torch.arange(32).split(8):
         similar.add([x[rows]], [5 * x[rows] @ turned + 3, x[rows.flip(0)]])
     same, shuffled = similar.value()[0].tolist()
-    yield _exact(
+    yield Finding.exactly(
         "similarity",
         "CKA sees no rotation, scale or shift of features, and sees that images were exchanged.",
         abs(same - 1) < 1e-9 and shuffled < 0.9,
@@ -193,7 +193,7 @@ def instruments(run: Run) -> Iterator[Result]:
     labels = np.repeat([3, 1, 4], 4)
     pure = agreement(labels, labels * 10)["purity"]
     one = agreement(labels, np.zeros(12, dtype=int))["purity"]
-    yield _exact(
+    yield Finding.exactly(
         "purity",
         "Clusters that are the classes have a purity of 1, and a single cluster has the largest class's share.",
         pure == 1 and one == 4 / 12,
@@ -212,17 +212,6 @@ def pointing(side: int, *, down: int, right: int) -> Tensor:
     attention[0, 0] = 1
     attention[1 + own.flatten(), 1 + target] = 1
     return attention[None, None, None]
-
-
-def _exact(name: str, statement: str, holds: bool, evidence: str, value: float) -> Finding:
-    return Finding(
-        name=name,
-        statement=statement,
-        verdict="holds" if holds else "does not hold",
-        evidence=evidence,
-        value=value,
-        exact=True,
-    )
 
 
 def imagenet_inside(run: Run) -> Iterator[Result]:

@@ -46,21 +46,19 @@ def pixels_seen(legacy: bool) -> int:
 def sentences() -> Iterator[Finding]:
     """Words see their own patch and nothing else; where the convolution comes before the unfolding they see more."""
     seen, legacy = pixels_seen(legacy=False), pixels_seen(legacy=True)
-    yield Finding(
+    yield Finding.exactly(
         name="own_patch",
         statement="After all blocks the words of a patch depend on the pixels of that patch and on no other.",
-        verdict="holds" if seen == 16 * 16 else "does not hold",
+        holds=seen == 16 * 16,
         evidence=f"The gradient of a patch's words is other than zero at {seen} pixels; a patch has 256.",
         value=float(seen),
-        exact=True,
     )
-    yield Finding(
+    yield Finding.exactly(
         name="legacy_reach",
         statement="In the earlier release they also depend on three rows above and three columns to the left of it.",
-        verdict="holds" if legacy == 19 * 19 else "does not hold",
+        holds=legacy == 19 * 19,
         evidence=f"The gradient is other than zero at {legacy} pixels; 19 x 19 are 361.",
         value=float(legacy),
-        exact=True,
     )
 
 
@@ -137,13 +135,12 @@ def without_words() -> Finding:
     added = difference()
     silence(model)
     error = difference()
-    return Finding(
+    return Finding.exactly(
         name="vision_transformer",
         statement="TNT is a plain vision transformer but for the words that its blocks add to the patches.",
-        verdict="holds" if error < 1e-12 < added else "does not hold",
+        holds=error < 1e-12 < added,
         evidence=f"Largest relative difference {error:.1e} in float64 without them (bound 1e-12), {added:.1e} with.",
         value=error,
-        exact=True,
     )
 
 
@@ -170,13 +167,12 @@ def cost() -> Finding:
         inner, outer = closed_form(n, m, c, d)
         differences.append(abs(counted - inner - outer))
         shares.append(f"{inner / outer:.1%} in {name}")
-    return Finding(
+    return Finding.exactly(
         name="closed_form",
         statement="The inner transformer adds n (12 m c^2 + 2 m^2 c + m c d) multiply-adds to a block.",
-        verdict="holds" if max(differences) == 0 else "does not hold",
+        holds=max(differences) == 0,
         evidence=f"Largest difference to the count {max(differences)}, norms left out; it adds {' and '.join(shares)}.",
         value=float(max(differences)),
-        exact=True,
     )
 
 

@@ -71,7 +71,9 @@ def identity(run: Run) -> Iterator[Result]:
     }
     for name, (statement, found, expected) in cases.items():
         error = float((found - expected).abs().max())
-        yield _exact(name, statement, error < 1e-6, f"The largest difference is {error:.1e} (bound 1e-6).", error)
+        yield Finding.exactly(
+            name, f"{statement}.", error < 1e-6, f"The largest difference is {error:.1e} (bound 1e-6).", error
+        )
     yield from _regions(run.settings.seed)
 
 
@@ -86,31 +88,20 @@ def _regions(seed: int) -> Iterator[Finding]:
     regions = [block_region(grid, count, draws) for _ in range(REGIONS)]
     sizes, parts = [int(region.sum()) for region in regions], [ndimage.label(region)[1] for region in regions]
     complete = np.mean([size == count for size in sizes])
-    yield _exact(
+    yield Finding.exactly(
         "size",
-        f"A region never has more than the {count} of 196 tokens that are asked for, and nine of ten have all",
+        f"A region never has more than the {count} of 196 tokens that are asked for, and nine of ten have all.",
         max(sizes) <= count and bool(complete >= 0.9),
         f"{100 * complete:.1f} % of {REGIONS} regions have all; the smallest has {min(sizes)}.",
         float(complete),
     )
     several = float(np.mean([number > 1 for number in parts]))
-    yield _exact(
+    yield Finding.exactly(
         "parts",
-        "More than half of the regions have several separate parts, where CutMix's have one",
+        "More than half of the regions have several separate parts, where CutMix's have one.",
         several > 0.5,
         f"{100 * several:.1f} % of {REGIONS} regions have more than one part; {np.mean(parts):.2f} on average.",
         several,
-    )
-
-
-def _exact(name: str, statement: str, holds: bool, evidence: str, value: float) -> Finding:
-    return Finding(
-        name=name,
-        statement=f"{statement}.",
-        verdict="holds" if holds else "does not hold",
-        evidence=evidence,
-        value=value,
-        exact=True,
     )
 
 

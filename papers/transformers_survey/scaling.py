@@ -58,13 +58,12 @@ def complexity(counts: dict[str, list[int]]) -> Iterator[Result]:
         )
     off = {family.name: abs(fitted[family.name] - family.exponent) for family in FAMILIES}
     worst = max(off, key=off.__getitem__)
-    yield Finding(
+    yield Finding.exactly(
         name="exponents",
         statement="The fitted power of the number of tokens is that of the definition, for every family.",
-        verdict="holds" if off[worst] < TOLERANCE else "does not hold",
+        holds=off[worst] < TOLERANCE,
         evidence=f"The largest difference of {len(off)} is {off[worst]:.2f}, of {worst} (bound {TOLERANCE}).",
         value=off[worst],
-        exact=True,
     )
 
 

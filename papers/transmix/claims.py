@@ -64,13 +64,12 @@ def identity(run: Run) -> Iterator[Result]:
     }
     for name, (statement, batch, attention, expected) in cases.items():
         error = float((mix_labels(batch, attention, area_share=0.0) - expected).abs().max())
-        yield Finding(
+        yield Finding.exactly(
             name=name,
             statement=f"{statement}.",
-            verdict="holds" if error < 1e-6 else "does not hold",
+            holds=error < 1e-6,
             evidence=f"The largest difference of a target is {error:.1e} (bound 1e-6).",
             value=error,
-            exact=True,
         )
 
 

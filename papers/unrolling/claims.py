@@ -43,25 +43,23 @@ def convergence(run: Run) -> Iterator[Result]:
         }
     yield from _bounds({name: values - best for name, values in objectives.items()}, bounds)
     rise = float((objectives["ISTA"][1:] - objectives["ISTA"][:-1]).max())
-    yield Finding(
+    yield Finding.exactly(
         name="ista_descends",
         statement="The objective never rises under ISTA.",
-        verdict="holds" if rise <= 1e-12 else "does not hold",
+        holds=rise <= 1e-12,
         evidence=f"Largest change in {len(steps)} steps of {signals.shape[1]} signals: {rise:+.1e}.",
         value=rise,
-        exact=True,
     )
     # scikit-learn divides the squared error by the number of rows.
     solver = Lasso(alpha=SPARSITY / SIZE[0], fit_intercept=False, tol=1e-10, max_iter=100_000)
     theirs = torch.from_numpy(solver.fit(dictionary.numpy(), signals.numpy()).coef_.T.copy())
     apart = float((theirs - solution).norm() / solution.norm())
-    yield Finding(
+    yield Finding.exactly(
         name="limit",
         statement="FISTA's limit is the solution that coordinate descent finds.",
-        verdict="holds" if apart < 1e-4 else "does not hold",
+        holds=apart < 1e-4,
         evidence=f"Codes differ by {apart:.1e} of their norm from scikit-learn's Lasso (bound 1e-4).",
         value=apart,
-        exact=True,
     )
     shown = [0, *np.unique(np.geomspace(1, len(steps) - 1, 40).astype(int))]
     lines = {}
@@ -80,13 +78,12 @@ def convergence(run: Run) -> Iterator[Result]:
 def _bounds(gaps: dict[str, torch.Tensor], bounds: dict[str, torch.Tensor]) -> Iterator[Finding]:
     for name, rate in (("ISTA", "L ||u*||^2 / (2 k)"), ("FISTA", "2 L ||u*||^2 / (k + 1)^2")):
         share = float((gaps[name] / bounds[name]).max())
-        yield Finding(
+        yield Finding.exactly(
             name=f"bound_of_{name.lower()}",
             statement=f"{name}'s objective is within {rate} of the optimum after k steps from zero.",
-            verdict="holds" if share <= 1 else "does not hold",
+            holds=share <= 1,
             evidence=f"At most {share:.3f} of the bound over {len(gaps[name])} steps (Beck and Teboulle, 2009).",
             value=share,
-            exact=True,
         )
 
 
@@ -105,13 +102,12 @@ def analytic_weights(run: Run) -> Iterator[Result]:
             own.append(analytic.coherence(dictionary, dictionary))
             analytic_.append(analytic.coherence(weight, dictionary))
             least.append(max(analytic.least_coherence(dictionary, atom) for atom in range(SIZE[1])))
-    yield Finding(
+    yield Finding.exactly(
         name="closed_form",
         statement="The closed form solves min ||W^T P||_F with w_i^T p_i = 1.",
-        verdict="holds" if off < 1e-10 else "does not hold",
+        holds=off < 1e-10,
         evidence=f"Constraint and optimality condition are met to {off:.1e} (bound 1e-10), {len(own)} dictionaries.",
         value=off,
-        exact=True,
     )
     lower = max(a - b for a, b in zip(analytic_, own, strict=True)) < 0
     yield Finding(
@@ -153,16 +149,15 @@ def vars_is_unrolled(run: Run) -> Iterator[Result]:
                 float((ours - theirs).abs().max() / theirs.abs().max())
                 for ours, theirs in ((codes, expected), (objective, costs))
             ]
-        yield Finding(
+        yield Finding.exactly(
             name=name.lower().replace("-", "_"),
             statement=f"The dynamics of {name} are ISTA on the LASSO of its templates and values.",
-            verdict="holds" if max(errors) < 1e-12 else "does not hold",
+            holds=max(errors) < 1e-12,
             evidence=(
                 f"Over {steps} steps codes differ by {errors[0]:.1e} and objectives by {errors[1]:.1e} (relative, in "
                 f"float64; bound 1e-12); {float((codes[-1] != 0).double().mean()):.0%} of the coefficients are active."
             ),
             value=max(errors),
-            exact=True,
         )
 
 

@@ -75,13 +75,12 @@ def identity(run: Run) -> Iterator[Result]:
     with torch.no_grad():
         expected = attention(tokens)
         error = float((vars_d(tokens) - expected).abs().max() / expected.abs().max())
-    yield Finding(
+    yield Finding.exactly(
         name="one_step",
         statement="VARS-D with one step from zero, step size 1 and no sparsity is kernelised self-attention.",
-        verdict="holds" if error < 1e-12 else "does not hold",
+        holds=error < 1e-12,
         evidence=f"Largest relative difference {error:.1e} in float64 (bound 1e-12).",
         value=error,
-        exact=True,
     )
     yield from _towards_softmax()
 
@@ -104,16 +103,15 @@ def _towards_softmax() -> Iterator[Result]:
         errors.append(float(np.sqrt(np.mean(squared))))
     slope = float(np.polyfit(np.log(numbers), np.log(errors), 1)[0])
     holds = -0.6 < slope < -0.4
-    yield Finding(
+    yield Finding.exactly(
         name="softmax_limit",
         statement="With random features, kernelised attention tends to softmax attention at the Monte Carlo rate.",
-        verdict="holds" if holds else "does not hold",
+        holds=holds,
         evidence=(
             f"Error falls from {errors[0]:.3f} at {numbers[0]} features to {errors[-1]:.4f} at {numbers[-1]}; slope "
             f"{slope:.2f} in log-log (-0.5 expected)."
         ),
         value=slope,
-        exact=True,
     )
     reference = [errors[0] * (m / numbers[0]) ** -0.5 for m in numbers]
     yield Picture(
@@ -157,35 +155,32 @@ def sparse_reconstruction(run: Run) -> Iterator[Result]:
         supports.append(float((codes[-1].abs() > 1e-9).double().mean()))
         shown = [0, *np.unique(np.geomspace(1, steps, 40).astype(int))]
         curves[f"lambda {sparsity}"] = ([t + 1 for t in shown], [max(float(relative[t]), 1e-14) for t in shown])
-    yield Finding(
+    yield Finding.exactly(
         name="descent",
         statement="With a step within the Lipschitz bound the objective never rises.",
-        verdict="holds" if max(rises) <= 1e-9 else "does not hold",
+        holds=max(rises) <= 1e-9,
         evidence=f"Largest change of the objective in {steps} steps at each sparsity: {max(rises):+.1e}.",
         value=max(rises),
-        exact=True,
     )
-    yield Finding(
+    yield Finding.exactly(
         name="coordinate_descent",
         statement="The dynamics converge to the solution that coordinate descent finds for the same LASSO.",
-        verdict="holds" if max(slack) <= 1 + 1e-9 and max(gaps) < 0.01 else "does not hold",
+        holds=max(slack) <= 1 + 1e-9 and max(gaps) < 0.01,
         evidence=(
             f"After {steps} steps the objective is at most {max(gaps):.1e} (relative) above scikit-learn's; at every "
             f"step the gap is at most {max(slack):.2f} of the bound L ||u_0 - u*||^2 / (2 t) (Beck and Teboulle, 2009, "
             f"theorem 3.1)."
         ),
         value=max(gaps),
-        exact=True,
     )
     falling = all(later < earlier for earlier, later in itertools.pairwise(supports))
-    yield Finding(
+    yield Finding.exactly(
         name="support",
         statement="The support of the code shrinks as lambda grows.",
-        verdict="holds" if falling else "does not hold",
+        holds=falling,
         evidence="Share of active coefficients: "
         + ", ".join(f"{share:.1%} at lambda {s}" for s, share in zip(sparsities, supports, strict=True))
         + ".",
-        exact=True,
     )
     yield _active_at_the_start()
     yield Picture(

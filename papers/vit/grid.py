@@ -43,13 +43,12 @@ def permutation() -> Finding:
         both = model(permuted(x, order, 8))
     scale = float(before.abs().max())
     alone, error = (float((output - before).abs().max()) / scale for output in (moved, both))
-    return Finding(
+    return Finding.exactly(
         name="permutation",
         statement="Moving patches together with their positions leaves the output as it is; without them it does not.",
-        verdict="holds" if error < 1e-12 and alone > 1e-3 else "does not hold",
+        holds=error < 1e-12 and alone > 1e-3,
         evidence=f"The logits differ by {error:.1e} of the largest; with patches moved alone, by {alone:.1e}.",
         value=error,
-        exact=True,
     )
 
 

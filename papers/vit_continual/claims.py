@@ -88,34 +88,31 @@ def losses(run: Run) -> Iterator[Result]:
         more, less = (float(pooled_distillation([old], [new], reverse=reverse)) for reverse in (False, True))
         distance = float((F.normalize(pooled(old, "spatial")) - F.normalize(pooled(new, "spatial"))).norm())
     error = abs((more**2 + less**2) / distance**2 - 1)
-    yield Finding(
+    yield Finding.exactly(
         name="halves",
         statement="Asymmetric distillation is that half of the distance in which the old attention has more.",
-        verdict="holds" if error < ROUNDING and more > 0 < less else "does not hold",
+        holds=error < ROUNDING and more > 0 < less,
         evidence=(
             f"{more:.4f} and, reversed, {less:.4f}; their squares make up {distance:.4f} squared, "
             f"{error:.0e} apart (bound {ROUNDING:g})."
         ),
         value=error,
-        exact=True,
     )
     after, before = (_largest_gradient(old, new, before_norm=form) for form in (False, True))
-    yield Finding(
+    yield Finding.exactly(
         name="released_default",
         statement="The asymmetric loss that the release computes by default has no gradient.",
-        verdict="holds" if before < ROUNDING * after else "does not hold",
+        holds=before < ROUNDING * after,
         evidence=f"The largest is {before:.1e}; of the form that norms both vectors first it is {after:.1e}.",
         value=before,
-        exact=True,
     )
     same = max(float(pooled_distillation([old], [old], asymmetric=form).abs()) for form in (False, True))
-    yield Finding(
+    yield Finding.exactly(
         name="same_attention",
         statement="Attention that has not changed costs nothing.",
-        verdict="holds" if same == 0 else "does not hold",
+        holds=same == 0,
         evidence=f"The loss is {same:g} in both forms.",
         value=same,
-        exact=True,
     )
 
 
@@ -161,21 +158,19 @@ def order(run: Run) -> Iterator[Result]:
         earlier[label] = later.means[label].clone()
     error = float((once.means - later.means).abs().max())
     equal = torch.equal(once.predict(points), later.predict(points))
-    yield Finding(
+    yield Finding.exactly(
         name="same_means",
         statement="Class by class gives the means and the predictions that all classes at once give.",
-        verdict="holds" if error < ROUNDING and equal else "does not hold",
+        holds=error < ROUNDING and equal,
         evidence=f"Means are {error:.0e} apart at most (bound {ROUNDING:g}), predictions of 300 points are "
         f"{'the same' if equal else 'not the same'}.",
         value=error,
-        exact=True,
     )
-    yield Finding(
+    yield Finding.exactly(
         name="nothing_forgotten",
         statement="A mean does not change when other classes are learnt.",
-        verdict="holds" if kept else "does not hold",
+        holds=kept,
         evidence="Every mean was compared, bit by bit, after every later class.",
-        exact=True,
     )
 
 

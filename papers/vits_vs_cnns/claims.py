@@ -80,9 +80,9 @@ def identity(run: Run) -> Iterator[Result]:
     sizes = {name: _parameters(make()) for name, make in _NETWORKS.items()}
     ratio = max(sizes.values()) / min(sizes.values())
     listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-    yield _exact(
+    yield Finding.exactly(
         "size",
-        "The small networks that are compared have as many parameters, within a tenth",
+        "The small networks that are compared have as many parameters, within a tenth.",
         ratio < 1.1,
         f"{listed}: the largest has {ratio:.3f} of the smallest.",
         ratio,
@@ -92,18 +92,18 @@ def identity(run: Run) -> Iterator[Result]:
     same = all(a == b and torch.equal(x, y) for (a, x), (b, y) in weights)
     images = torch.rand(4, 3, 28, 28)
     change = float((relu(images) - gelu(images)).abs().max())
-    yield _exact(
+    yield Finding.exactly(
         "activation",
-        "With the same seed the networks with ReLU and with GELU start from the same weights, bit for bit",
+        "With the same seed the networks with ReLU and with GELU start from the same weights, bit for bit.",
         same and change > 0,
         f"All {len(relu.state_dict())} tensors are {'equal' if same else 'not equal'}; logits differ by up to "
         f"{change:.2f}.",
         change,
     )
     share = {draw: _share_from_noise(run, draw) for draw in ("uniform", "released")}
-    yield _exact(
+    yield Finding.exactly(
         "released_start",
-        "Where a fifth of the passes are to start from the image, 58 % do as released",
+        "Where a fifth of the passes are to start from the image, 58 % do as released.",
         abs(share["uniform"] - 0.8) < 0.01 and abs(share["released"] - 0.4207) < 0.01,
         f"From noise start {100 * share['uniform']:.1f} % of 20,000 uniform draws, and {100 * share['released']:.1f} % "
         "of the released ones.",
@@ -115,9 +115,9 @@ def identity(run: Run) -> Iterator[Result]:
     classifier = bench.normalised(relu, contenders()[0].settings())
     moved = attack(classifier, grey, labels, generator=torch.Generator().manual_seed(0)) - grey
     largest = float(moved.abs().max() * 255)
-    yield _exact(
+    yield Finding.exactly(
         "epsilon",
-        "A step of 4/255 from noise moves no pixel further than 4/255, and some so far",
+        "A step of 4/255 from noise moves no pixel further than 4/255, and some so far.",
         abs(largest - 4) < 1e-3,
         f"The largest change is {largest:.4f}/255.",
         largest,
@@ -189,15 +189,4 @@ def _trade(scores: bench.Scores) -> Picture:
             f"and adversarially. Large marks are means over {len(scores.seeds)} seeds, small ones single seeds."
         ),
         svg=svg,
-    )
-
-
-def _exact(name: str, statement: str, holds: bool, evidence: str, value: float) -> Finding:
-    return Finding(
-        name=name,
-        statement=f"{statement}.",
-        verdict="holds" if holds else "does not hold",
-        evidence=evidence,
-        value=value,
-        exact=True,
     )
