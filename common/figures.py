@@ -163,6 +163,34 @@ def intervals(
         return to_svg(drawn)
 
 
+def pictures(
+    name: str,
+    rows: Mapping[str, Sequence[Any]],
+    *,
+    width: float,
+    height: float,
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """Grey pictures side by side, a labelled row of as many for each kind.
+
+    Args:
+        name: of the figure.
+        rows: label -> pictures (H, W), arrays or tensors on the CPU.
+        width, height: of the figure in inches.
+        limits: values that are black and white; by default each picture's own.
+    """
+    low, high = limits or (None, None)
+    with figure(name, width, height) as drawn:
+        grid = drawn.subplots(len(rows), max(map(len, rows.values())), squeeze=False)
+        for line, (label, shown) in zip(grid, rows.items(), strict=True):
+            line[0].set_ylabel(label)
+            for axis, picture in zip(line, shown, strict=True):
+                axis.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+                axis.set_xticks([])
+                axis.set_yticks([])
+        return to_svg(drawn)
+
+
 def curves(
     name: str,
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +30,8 @@ FEW_METRIC = "small_group_loss"
 #: The largest relative difference that float32 explains.
 ROUNDING = 1e-5
 
+_measurements = partial(inference.measurements, dataset=scenes.DATASET, protocol=f"{bench.PROTOCOL}, {scenes.PROTOCOL}")
+
 
 def contenders() -> list[bench.Contender]:
     """Pre-trained by the dense contrast and by the global one, among a batch and among few images; and not at all."""
@@ -53,7 +54,7 @@ def contenders() -> list[bench.Contender]:
 def dense(run: Run) -> Iterator[Result]:
     """A linear layer on frozen features segments scenes and tells depth; pictures of features."""
     scores = _scores(run, DENSE, GLOBAL, UNTRAINED)
-    yield from _measurements(scores, *METRICS)
+    yield from _measurements(scores, METRICS)
     yield from inference.findings(
         scores,
         f"{DENSE} > {GLOBAL}: frozen_miou",
@@ -78,14 +79,14 @@ def finetuning(run: Run) -> Iterator[Result]:
 def few_images(run: Run) -> Iterator[Result]:
     """What either contrast loses where an image is told from seven others instead of a batch's 127."""
     scores = _scores(run, DENSE, GLOBAL, DENSE_FEW, GLOBAL_FEW)
-    yield from _measurements(scores, "frozen_miou")
+    yield from _measurements(scores, ("frozen_miou",))
     lost: dict[tuple[str, int], dict[str, np.ndarray]] = {
         (name, seed): {FEW_METRIC: scores.values[name, seed]["frozen_miou"] - scores.values[few, seed]["frozen_miou"]}
         for name, few in ((DENSE, DENSE_FEW), (GLOBAL, GLOBAL_FEW))
         for seed in scores.seeds
     }
     differences = bench.Scores(lost)
-    yield from _measurements(differences, FEW_METRIC)
+    yield from _measurements(differences, (FEW_METRIC,))
     yield from inference.findings(differences, f"{DENSE} > {GLOBAL}: {FEW_METRIC}")
 
 
@@ -195,12 +196,6 @@ def _scores(run: Run, *names: str) -> bench.Scores:
     return bench.scores(run, _named(*names), measure)
 
 
-def _measurements(scores: bench.Scores, *metrics: str) -> Iterator[Result]:
-    protocol = f"{bench.PROTOCOL}, {scenes.PROTOCOL}"
-    for one in inference.measurements(scores, metrics, dataset=scenes.DATASET, protocol=protocol):
-        yield replace(one, protocol=protocol)
-
-
 def features_picture(run: Run, models: dict[str, nn.Module], shown: int = 6) -> Picture:
     """Scenes, and how alike each place's feature is to that of the place in the middle of the largest garment."""
     recipe = load_recipe(RECIPE, "embedded", quick=run.settings.quick)
@@ -215,15 +210,8 @@ def features_picture(run: Run, models: dict[str, nn.Module], shown: int = 6) -> 
             tokens = F.normalize(model.forward_features(images)[:, 1:], dim=-1)
             alike = (tokens @ tokens[torch.arange(shown), place][:, :, None])[..., 0]
         rows[name] = alike.unflatten(1, (7, 7)).clamp(min=0)
-    with figures.figure("features", 1.0 * shown + 0.8, 1.0 * len(rows)) as drawn:
-        grid = drawn.subplots(len(rows), shown, squeeze=False)
-        for line, (label, pictures) in zip(grid, rows.items(), strict=True):
-            line[0].set_ylabel(label.replace("vit_mini.", ""))
-            for axis, picture in zip(line, pictures.cpu(), strict=True):
-                axis.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                axis.set_xticks([])
-                axis.set_yticks([])
-        svg = figures.to_svg(drawn)
+    shown_rows = {label.replace("vit_mini.", ""): pictures.cpu() for label, pictures in rows.items()}
+    svg = figures.pictures("features", shown_rows, width=1.0 * shown + 0.8, height=1.0 * len(rows), limits=(0, 1))
     return Picture(
         name="features",
         caption=(

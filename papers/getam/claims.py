@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +37,8 @@ UNCOMPLETED, CLASSIFIER, RESNET = f"{GETAM}.uncompleted", f"{GETAM}.classifier",
 #: The largest relative difference that rounding explains.
 ROUNDING = 1e-4
 
+_measurements = partial(inference.measurements, dataset=scenes.DATASET, protocol=f"{bench.PROTOCOL}, {scenes.PROTOCOL}")
+
 
 def contenders() -> list[bench.Contender]:
     """Single-stage training with and without completion, and classifiers of scenes: the same network, and a CNN."""
@@ -63,8 +64,8 @@ def activation(run: Run) -> Iterator[Result]:
     }
     scores = bench.Scores(values)
     for each in (of_vit, of_resnet):
-        yield from _measurements(each, "top1")
-    yield from _measurements(scores, "map_miou")
+        yield from _measurements(each, ("top1",))
+    yield from _measurements(scores, ("map_miou",))
     others = [CAM, *(reading for reading in READINGS if reading != "getam")]
     yield from inference.findings(
         scores,
@@ -78,7 +79,7 @@ def completion(run: Run) -> Iterator[Result]:
     """Segmentation networks that were trained with completed and with plain pseudo labels."""
     completed, plain, *_ = contenders()
     scores = bench.scores(run, [completed, plain], measure_segmentation)
-    yield from _measurements(scores, *scores.metrics)
+    yield from _measurements(scores, scores.metrics)
     yield from inference.findings(scores, *(f"{GETAM} > {UNCOMPLETED}: {metric}" for metric in ("miou", "label_miou")))
     yield labels_picture(run, bench.trained(run, completed, run.seeds()[0]))
 
@@ -148,12 +149,6 @@ def _exact(name: str, statement: str, off: float, evidence: str) -> Finding:
     )
 
 
-def _measurements(scores: bench.Scores, *metrics: str) -> Iterator[Result]:
-    protocol = f"{bench.PROTOCOL}, {scenes.PROTOCOL}"
-    for one in inference.measurements(scores, metrics, dataset=scenes.DATASET, protocol=protocol):
-        yield replace(one, protocol=protocol)
-
-
 def maps_picture(run: Run, model: nn.Module, shown: int = 6) -> Picture:
     """Scenes with one map a class, by reading: the publication's figure of maps."""
     recipe = load_recipe(RECIPE, "embedded", quick=run.settings.quick)
@@ -197,15 +192,8 @@ def labels_picture(run: Run, model: nn.Module, shown: int = 6) -> Picture:
 
 def _grid(name: str, rows: dict[str, Tensor]) -> str:
     count = len(next(iter(rows.values())))
-    with figures.figure(name, 1.0 * count + 0.5, 1.0 * len(rows)) as drawn:
-        grid = drawn.subplots(len(rows), count, squeeze=False)
-        for line, (label, pictures) in zip(grid, rows.items(), strict=True):
-            line[0].set_ylabel(label)
-            for axis, picture in zip(line, pictures.cpu(), strict=True):
-                axis.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                axis.set_xticks([])
-                axis.set_yticks([])
-        return figures.to_svg(drawn)
+    shown = {label: pictures.cpu() for label, pictures in rows.items()}
+    return figures.pictures(name, shown, width=1.0 * count + 0.5, height=1.0 * len(rows), limits=(0, 1))
 
 
 def pascal_voc(run: Run) -> Iterator[Result]:

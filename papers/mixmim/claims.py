@@ -139,15 +139,8 @@ def _reconstructions(model: MixMIMPretraining, run: Run) -> Picture:
     mixture = torch.where(hidden, whole.flip(0), whole)
     guessed = unmixed(model.decode(model.encode(images, mask), mask), mask)
     rows = {"image": whole, "mixture": mixture, "hidden part\nreconstructed": guessed}
-    with figures.figure("reconstructions", 6.5, 3.6) as drawn:
-        grid = drawn.subplots(len(rows), len(images), squeeze=False)
-        for line, (label, values) in zip(grid, rows.items(), strict=True):
-            line[0].set_ylabel(label)
-            for axis, picture in zip(line, pictures(values, model.stride)[:, 0].cpu(), strict=True):
-                axis.imshow(picture.numpy(), cmap="gray", interpolation="nearest")
-                axis.set_xticks([])
-                axis.set_yticks([])
-        svg = figures.to_svg(drawn)
+    shown_rows = {label: pictures(values, model.stride)[:, 0].cpu() for label, values in rows.items()}
+    svg = figures.pictures("reconstructions", shown_rows, width=6.5, height=3.6)
     return Picture(
         name="reconstructions",
         caption=(
